@@ -1,0 +1,1 @@
+//! Client of a Falconet validator over STOQ

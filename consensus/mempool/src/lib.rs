@@ -1,0 +1,1 @@
+//! Sans-IO data-availability mempool: lanes, batches, watermarks

@@ -1,0 +1,1 @@
+//! Durable storage: segment log, state, recovery

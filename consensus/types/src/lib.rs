@@ -1,0 +1,1 @@
+//! The vocabulary of Falconet: identifiers, wire formats, certificates, transactions, genesis

@@ -1,0 +1,1 @@
+//! The validator: composition of network, consensus, execution and storage

@@ -1,0 +1,1 @@
+//! SHA-3, FALCON keys, signing, and batched verification

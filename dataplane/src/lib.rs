@@ -1,0 +1,1 @@
+//! STOQ: the post-quantum QUIC transport of Falconet

@@ -1,0 +1,2 @@
+//! The falconet command
+fn main() {}
