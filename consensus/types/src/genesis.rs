@@ -1,0 +1,295 @@
+//! The genesis document: all that must be equal on every node. A JSON file that a person can
+//! read; its identity is a hash over a canonical binary encoding, so spacing does not matter.
+
+use std::path::{Path, PathBuf};
+
+use falconet_crypto::falcon::PublicKey;
+use falconet_crypto::hash::{self, Digest};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AccountId, ChainId, Epoch};
+use crate::validators::{SetError, ValidatorSet};
+use crate::wire::put_count32;
+
+/// What the chain executes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApplicationKind {
+    /// Accounts, balances, signed transfers.
+    Ledger,
+    /// Orders opaque bytes and executes nothing. For ordering benchmarks only.
+    Opaque,
+}
+
+/// Parameters of consensus and data layer. They live here and not in a node's configuration
+/// because they must be equal everywhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Params {
+    /// Round timer with no failure behind it, milliseconds.
+    pub round_timeout_ms: u64,
+    /// The round timer never grows beyond this, milliseconds.
+    pub round_timeout_ms_max: u64,
+    /// A leader with a payload waits at least this long after its parent's time, milliseconds.
+    pub block_interval_ms_min: u64,
+    /// A leader without payload proposes an empty block after this long, milliseconds. Must be
+    /// well below `round_timeout_ms`.
+    pub block_interval_ms_idle: u64,
+    /// A validator does not vote for a header whose time is further ahead of its own clock.
+    pub clock_drift_ms_max: u64,
+    /// A lane's owner seals a batch when it reaches this size, bytes.
+    pub batch_bytes_target: u64,
+    /// A lane's owner seals a batch this long after its first transaction, milliseconds.
+    pub batch_interval_ms: u64,
+    /// Payload that one block may add over all lanes, bytes.
+    pub block_bytes_max: u64,
+    /// How far a lane may run ahead of its last committed batch, bytes.
+    pub lane_backlog_bytes_max: u64,
+    /// Committed heights whose batches are kept for peers.
+    pub history_heights_min: u64,
+    /// Least fee of a transaction.
+    pub fee_min: u64,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            round_timeout_ms: 1_000,
+            round_timeout_ms_max: 10_000,
+            block_interval_ms_min: 5,
+            block_interval_ms_idle: 250,
+            clock_drift_ms_max: 2_000,
+            batch_bytes_target: 256 << 10,
+            batch_interval_ms: 5,
+            block_bytes_max: 32 << 20,
+            lane_backlog_bytes_max: 64 << 20,
+            history_heights_min: 10_000,
+            fee_min: 1,
+        }
+    }
+}
+
+/// A validator in genesis.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenesisValidator {
+    /// A name for people.
+    pub name: String,
+    /// `scheme:base64`, as `falconet key show` prints it.
+    #[serde(with = "text")]
+    pub key: PublicKey,
+    /// Voting weight.
+    pub weight: u64,
+}
+
+/// An account that exists from the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenesisAccount {
+    /// The account: id of its key.
+    #[serde(with = "text")]
+    pub id: AccountId,
+    /// Its balance.
+    pub balance: u64,
+    /// Its key; without it the account must register one before it can pay.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text_option")]
+    pub key: Option<PublicKey>,
+}
+
+/// The document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Genesis {
+    /// A name for people; part of the chain's identity.
+    pub name: String,
+    /// Milliseconds since 1970; the time of the genesis block.
+    pub time_ms: u64,
+    /// What the chain executes.
+    pub application: ApplicationKind,
+    /// Consensus parameters.
+    #[serde(default)]
+    pub params: Params,
+    /// Validators of epoch 0, in the order of their indices.
+    pub validators: Vec<GenesisValidator>,
+    /// Accounts, in ascending order of their ids. Empty for an opaque application.
+    #[serde(default)]
+    pub accounts: Vec<GenesisAccount>,
+}
+
+/// Why a genesis document is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum GenesisError {
+    /// The file cannot be read.
+    #[error("cannot read genesis file {path}: {source}; check the path given by --genesis or in the configuration")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not a genesis document.
+    #[error("genesis file {path} is not valid: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// The validators are no set.
+    #[error("genesis validators: {0}")]
+    Validators(#[from] SetError),
+    /// A value breaks a rule.
+    #[error("genesis: {0}")]
+    Rule(String),
+}
+
+impl Genesis {
+    /// Reads and checks a genesis file.
+    pub fn load(path: &Path) -> Result<Self, GenesisError> {
+        let text = std::fs::read(path)
+            .map_err(|source| GenesisError::Read { path: path.to_owned(), source })?;
+        let genesis: Self = serde_json::from_slice(&text)
+            .map_err(|source| GenesisError::Parse { path: path.to_owned(), source })?;
+        genesis.check()?;
+        Ok(genesis)
+    }
+
+    /// Checks every rule on the document.
+    pub fn check(&self) -> Result<(), GenesisError> {
+        let rule = |text: String| Err(GenesisError::Rule(text));
+        self.validator_set()?;
+        if self.application == ApplicationKind::Opaque && !self.accounts.is_empty() {
+            return rule("an opaque application has no accounts".into());
+        }
+        let mut supply = 0u64;
+        for (i, account) in self.accounts.iter().enumerate() {
+            if i > 0 && self.accounts[i - 1].id >= account.id {
+                return rule(format!("account {} is not above the one before it", account.id));
+            }
+            if account.key.as_ref().is_some_and(|key| key.id() != account.id) {
+                return rule(format!("account {} is not the id of its key", account.id));
+            }
+            supply = match supply.checked_add(account.balance) {
+                Some(sum) => sum,
+                None => return rule("the balances add up to more than 2^64 - 1".into()),
+            };
+        }
+        let p = &self.params;
+        if p.round_timeout_ms == 0 || p.round_timeout_ms_max < p.round_timeout_ms {
+            return rule("0 < round_timeout_ms <= round_timeout_ms_max must hold".into());
+        }
+        if p.block_interval_ms_idle.saturating_mul(2) > p.round_timeout_ms {
+            return rule("block_interval_ms_idle must be at most half of round_timeout_ms".into());
+        }
+        if p.block_interval_ms_min > p.block_interval_ms_idle {
+            return rule("block_interval_ms_min must not exceed block_interval_ms_idle".into());
+        }
+        let batch_max = crate::batch::BATCH_BYTES_MAX as u64;
+        if p.batch_bytes_target == 0 || p.batch_bytes_target > batch_max {
+            return rule(format!("batch_bytes_target must be between 1 and {batch_max}"));
+        }
+        if p.block_bytes_max < batch_max || p.lane_backlog_bytes_max < 2 * batch_max {
+            return rule(format!(
+                "block_bytes_max must be at least {batch_max} and lane_backlog_bytes_max {}",
+                2 * batch_max
+            ));
+        }
+        Ok(())
+    }
+
+    /// The chain's identity: a hash over everything in the document.
+    #[must_use]
+    pub fn chain_id(&self) -> ChainId {
+        let mut out = vec![1u8]; // version of this encoding
+        put_bytes(&mut out, self.name.as_bytes());
+        out.extend_from_slice(&self.time_ms.to_le_bytes());
+        out.push(match self.application {
+            ApplicationKind::Ledger => 1,
+            ApplicationKind::Opaque => 2,
+        });
+        let p = &self.params;
+        for value in [
+            p.round_timeout_ms,
+            p.round_timeout_ms_max,
+            p.block_interval_ms_min,
+            p.block_interval_ms_idle,
+            p.clock_drift_ms_max,
+            p.batch_bytes_target,
+            p.batch_interval_ms,
+            p.block_bytes_max,
+            p.lane_backlog_bytes_max,
+            p.history_heights_min,
+            p.fee_min,
+        ] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        put_count32(&mut out, self.validators.len());
+        for v in &self.validators {
+            put_bytes(&mut out, v.name.as_bytes());
+            put_bytes(&mut out, &v.key.to_wire());
+            out.extend_from_slice(&v.weight.to_le_bytes());
+        }
+        put_count32(&mut out, self.accounts.len());
+        for a in &self.accounts {
+            out.extend_from_slice(a.id.as_ref());
+            out.extend_from_slice(&a.balance.to_le_bytes());
+            out.push(u8::from(a.key.is_some()));
+        }
+        hash::hash("falconet/chain", &[&out])
+    }
+
+    /// The validators of epoch 0.
+    pub fn validator_set(&self) -> Result<ValidatorSet, SetError> {
+        let members: Vec<(PublicKey, u64)> =
+            self.validators.iter().map(|v| (v.key.clone(), v.weight)).collect();
+        ValidatorSet::new(self.chain_id(), Epoch::ZERO, &members)
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_count32(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+/// A value with `Display` and `FromStr` as a JSON string.
+mod text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<T: ToString, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&value.to_string())
+    }
+    pub fn deserialize<'de, T, D>(d: D) -> Result<T, D::Error>
+    where
+        T: std::str::FromStr<Err: std::fmt::Display>,
+        D: Deserializer<'de>,
+    {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The same for an optional value.
+mod text_option {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<T: ToString, S: Serializer>(
+        value: &Option<T>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => s.serialize_some(&value.to_string()),
+            None => s.serialize_none(),
+        }
+    }
+    pub fn deserialize<'de, T, D>(d: D) -> Result<Option<T>, D::Error>
+    where
+        T: std::str::FromStr<Err: std::fmt::Display>,
+        D: Deserializer<'de>,
+    {
+        let text = Option::<String>::deserialize(d)?;
+        text.map(|t| t.parse().map_err(serde::de::Error::custom)).transpose()
+    }
+}
+
+/// State commitment's `results` before the first block.
+pub const RESULTS_AT_GENESIS: Digest = Digest::ZERO;

@@ -1,0 +1,96 @@
+//! Newtypes for the numbers and digests that must not be confused with one another.
+
+use std::fmt;
+
+use falconet_crypto::hash::Digest;
+
+use crate::wire::{Reader, Wire, WireError};
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $read:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+            serde::Serialize, serde::Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl $name {
+            /// The value before the first.
+            pub const ZERO: Self = Self(0);
+
+            /// The following value. Panics on overflow, which no real run reaches: values that
+            /// come from a peer are bounded before arithmetic is done on them.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0.checked_add(1).expect("number exhausted"))
+            }
+
+            /// The value before this one; zero stays zero.
+            #[must_use]
+            pub fn prev(self) -> Self {
+                Self(self.0.saturating_sub(1))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.0)
+            }
+        }
+
+        impl Wire for $name {
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.0.to_le_bytes());
+            }
+            fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+                Ok(Self(r.$read()?))
+            }
+        }
+    };
+}
+
+number!(
+    /// A round of the HotStuff core. Round 0 belongs to genesis; rounds restart in each epoch.
+    Round(u64), u64
+);
+number!(
+    /// Height of a block: genesis is 0, a child is one above its parent.
+    Height(u64), u64
+);
+number!(
+    /// An epoch: the time during which one validator set rules.
+    Epoch(u64), u64
+);
+number!(
+    /// Position of a batch in its lane; the first batch has 1, 0 stands for "none yet".
+    Seq(u64), u64
+);
+number!(
+    /// Position of a validator in the set of its epoch, also the number of its lane.
+    ValidatorIndex(u16), u16
+);
+
+impl ValidatorIndex {
+    /// As an index into a table with one entry a validator.
+    #[must_use]
+    pub fn at(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// Identifies a chain: the hash of its genesis document, see [`crate::genesis::Genesis::chain_id`].
+pub type ChainId = Digest;
+/// Identifies a block: the hash of its header without the signature.
+pub type BlockId = Digest;
+/// Identifies a transaction: the hash of its bytes without the signature.
+pub type TxId = Digest;
+/// Identifies an account: the id of its public key (hash of scheme byte and key).
+pub type AccountId = Digest;

@@ -1,0 +1,162 @@
+//! What came of a transaction, and how headers commit to it.
+//!
+//! After each block the application has an accounts root and a list of receipts. They are folded
+//! into one *state commitment*:
+//!
+//! ```text
+//! results(h)    = H("falconet/results", results(h-1) ‖ h ‖ merkle_root(receipt leaves of h))
+//! commitment(h) = H("falconet/state", h ‖ accounts_root(h) ‖ results(h))
+//! results(0)    = zero
+//! ```
+//!
+//! A header names the commitment of an executed ancestor, so a committed header proves every
+//! receipt at or below that ancestor.
+
+use falconet_crypto::hash::{self, Digest};
+
+use crate::ids::{Height, Seq, TxId, ValidatorIndex};
+use crate::wire::{Reader, Wire, WireError};
+
+/// What came of a transaction. The numbers are part of the protocol.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Outcome {
+    /// Took effect.
+    Executed = 0,
+    /// Not a transaction.
+    Malformed = 1,
+    /// Made for another chain.
+    WrongChain = 2,
+    /// The sender's account does not exist.
+    UnknownSender = 3,
+    /// The account exists, its key was never registered.
+    UnknownKey = 4,
+    /// The signature does not verify under the sender's key.
+    BadSignature = 5,
+    /// The block's time is after the transaction's limit.
+    Expired = 6,
+    /// The nonce was used, or is below the window.
+    Replayed = 7,
+    /// Fee below the chain's minimum.
+    FeeTooLow = 8,
+    /// The balance does not cover amount and fee.
+    InsufficientFunds = 9,
+    /// Amount plus fee, or the recipient's balance, would pass 2^64 - 1.
+    Overflow = 10,
+    /// The key of the account is registered already.
+    AlreadyRegistered = 11,
+}
+
+impl Outcome {
+    /// All outcomes, in the order of their numbers.
+    pub const ALL: [Self; 12] = [
+        Self::Executed,
+        Self::Malformed,
+        Self::WrongChain,
+        Self::UnknownSender,
+        Self::UnknownKey,
+        Self::BadSignature,
+        Self::Expired,
+        Self::Replayed,
+        Self::FeeTooLow,
+        Self::InsufficientFunds,
+        Self::Overflow,
+        Self::AlreadyRegistered,
+    ];
+
+    /// The name used in JSON, metrics and messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Executed => "executed",
+            Self::Malformed => "malformed",
+            Self::WrongChain => "wrong_chain",
+            Self::UnknownSender => "unknown_sender",
+            Self::UnknownKey => "unknown_key",
+            Self::BadSignature => "bad_signature",
+            Self::Expired => "expired",
+            Self::Replayed => "replayed",
+            Self::FeeTooLow => "fee_too_low",
+            Self::InsufficientFunds => "insufficient_funds",
+            Self::Overflow => "overflow",
+            Self::AlreadyRegistered => "already_registered",
+        }
+    }
+}
+
+impl TryFrom<u8> for Outcome {
+    type Error = WireError;
+    fn try_from(byte: u8) -> Result<Self, WireError> {
+        Self::ALL.get(usize::from(byte)).copied().ok_or(WireError::Value("outcome"))
+    }
+}
+
+/// Where a committed transaction stands and what came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// The transaction. For bytes that are no transaction, the hash of the bytes.
+    pub tx_id: TxId,
+    /// Height of the block that executed it.
+    pub height: Height,
+    /// Lane of its batch.
+    pub lane: ValidatorIndex,
+    /// Position of the batch in the lane.
+    pub seq: Seq,
+    /// Position of the transaction in the batch.
+    pub index: u32,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+impl Receipt {
+    /// Bytes of an encoded receipt.
+    pub const LEN: usize = 32 + 8 + 2 + 8 + 4 + 1;
+
+    /// Leaf of the block's receipt tree.
+    #[must_use]
+    pub fn leaf(&self) -> Digest {
+        hash::hash("falconet/receipt", &[&self.to_bytes()])
+    }
+}
+
+impl Wire for Receipt {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.tx_id.as_ref());
+        self.height.encode(out);
+        self.lane.encode(out);
+        self.seq.encode(out);
+        out.extend_from_slice(&self.index.to_le_bytes());
+        out.push(self.outcome as u8);
+    }
+    fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self {
+            tx_id: r.digest()?,
+            height: Height::decode(r)?,
+            lane: ValidatorIndex::decode(r)?,
+            seq: Seq::decode(r)?,
+            index: r.u32()?,
+            outcome: Outcome::try_from(r.u8()?)?,
+        })
+    }
+}
+
+/// Folds one block's receipts into the running results digest.
+#[must_use]
+pub fn fold_results(before: Digest, height: Height, receipts_root: Digest) -> Digest {
+    hash::hash(
+        "falconet/results",
+        &[before.as_ref(), &height.0.to_le_bytes(), receipts_root.as_ref()],
+    )
+}
+
+/// The state commitment that headers carry.
+#[must_use]
+pub fn commitment(height: Height, accounts_root: Digest, results: Digest) -> Digest {
+    hash::hash(
+        "falconet/state",
+        &[&height.0.to_le_bytes(), accounts_root.as_ref(), results.as_ref()],
+    )
+}

@@ -1,0 +1,210 @@
+//! Transactions, byte for byte.
+//!
+//! ```text
+//! offset size field
+//!      0    1 version = 1
+//!      1    1 scheme of the sender's key: 1 FALCON-512, 2 FALCON-1024
+//!      2    1 body kind: 1 transfer, 2 register key
+//!      3    1 reserved = 0
+//!      4   32 chain id
+//!     36   32 sender: id of its key
+//!     68    8 nonce
+//!     76    8 valid until, milliseconds since 1970 of block time
+//!     84    8 fee
+//!     92    - body: transfer = recipient (32), amount (8); register key = the key (897 or 1793)
+//!      -    - signature, padded form (666 or 1280)
+//! ```
+//!
+//! The id is the hash of everything before the signature, because FALCON signatures are not
+//! strongly unforgeable: a second signature over the same bytes is the same transaction. The
+//! signature covers tag and id (48 bytes); the bytes under the id contain the chain id and the
+//! hash of the key.
+//!
+//! **Replay protection.** An account remembers the highest nonce that it used and which of the
+//! [`NONCE_WINDOW`] nonces up to it were used (the sliding window of RFC 4303, section 3.4.3).
+//! A nonce is accepted once, if it is above the highest or inside the window and unused. So
+//! transactions of one sender may travel through several lanes and be reordered by up to the
+//! window without any being lost, state per account is constant, and no gap can block an account
+//! as a strict sequence would. Expiring nonces were the alternative: they need every id of the
+//! validity period in memory, about 10 GB for a day at full rate.
+
+use bytes::Bytes;
+use falconet_crypto::falcon::{KeyPair, PublicKey, Scheme, SigningMessage};
+use falconet_crypto::hash;
+
+use crate::ids::{AccountId, ChainId, TxId};
+use crate::wire::{Reader, Wire, WireError};
+
+const VERSION: u8 = 1;
+/// Domain of the id and tag of the signature.
+const TAG_TX: &str = "falconet/tx";
+/// Bytes before the body.
+const HEAD_LEN: usize = 92;
+/// How many nonces up to the highest used one an account remembers.
+pub const NONCE_WINDOW: u64 = 256;
+/// Largest transaction: registers a FALCON-1024 key.
+pub const TX_BYTES_MAX: usize = HEAD_LEN + 1793 + 1280;
+
+/// What a transaction does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Moves an amount to another account, which need not exist yet.
+    Transfer {
+        /// The receiving account.
+        to: AccountId,
+        /// What it receives; the fee comes on top.
+        amount: u64,
+    },
+    /// Publishes the sender's key, so that later transactions need not carry it.
+    RegisterKey {
+        /// The key, whose id is the sender.
+        key: PublicKey,
+    },
+}
+
+/// A transaction without its signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// Scheme of the sender's key.
+    pub scheme: Scheme,
+    /// The chain on which it is valid.
+    pub chain_id: ChainId,
+    /// The account that pays.
+    pub sender: AccountId,
+    /// See the module's text on replay protection.
+    pub nonce: u64,
+    /// Last block time, in milliseconds since 1970, at which it may execute.
+    pub valid_until_ms: u64,
+    /// Paid by the sender, burned.
+    pub fee: u64,
+    /// What it does.
+    pub body: Body,
+}
+
+impl Transaction {
+    /// Encodes and signs. The key must be the sender's.
+    #[must_use]
+    pub fn sign(&self, key: &KeyPair) -> SignedTransaction {
+        assert_eq!(key.public().id(), self.sender, "the key is not the sender's");
+        let mut bytes = self.to_bytes();
+        let id = id_of(&bytes);
+        let signature = key.sign(&SigningMessage::new(TAG_TX, id).as_bytes());
+        bytes.extend_from_slice(signature.as_bytes());
+        SignedTransaction { tx: self.clone(), id, bytes: bytes.into() }
+    }
+}
+
+impl Wire for Transaction {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let kind = match self.body {
+            Body::Transfer { .. } => 1,
+            Body::RegisterKey { .. } => 2,
+        };
+        out.extend_from_slice(&[VERSION, self.scheme as u8, kind, 0]);
+        out.extend_from_slice(self.chain_id.as_ref());
+        out.extend_from_slice(self.sender.as_ref());
+        out.extend_from_slice(&self.nonce.to_le_bytes());
+        out.extend_from_slice(&self.valid_until_ms.to_le_bytes());
+        out.extend_from_slice(&self.fee.to_le_bytes());
+        match &self.body {
+            Body::Transfer { to, amount } => {
+                out.extend_from_slice(to.as_ref());
+                out.extend_from_slice(&amount.to_le_bytes());
+            }
+            Body::RegisterKey { key } => out.extend_from_slice(key.as_bytes()),
+        }
+    }
+    fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        let version = r.u8()?;
+        if version != VERSION {
+            return Err(WireError::Version { what: "transaction", found: version });
+        }
+        let scheme = Scheme::try_from(r.u8()?).map_err(|_| WireError::Value("scheme"))?;
+        let kind = r.u8()?;
+        if r.u8()? != 0 {
+            return Err(WireError::Value("reserved"));
+        }
+        let chain_id = r.digest()?;
+        let sender = r.digest()?;
+        let nonce = r.u64()?;
+        let valid_until_ms = r.u64()?;
+        let fee = r.u64()?;
+        let body = match kind {
+            1 => Body::Transfer { to: r.digest()?, amount: r.u64()? },
+            2 => {
+                let bytes = r.bytes(scheme.public_key_len())?;
+                let key = PublicKey::from_bytes(scheme, bytes)
+                    .map_err(|_| WireError::Value("public key"))?;
+                if key.id() != sender {
+                    return Err(WireError::Value("sender of the registered key"));
+                }
+                Body::RegisterKey { key }
+            }
+            _ => return Err(WireError::Value("body kind")),
+        };
+        Ok(Self { scheme, chain_id, sender, nonce, valid_until_ms, fee, body })
+    }
+}
+
+/// A transaction as it travels: parsed, with its bytes and id. The signature is not verified by
+/// parsing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedTransaction {
+    tx: Transaction,
+    id: TxId,
+    bytes: Bytes,
+}
+
+impl SignedTransaction {
+    /// Parses a transaction that must be the whole input.
+    pub fn parse(bytes: Bytes) -> Result<Self, WireError> {
+        let mut r = Reader::new(&bytes);
+        let tx = Transaction::decode(&mut r)?;
+        let body_end = bytes.len() - r.remaining();
+        r.bytes(tx.scheme.signature_len())?;
+        r.finish()?;
+        let id = id_of(&bytes[..body_end]);
+        Ok(Self { tx, id, bytes })
+    }
+
+    /// The transaction's identity.
+    #[must_use]
+    pub fn id(&self) -> TxId {
+        self.id
+    }
+
+    /// All bytes, signature included.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The signature's bytes, not yet checked for their form.
+    #[must_use]
+    pub fn signature(&self) -> &[u8] {
+        &self.bytes[self.bytes.len() - self.tx.scheme.signature_len()..]
+    }
+
+    /// What the signature must cover.
+    #[must_use]
+    pub fn message(&self) -> [u8; SigningMessage::LEN] {
+        SigningMessage::new(TAG_TX, self.id).as_bytes()
+    }
+}
+
+impl std::ops::Deref for SignedTransaction {
+    type Target = Transaction;
+    fn deref(&self) -> &Transaction {
+        &self.tx
+    }
+}
+
+fn id_of(unsigned: &[u8]) -> TxId {
+    hash::hash(TAG_TX, &[unsigned])
+}
+
+/// Identity of a transaction on a chain whose application is opaque: the hash of its bytes.
+#[must_use]
+pub fn opaque_id(bytes: &[u8]) -> TxId {
+    hash::hash("falconet/opaque-tx", &[bytes])
+}
