@@ -10,6 +10,7 @@
 //! | [`block`] | headers, cuts |
 //! | [`certificate`] | votes, timeouts, QCs, TCs |
 //! | [`batch`] | batches of transactions, lane watermarks |
+//! | [`time`] | the present, handed to sans-IO cores |
 //! | [`transaction`] | transactions, byte for byte |
 //! | [`receipt`] | outcomes of execution and how a header commits to them |
 //! | [`genesis`] | the document that every node shares |
@@ -26,6 +27,7 @@ pub mod ids;
 pub mod message;
 pub mod receipt;
 pub mod signing;
+pub mod time;
 pub mod transaction;
 pub mod validators;
 pub mod wire;
