@@ -7,8 +7,7 @@
 
 use bytes::Bytes;
 use falconet_crypto::falcon::Signature;
-use falconet_crypto::hash::{self, Digest};
-use falconet_crypto::merkle;
+use falconet_crypto::hash::{self, Digest, merkle};
 
 use crate::block::LaneTip;
 use crate::ids::{ChainId, Epoch, Seq, ValidatorIndex};
@@ -71,7 +70,10 @@ impl Wire for BatchHeader {
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
         let version = r.u8()?;
         if version != VERSION {
-            return Err(WireError::Version { what: "batch", found: version });
+            return Err(WireError::Version {
+                what: "batch",
+                found: version,
+            });
         }
         Ok(Self {
             epoch: Epoch::decode(r)?,
@@ -107,9 +109,16 @@ impl Batch {
         chain: ChainId,
         signer: &dyn Signer,
     ) -> Self {
-        assert!(!txs.is_empty() && txs.len() <= BATCH_TXS_MAX, "batch of {} txs", txs.len());
+        assert!(
+            !txs.is_empty() && txs.len() <= BATCH_TXS_MAX,
+            "batch of {} txs",
+            txs.len()
+        );
         let payload_len: usize = txs.iter().map(|tx| TX_PREFIX_LEN + tx.len()).sum();
-        assert!(payload_len <= BATCH_BYTES_MAX, "batch of {payload_len} bytes");
+        assert!(
+            payload_len <= BATCH_BYTES_MAX,
+            "batch of {payload_len} bytes"
+        );
         let slices: Vec<&[u8]> = txs.iter().map(Bytes::as_ref).collect();
         let header = BatchHeader {
             epoch,
@@ -130,7 +139,13 @@ impl Batch {
             put_count16(&mut bytes, tx.len());
             bytes.extend_from_slice(tx);
         }
-        Self { hash: header.hash(), header, signature, bytes: bytes.into(), payload_at }
+        Self {
+            hash: header.hash(),
+            header,
+            signature,
+            bytes: bytes.into(),
+            payload_at,
+        }
     }
 
     /// Parses a batch without copying and checks that the payload is what the header says:
@@ -158,7 +173,13 @@ impl Batch {
         if tx_root(&txs) != header.tx_root {
             return Err(WireError::Value("transaction root"));
         }
-        Ok(Self { hash: header.hash(), header, signature, payload_at, bytes })
+        Ok(Self {
+            hash: header.hash(),
+            header,
+            signature,
+            payload_at,
+            bytes,
+        })
     }
 
     /// The header.
@@ -182,7 +203,10 @@ impl Batch {
     /// Sequence number and hash, as cuts and watermarks name the batch.
     #[must_use]
     pub fn tip(&self) -> LaneTip {
-        LaneTip { seq: self.header.seq, hash: self.hash }
+        LaneTip {
+            seq: self.header.seq,
+            hash: self.hash,
+        }
     }
 
     /// All bytes: what is forwarded and stored.
@@ -211,13 +235,21 @@ impl Signed for Batch {
         out: &mut Vec<Claim<'a>>,
     ) -> Result<(), Invalid> {
         if self.header.epoch != set.epoch() {
-            return Err(Invalid::Epoch { found: self.header.epoch, expected: set.epoch() });
+            return Err(Invalid::Epoch {
+                found: self.header.epoch,
+                expected: set.epoch(),
+            });
         }
-        let owner =
-            set.get(self.header.lane).ok_or(Invalid::UnknownSigner(self.header.lane))?;
+        let owner = set
+            .get(self.header.lane)
+            .ok_or(Invalid::UnknownSigner(self.header.lane))?;
         let content = &self.bytes[..BatchHeader::LEN];
         let message = signing::message(TAG_BATCH, chain, owner.key.id(), content);
-        out.push(Claim { signer: self.header.lane, message, signature: &self.signature });
+        out.push(Claim {
+            signer: self.header.lane,
+            message,
+            signature: &self.signature,
+        });
         Ok(())
     }
 }

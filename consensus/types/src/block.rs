@@ -27,7 +27,10 @@ impl Wire for LaneTip {
         out.extend_from_slice(self.hash.as_ref());
     }
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        let tip = Self { seq: Seq::decode(r)?, hash: r.digest()? };
+        let tip = Self {
+            seq: Seq::decode(r)?,
+            hash: r.digest()?,
+        };
         if (tip.seq == Seq::ZERO) != (tip.hash == Digest::ZERO) {
             return Err(WireError::Value("lane tip"));
         }
@@ -51,9 +54,11 @@ impl Cut {
     #[must_use]
     pub fn extends(&self, parent: &Cut) -> bool {
         self.0.len() == parent.0.len()
-            && self.0.iter().zip(&parent.0).all(|(new, old)| {
-                new.seq > old.seq || (new.seq == old.seq && new.hash == old.hash)
-            })
+            && self
+                .0
+                .iter()
+                .zip(&parent.0)
+                .all(|(new, old)| new.seq > old.seq || (new.seq == old.seq && new.hash == old.hash))
     }
 
     /// The lanes in which `self` goes beyond `parent`, with their old and new tips.
@@ -61,9 +66,11 @@ impl Cut {
         &'a self,
         parent: &'a Cut,
     ) -> impl Iterator<Item = (ValidatorIndex, LaneTip, LaneTip)> + 'a {
-        (0u16..).zip(self.0.iter().zip(&parent.0)).filter_map(|(lane, (new, old))| {
-            (new.seq > old.seq).then_some((ValidatorIndex(lane), *old, *new))
-        })
+        (0u16..)
+            .zip(self.0.iter().zip(&parent.0))
+            .filter_map(|(lane, (new, old))| {
+                (new.seq > old.seq).then_some((ValidatorIndex(lane), *old, *new))
+            })
     }
 }
 
@@ -110,7 +117,10 @@ impl Wire for Executed {
         out.extend_from_slice(self.root.as_ref());
     }
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Self { height: Height::decode(r)?, root: r.digest()? })
+        Ok(Self {
+            height: Height::decode(r)?,
+            root: r.digest()?,
+        })
     }
 }
 
@@ -159,7 +169,10 @@ impl Wire for Header {
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
         let version = r.u8()?;
         if version != VERSION {
-            return Err(WireError::Version { what: "header", found: version });
+            return Err(WireError::Version {
+                what: "header",
+                found: version,
+            });
         }
         let kind = match r.u8()? {
             0 => HeaderKind::Normal,
@@ -205,9 +218,17 @@ impl SignedHeader {
     #[must_use]
     pub fn sign(header: Header, chain: ChainId, signer: &dyn Signer) -> Self {
         let bytes = header.to_bytes();
-        let signature =
-            signer.sign(&signing::message(TAG_HEADER, chain, signer.key_id(), &bytes));
-        Self { id: id_of(&bytes), header, signature }
+        let signature = signer.sign(&signing::message(
+            TAG_HEADER,
+            chain,
+            signer.key_id(),
+            &bytes,
+        ));
+        Self {
+            id: id_of(&bytes),
+            header,
+            signature,
+        }
     }
 
     /// The header.
@@ -247,7 +268,11 @@ impl Wire for SignedHeader {
         let signature = r.signature()?;
         // One encoding for one value: encoding again yields the bytes that were read.
         let id = id_of(&header.to_bytes());
-        Ok(Self { header, signature, id })
+        Ok(Self {
+            header,
+            signature,
+            id,
+        })
     }
 }
 
@@ -259,9 +284,14 @@ impl Signed for SignedHeader {
         out: &mut Vec<Claim<'a>>,
     ) -> Result<(), Invalid> {
         if self.epoch != set.epoch() {
-            return Err(Invalid::Epoch { found: self.epoch, expected: set.epoch() });
+            return Err(Invalid::Epoch {
+                found: self.epoch,
+                expected: set.epoch(),
+            });
         }
-        let author = set.get(self.author).ok_or(Invalid::UnknownSigner(self.author))?;
+        let author = set
+            .get(self.author)
+            .ok_or(Invalid::UnknownSigner(self.author))?;
         if set.leader(self.round) != self.author {
             return Err(Invalid::Malformed("the author does not lead this round"));
         }
@@ -272,14 +302,19 @@ impl Signed for SignedHeader {
             return Err(Invalid::Malformed("a normal header skips a round"));
         }
         if self.height == Height::ZERO || self.executed.height >= self.height {
-            return Err(Invalid::Malformed("the executed height is not below the height"));
+            return Err(Invalid::Malformed(
+                "the executed height is not below the height",
+            ));
         }
         if self.cut.0.len() != set.len() {
             return Err(Invalid::Malformed("the cut does not have one entry a lane"));
         }
-        let message =
-            signing::message(TAG_HEADER, chain, author.key.id(), &self.header.to_bytes());
-        out.push(Claim { signer: self.author, message, signature: &self.signature });
+        let message = signing::message(TAG_HEADER, chain, author.key.id(), &self.header.to_bytes());
+        out.push(Claim {
+            signer: self.author,
+            message,
+            signature: &self.signature,
+        });
         Ok(())
     }
 }

@@ -54,9 +54,20 @@ impl Vote {
         signer: &dyn Signer,
     ) -> Self {
         let content = vote_content(epoch, round, block_id, parent_round);
-        let signature =
-            signer.sign(&signing::message(TAG_VOTE, chain, signer.key_id(), &content));
-        Self { epoch, round, block_id, parent_round, voter, signature }
+        let signature = signer.sign(&signing::message(
+            TAG_VOTE,
+            chain,
+            signer.key_id(),
+            &content,
+        ));
+        Self {
+            epoch,
+            round,
+            block_id,
+            parent_round,
+            voter,
+            signature,
+        }
     }
 }
 
@@ -78,7 +89,14 @@ impl Wire for Vote {
         let parent_round = Round::decode(r)?;
         let block_id = r.digest()?;
         let signature = r.signature()?;
-        Ok(Self { epoch, round, block_id, parent_round, voter, signature })
+        Ok(Self {
+            epoch,
+            round,
+            block_id,
+            parent_round,
+            voter,
+            signature,
+        })
     }
 }
 
@@ -86,7 +104,10 @@ fn check_epoch(found: Epoch, set: &ValidatorSet) -> Result<(), Invalid> {
     if found == set.epoch() {
         Ok(())
     } else {
-        Err(Invalid::Epoch { found, expected: set.epoch() })
+        Err(Invalid::Epoch {
+            found,
+            expected: set.epoch(),
+        })
     }
 }
 
@@ -101,10 +122,16 @@ impl Signed for Vote {
         if self.parent_round >= self.round {
             return Err(Invalid::Malformed("the round is not above the parent's"));
         }
-        let voter = set.get(self.voter).ok_or(Invalid::UnknownSigner(self.voter))?;
+        let voter = set
+            .get(self.voter)
+            .ok_or(Invalid::UnknownSigner(self.voter))?;
         let content = vote_content(self.epoch, self.round, self.block_id, self.parent_round);
         let message = signing::message(TAG_VOTE, chain, voter.key.id(), &content);
-        out.push(Claim { signer: self.voter, message, signature: &self.signature });
+        out.push(Claim {
+            signer: self.voter,
+            message,
+            signature: &self.signature,
+        });
         Ok(())
     }
 }
@@ -148,9 +175,20 @@ impl Timeout {
         signer: &dyn Signer,
     ) -> Self {
         let content = timeout_content(epoch, round, hqc_round, hqc_id);
-        let signature =
-            signer.sign(&signing::message(TAG_TIMEOUT, chain, signer.key_id(), &content));
-        Self { epoch, round, hqc_round, hqc_id, author, signature }
+        let signature = signer.sign(&signing::message(
+            TAG_TIMEOUT,
+            chain,
+            signer.key_id(),
+            &content,
+        ));
+        Self {
+            epoch,
+            round,
+            hqc_round,
+            hqc_id,
+            author,
+            signature,
+        }
     }
 }
 
@@ -172,7 +210,14 @@ impl Wire for Timeout {
         let hqc_round = Round::decode(r)?;
         let hqc_id = r.digest()?;
         let signature = r.signature()?;
-        Ok(Self { epoch, round, hqc_round, hqc_id, author, signature })
+        Ok(Self {
+            epoch,
+            round,
+            hqc_round,
+            hqc_id,
+            author,
+            signature,
+        })
     }
 }
 
@@ -187,10 +232,16 @@ impl Signed for Timeout {
         if self.hqc_round >= self.round {
             return Err(Invalid::Malformed("the highest QC is not below the round"));
         }
-        let author = set.get(self.author).ok_or(Invalid::UnknownSigner(self.author))?;
+        let author = set
+            .get(self.author)
+            .ok_or(Invalid::UnknownSigner(self.author))?;
         let content = timeout_content(self.epoch, self.round, self.hqc_round, self.hqc_id);
         let message = signing::message(TAG_TIMEOUT, chain, author.key.id(), &content);
-        out.push(Claim { signer: self.author, message, signature: &self.signature });
+        out.push(Claim {
+            signer: self.author,
+            message,
+            signature: &self.signature,
+        });
         Ok(())
     }
 }
@@ -248,7 +299,13 @@ impl Wire for Qc {
         for _ in 0..n {
             votes.push((ValidatorIndex::decode(r)?, r.signature()?));
         }
-        Ok(Self { epoch, round, block_id, parent_round, votes })
+        Ok(Self {
+            epoch,
+            round,
+            block_id,
+            parent_round,
+            votes,
+        })
     }
 }
 
@@ -263,10 +320,17 @@ fn check_quorum(
             return Err(Invalid::SignerOrder);
         }
         last = Some(signer);
-        have += set.get(signer).ok_or(Invalid::UnknownSigner(signer))?.weight;
+        have += set
+            .get(signer)
+            .ok_or(Invalid::UnknownSigner(signer))?
+            .weight;
     }
     let need = set.quorum_weight();
-    if have < need { Err(Invalid::Weight { have, need }) } else { Ok(()) }
+    if have < need {
+        Err(Invalid::Weight { have, need })
+    } else {
+        Ok(())
+    }
 }
 
 impl Signed for Qc {
@@ -281,7 +345,9 @@ impl Signed for Qc {
             return if *self == Self::genesis(chain, self.epoch) {
                 Ok(())
             } else {
-                Err(Invalid::Malformed("a round-0 certificate that is not genesis"))
+                Err(Invalid::Malformed(
+                    "a round-0 certificate that is not genesis",
+                ))
             };
         }
         if self.parent_round >= self.round {
@@ -292,7 +358,11 @@ impl Signed for Qc {
         for (voter, signature) in &self.votes {
             let key_id = set.get(*voter).expect("checked above").key.id();
             let message = signing::message(TAG_VOTE, chain, key_id, &content);
-            out.push(Claim { signer: *voter, message, signature });
+            out.push(Claim {
+                signer: *voter,
+                message,
+                signature,
+            });
         }
         Ok(())
     }
@@ -329,7 +399,11 @@ impl Tc {
     /// The highest `hqc_round` of the entries.
     #[must_use]
     pub fn max_hqc_round(&self) -> Round {
-        self.entries.iter().map(|e| e.hqc_round).max().unwrap_or(Round::ZERO)
+        self.entries
+            .iter()
+            .map(|e| e.hqc_round)
+            .max()
+            .unwrap_or(Round::ZERO)
     }
 }
 
@@ -360,7 +434,12 @@ impl Wire for Tc {
             });
         }
         let max_qc = Qc::decode(r)?;
-        Ok(Self { epoch, round, entries, max_qc })
+        Ok(Self {
+            epoch,
+            round,
+            entries,
+            max_qc,
+        })
     }
 }
 
@@ -374,22 +453,36 @@ impl Signed for Tc {
         check_epoch(self.epoch, set)?;
         check_quorum(self.entries.iter().map(|e| e.author), set)?;
         if self.entries.iter().any(|e| e.hqc_round >= self.round) {
-            return Err(Invalid::Malformed("a timeout names a QC that is not below the round"));
+            return Err(Invalid::Malformed(
+                "a timeout names a QC that is not below the round",
+            ));
         }
         let max = self.max_hqc_round();
         if self.max_qc.round != max {
-            return Err(Invalid::Malformed("the QC is not the highest that the timeouts name"));
+            return Err(Invalid::Malformed(
+                "the QC is not the highest that the timeouts name",
+            ));
         }
         let named = |e: &&TcEntry| e.hqc_round == max;
-        if self.entries.iter().filter(named).any(|e| e.hqc_id != self.max_qc.block_id) {
-            return Err(Invalid::Malformed("a timeout names another block for the highest QC"));
+        if self
+            .entries
+            .iter()
+            .filter(named)
+            .any(|e| e.hqc_id != self.max_qc.block_id)
+        {
+            return Err(Invalid::Malformed(
+                "a timeout names another block for the highest QC",
+            ));
         }
         for entry in &self.entries {
             let key_id = set.get(entry.author).expect("checked above").key.id();
-            let content =
-                timeout_content(self.epoch, self.round, entry.hqc_round, entry.hqc_id);
+            let content = timeout_content(self.epoch, self.round, entry.hqc_round, entry.hqc_id);
             let message = signing::message(TAG_TIMEOUT, chain, key_id, &content);
-            out.push(Claim { signer: entry.author, message, signature: &entry.signature });
+            out.push(Claim {
+                signer: entry.author,
+                message,
+                signature: &entry.signature,
+            });
         }
         self.max_qc.claims(chain, set, out)
     }

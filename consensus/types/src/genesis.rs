@@ -120,7 +120,9 @@ pub struct Genesis {
 #[derive(Debug, thiserror::Error)]
 pub enum GenesisError {
     /// The file cannot be read.
-    #[error("cannot read genesis file {path}: {source}; check the path given by --genesis or in the configuration")]
+    #[error(
+        "cannot read genesis file {path}: {source}; check the path given by --genesis or in the configuration"
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -146,10 +148,15 @@ pub enum GenesisError {
 impl Genesis {
     /// Reads and checks a genesis file.
     pub fn load(path: &Path) -> Result<Self, GenesisError> {
-        let text = std::fs::read(path)
-            .map_err(|source| GenesisError::Read { path: path.to_owned(), source })?;
-        let genesis: Self = serde_json::from_slice(&text)
-            .map_err(|source| GenesisError::Parse { path: path.to_owned(), source })?;
+        let text = std::fs::read(path).map_err(|source| GenesisError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let genesis: Self =
+            serde_json::from_slice(&text).map_err(|source| GenesisError::Parse {
+                path: path.to_owned(),
+                source,
+            })?;
         genesis.check()?;
         Ok(genesis)
     }
@@ -164,9 +171,16 @@ impl Genesis {
         let mut supply = 0u64;
         for (i, account) in self.accounts.iter().enumerate() {
             if i > 0 && self.accounts[i - 1].id >= account.id {
-                return rule(format!("account {} is not above the one before it", account.id));
+                return rule(format!(
+                    "account {} is not above the one before it",
+                    account.id
+                ));
             }
-            if account.key.as_ref().is_some_and(|key| key.id() != account.id) {
+            if account
+                .key
+                .as_ref()
+                .is_some_and(|key| key.id() != account.id)
+            {
                 return rule(format!("account {} is not the id of its key", account.id));
             }
             supply = match supply.checked_add(account.balance) {
@@ -186,7 +200,9 @@ impl Genesis {
         }
         let batch_max = crate::batch::BATCH_BYTES_MAX as u64;
         if p.batch_bytes_target == 0 || p.batch_bytes_target > batch_max {
-            return rule(format!("batch_bytes_target must be between 1 and {batch_max}"));
+            return rule(format!(
+                "batch_bytes_target must be between 1 and {batch_max}"
+            ));
         }
         if p.block_bytes_max < batch_max || p.lane_backlog_bytes_max < 2 * batch_max {
             return rule(format!(
@@ -240,8 +256,11 @@ impl Genesis {
 
     /// The validators of epoch 0.
     pub fn validator_set(&self) -> Result<ValidatorSet, SetError> {
-        let members: Vec<(PublicKey, u64)> =
-            self.validators.iter().map(|v| (v.key.clone(), v.weight)).collect();
+        let members: Vec<(PublicKey, u64)> = self
+            .validators
+            .iter()
+            .map(|v| (v.key.clone(), v.weight))
+            .collect();
         ValidatorSet::new(self.chain_id(), Epoch::ZERO, &members)
     }
 }
@@ -287,7 +306,8 @@ mod text_option {
         D: Deserializer<'de>,
     {
         let text = Option::<String>::deserialize(d)?;
-        text.map(|t| t.parse().map_err(serde::de::Error::custom)).transpose()
+        text.map(|t| t.parse().map_err(serde::de::Error::custom))
+            .transpose()
     }
 }
 

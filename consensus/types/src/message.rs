@@ -79,7 +79,11 @@ pub enum CertRef {
 impl Wire for CertRef {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Qc { epoch, round, block_id } => {
+            Self::Qc {
+                epoch,
+                round,
+                block_id,
+            } => {
                 out.push(1);
                 epoch.encode(out);
                 round.encode(out);
@@ -99,7 +103,10 @@ impl Wire for CertRef {
                 round: Round::decode(r)?,
                 block_id: r.digest()?,
             }),
-            2 => Ok(Self::Tc { epoch: Epoch::decode(r)?, round: Round::decode(r)? }),
+            2 => Ok(Self::Tc {
+                epoch: Epoch::decode(r)?,
+                round: Round::decode(r)?,
+            }),
             _ => Err(WireError::Value("certificate kind")),
         }
     }
@@ -126,7 +133,11 @@ impl Wire for GetBlocks {
         let from = r.digest()?;
         let stop_height = Height::decode(r)?;
         let max = r.count16("max", BLOCKS_PER_ANSWER_MAX)?;
-        Ok(Self { from, stop_height, max: u16::try_from(max).expect("limit") })
+        Ok(Self {
+            from,
+            stop_height,
+            max: u16::try_from(max).expect("limit"),
+        })
     }
 }
 
@@ -448,7 +459,10 @@ impl ClientMessage {
             kind::PROOF => {
                 let tx_id = r.digest()?;
                 let rest = r.bytes(r.remaining())?;
-                Self::Proof { tx_id, proof: payload.slice_ref(rest) }
+                Self::Proof {
+                    tx_id,
+                    proof: payload.slice_ref(rest),
+                }
             }
             _ => return Err(WireError::Value("frame kind")),
         };

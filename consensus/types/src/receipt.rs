@@ -90,7 +90,10 @@ impl Outcome {
 impl TryFrom<u8> for Outcome {
     type Error = WireError;
     fn try_from(byte: u8) -> Result<Self, WireError> {
-        Self::ALL.get(usize::from(byte)).copied().ok_or(WireError::Value("outcome"))
+        Self::ALL
+            .get(usize::from(byte))
+            .copied()
+            .ok_or(WireError::Value("outcome"))
     }
 }
 
@@ -148,7 +151,11 @@ impl Wire for Receipt {
 pub fn fold_results(before: Digest, height: Height, receipts_root: Digest) -> Digest {
     hash::hash(
         "falconet/results",
-        &[before.as_ref(), &height.0.to_le_bytes(), receipts_root.as_ref()],
+        &[
+            before.as_ref(),
+            &height.0.to_le_bytes(),
+            receipts_root.as_ref(),
+        ],
     )
 }
 
@@ -157,6 +164,10 @@ pub fn fold_results(before: Digest, height: Height, receipts_root: Digest) -> Di
 pub fn commitment(height: Height, accounts_root: Digest, results: Digest) -> Digest {
     hash::hash(
         "falconet/state",
-        &[&height.0.to_le_bytes(), accounts_root.as_ref(), results.as_ref()],
+        &[
+            &height.0.to_le_bytes(),
+            accounts_root.as_ref(),
+            results.as_ref(),
+        ],
     )
 }

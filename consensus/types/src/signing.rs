@@ -5,7 +5,9 @@
 //! size lets nonce and message fit one SHAKE block, which keeps the lanes of the batch verifier
 //! uniform.
 
-use falconet_crypto::falcon::{Job, Key, KeyPair, Signature, SigningMessage, Verifier};
+use falconet_crypto::falcon::{
+    Bitmap, Job, Key, KeyPair, SIGNING_MESSAGE_LEN, Signature, SigningMessage, Verifier,
+};
 use falconet_crypto::hash;
 
 use crate::ids::{ChainId, Epoch, ValidatorIndex};
@@ -112,11 +114,15 @@ pub fn first_bad(
     set: &ValidatorSet,
     verifier: &mut Verifier,
 ) -> Result<Option<ValidatorIndex>, Invalid> {
-    let bytes: Vec<[u8; SigningMessage::LEN]> =
-        claims.iter().map(|claim| claim.message.as_bytes()).collect();
+    let bytes: Vec<[u8; SIGNING_MESSAGE_LEN]> = claims
+        .iter()
+        .map(|claim| claim.message.as_bytes())
+        .collect();
     let mut jobs = Vec::with_capacity(claims.len());
     for (claim, message) in claims.iter().zip(&bytes) {
-        let validator = set.get(claim.signer).ok_or(Invalid::UnknownSigner(claim.signer))?;
+        let validator = set
+            .get(claim.signer)
+            .ok_or(Invalid::UnknownSigner(claim.signer))?;
         if claim.signature.scheme() != validator.key.scheme() {
             return Err(Invalid::Signature(claim.signer));
         }
@@ -126,8 +132,13 @@ pub fn first_bad(
             signature: claim.signature.as_bytes(),
         });
     }
-    let results = verifier.verify(&jobs);
-    Ok(claims.iter().enumerate().find(|(i, _)| !results.get(*i)).map(|(_, c)| c.signer))
+    let mut valid = Bitmap::with_capacity(jobs.len());
+    verifier.verify_batch(&jobs, &mut valid);
+    Ok(claims
+        .iter()
+        .zip(valid.iter())
+        .find(|(_, valid)| !valid)
+        .map(|(claim, _)| claim.signer))
 }
 
 /// The 48 bytes that a validator signs for `content`.

@@ -29,7 +29,7 @@
 //! validity period in memory, about 10 GB for a day at full rate.
 
 use bytes::Bytes;
-use falconet_crypto::falcon::{KeyPair, PublicKey, Scheme, SigningMessage};
+use falconet_crypto::falcon::{KeyPair, PublicKey, SIGNING_MESSAGE_LEN, Scheme, SigningMessage};
 use falconet_crypto::hash;
 
 use crate::ids::{AccountId, ChainId, TxId};
@@ -85,12 +85,20 @@ impl Transaction {
     /// Encodes and signs. The key must be the sender's.
     #[must_use]
     pub fn sign(&self, key: &KeyPair) -> SignedTransaction {
-        assert_eq!(key.public().id(), self.sender, "the key is not the sender's");
+        assert_eq!(
+            key.public().id(),
+            self.sender,
+            "the key is not the sender's"
+        );
         let mut bytes = self.to_bytes();
         let id = id_of(&bytes);
         let signature = key.sign(&SigningMessage::new(TAG_TX, id).as_bytes());
         bytes.extend_from_slice(signature.as_bytes());
-        SignedTransaction { tx: self.clone(), id, bytes: bytes.into() }
+        SignedTransaction {
+            tx: self.clone(),
+            id,
+            bytes: bytes.into(),
+        }
     }
 }
 
@@ -117,7 +125,10 @@ impl Wire for Transaction {
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
         let version = r.u8()?;
         if version != VERSION {
-            return Err(WireError::Version { what: "transaction", found: version });
+            return Err(WireError::Version {
+                what: "transaction",
+                found: version,
+            });
         }
         let scheme = Scheme::try_from(r.u8()?).map_err(|_| WireError::Value("scheme"))?;
         let kind = r.u8()?;
@@ -130,7 +141,10 @@ impl Wire for Transaction {
         let valid_until_ms = r.u64()?;
         let fee = r.u64()?;
         let body = match kind {
-            1 => Body::Transfer { to: r.digest()?, amount: r.u64()? },
+            1 => Body::Transfer {
+                to: r.digest()?,
+                amount: r.u64()?,
+            },
             2 => {
                 let bytes = r.bytes(scheme.public_key_len())?;
                 let key = PublicKey::from_bytes(scheme, bytes)
@@ -142,7 +156,15 @@ impl Wire for Transaction {
             }
             _ => return Err(WireError::Value("body kind")),
         };
-        Ok(Self { scheme, chain_id, sender, nonce, valid_until_ms, fee, body })
+        Ok(Self {
+            scheme,
+            chain_id,
+            sender,
+            nonce,
+            valid_until_ms,
+            fee,
+            body,
+        })
     }
 }
 
@@ -187,7 +209,7 @@ impl SignedTransaction {
 
     /// What the signature must cover.
     #[must_use]
-    pub fn message(&self) -> [u8; SigningMessage::LEN] {
+    pub fn message(&self) -> [u8; SIGNING_MESSAGE_LEN] {
         SigningMessage::new(TAG_TX, self.id).as_bytes()
     }
 }

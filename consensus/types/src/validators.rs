@@ -70,10 +70,20 @@ impl ValidatorSet {
             total_weight += weight;
             let index = ValidatorIndex(u16::try_from(i).expect("VALIDATORS_MAX fits u16"));
             let prepared = Arc::new(PreparedKey::from_public(key));
-            validators.push(Validator { index, key: key.clone(), prepared, weight: *weight });
+            validators.push(Validator {
+                index,
+                key: key.clone(),
+                prepared,
+                weight: *weight,
+            });
         }
         let leaders = leader_order(chain, epoch, validators.len());
-        Ok(Self { epoch, validators, total_weight, leaders })
+        Ok(Self {
+            epoch,
+            validators,
+            total_weight,
+            leaders,
+        })
     }
 
     /// The epoch in which this set rules.
@@ -108,7 +118,10 @@ impl ValidatorSet {
     /// Finds a validator by its key.
     #[must_use]
     pub fn by_key(&self, key: &PublicKey) -> Option<ValidatorIndex> {
-        self.validators.iter().find(|v| v.key == *key).map(|v| v.index)
+        self.validators
+            .iter()
+            .find(|v| v.key == *key)
+            .map(|v| v.index)
     }
 
     /// Weight of `index`, 0 for a stranger.
@@ -152,19 +165,29 @@ impl ValidatorSet {
 
 impl std::fmt::Debug for ValidatorSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ValidatorSet {{ epoch: {}, n: {} }}", self.epoch, self.validators.len())
+        write!(
+            f,
+            "ValidatorSet {{ epoch: {}, n: {} }}",
+            self.epoch,
+            self.validators.len()
+        )
     }
 }
 
 /// A shuffle seeded by chain and epoch (Fisher-Yates; each swap takes 8 bytes of a hash, whose
 /// bias for 256 members is below 2^-55).
 fn leader_order(chain: ChainId, epoch: Epoch, n: usize) -> Vec<ValidatorIndex> {
-    let mut order: Vec<ValidatorIndex> =
-        (0..n).map(|i| ValidatorIndex(u16::try_from(i).expect("VALIDATORS_MAX"))).collect();
+    let mut order: Vec<ValidatorIndex> = (0..n)
+        .map(|i| ValidatorIndex(u16::try_from(i).expect("VALIDATORS_MAX")))
+        .collect();
     for i in (1..n).rev() {
         let seed = hash::hash(
             "falconet/leaders",
-            &[chain.as_ref(), &epoch.0.to_le_bytes(), &(i as u64).to_le_bytes()],
+            &[
+                chain.as_ref(),
+                &epoch.0.to_le_bytes(),
+                &(i as u64).to_le_bytes(),
+            ],
         );
         let word = u64::from_le_bytes(seed.0[..8].try_into().expect("8 bytes"));
         let j = usize::try_from(word % (i as u64 + 1)).expect("below VALIDATORS_MAX");

@@ -88,7 +88,10 @@ impl<'a> Reader<'a> {
     /// The next `n` bytes.
     pub fn bytes(&mut self, n: usize) -> Result<&'a [u8], WireError> {
         let Some((head, rest)) = self.rest.split_at_checked(n) else {
-            return Err(WireError::Truncated { needed: n, have: self.rest.len() });
+            return Err(WireError::Truncated {
+                needed: n,
+                have: self.rest.len(),
+            });
         };
         self.rest = rest;
         Ok(head)
@@ -152,7 +155,11 @@ impl<'a> Reader<'a> {
 
     /// Ends the reading: nothing may be left.
     pub fn finish(self) -> Result<(), WireError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(WireError::Trailing(self.rest.len())) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(WireError::Trailing(self.rest.len()))
+        }
     }
 }
 
