@@ -6,8 +6,10 @@ use bytes::Bytes;
 use crate::batch::{BATCH_TXS_MAX, Watermark};
 use crate::block::SignedHeader;
 use crate::certificate::{Qc, Tc, Timeout, Vote};
-use crate::ids::{BlockId, Epoch, Height, Round, Seq, TxId, ValidatorIndex};
+use crate::ids::{BlockId, ChainId, Epoch, Height, Round, Seq, TxId, ValidatorIndex};
 use crate::receipt::{Outcome, Receipt};
+use crate::signing::{Claim, Invalid, Signed};
+use crate::validators::ValidatorSet;
 use crate::wire::{Reader, Wire, WireError, put_count16, put_count32};
 
 /// Most headers in one answer to a request for blocks.
@@ -294,6 +296,34 @@ impl PeerMessage {
         };
         r.finish()?;
         Ok(message)
+    }
+}
+
+impl Signed for PeerMessage {
+    /// The claims of the message inside. Requests and watermarks stand on the channel's
+    /// authentication alone; a batch is parsed and checked as a [`crate::batch::Batch`].
+    fn claims<'a>(
+        &'a self,
+        chain: ChainId,
+        set: &ValidatorSet,
+        out: &mut Vec<Claim<'a>>,
+    ) -> Result<(), Invalid> {
+        match self {
+            Self::Header(m) => m.claims(chain, set, out),
+            Self::Vote(m) => m.claims(chain, set, out),
+            Self::Timeout(m) => m.claims(chain, set, out),
+            Self::Qc(m) => m.claims(chain, set, out),
+            Self::Tc(m) => m.claims(chain, set, out),
+            Self::Blocks(headers) => headers
+                .iter()
+                .try_for_each(|header| header.claims(chain, set, out)),
+            Self::CertRefs(_)
+            | Self::GetCert(_)
+            | Self::GetBlocks(_)
+            | Self::Watermark(_)
+            | Self::GetBatches(_)
+            | Self::Batch(_) => Ok(()),
+        }
     }
 }
 

@@ -84,6 +84,11 @@ impl<T> Verified<T> {
     pub fn into_inner(self) -> T {
         self.0
     }
+
+    /// A part of a verified message is verified.
+    pub fn project<U>(self, part: impl FnOnce(T) -> U) -> Verified<U> {
+        Verified(part(self.0))
+    }
 }
 
 impl<T> std::ops::Deref for Verified<T> {
@@ -100,45 +105,79 @@ pub fn verify<T: Signed>(
     set: &ValidatorSet,
     verifier: &mut Verifier,
 ) -> Result<Verified<T>, Invalid> {
-    let mut claims = Vec::new();
-    message.claims(chain, set, &mut claims)?;
-    if let Some(bad) = first_bad(&claims, set, verifier)? {
-        return Err(Invalid::Signature(bad));
-    }
-    Ok(Verified(message))
+    let mut one = verify_many(vec![message], chain, set, verifier);
+    one.pop().expect("one answer a message")
 }
 
-/// Verifies claims of any number of messages in one batch; the signer of the first that fails.
-pub fn first_bad(
-    claims: &[Claim<'_>],
+/// Checks many messages, all of their signatures in one batch; one answer a message, in order.
+pub fn verify_many<T: Signed>(
+    messages: Vec<T>,
+    chain: ChainId,
     set: &ValidatorSet,
     verifier: &mut Verifier,
-) -> Result<Option<ValidatorIndex>, Invalid> {
+) -> Vec<Result<Verified<T>, Invalid>> {
+    let mut claims = Vec::new();
+    let mut ends = Vec::with_capacity(messages.len());
+    for message in &messages {
+        let before = claims.len();
+        let structure = message.claims(chain, set, &mut claims);
+        if structure.is_err() {
+            claims.truncate(before);
+        }
+        ends.push((structure, claims.len()));
+    }
+    let valid = check(&claims, set, verifier);
+    let mut start = 0;
+    let verdicts: Vec<Result<(), Invalid>> = ends
+        .into_iter()
+        .map(|(structure, end)| {
+            let mine = start..end;
+            start = end;
+            structure?;
+            match mine.into_iter().find(|&i| !valid[i]) {
+                Some(bad) => Err(Invalid::Signature(claims[bad].signer)),
+                None => Ok(()),
+            }
+        })
+        .collect();
+    drop(claims);
+    messages
+        .into_iter()
+        .zip(verdicts)
+        .map(|(m, v)| v.map(|()| Verified(m)))
+        .collect()
+}
+
+/// Verifies claims in one batch; one answer a claim. A signer outside the set or a signature of
+/// another scheme than the signer's key is a claim that fails.
+fn check(claims: &[Claim<'_>], set: &ValidatorSet, verifier: &mut Verifier) -> Vec<bool> {
     let bytes: Vec<[u8; SIGNING_MESSAGE_LEN]> = claims
         .iter()
         .map(|claim| claim.message.as_bytes())
         .collect();
+    let mut answers = vec![false; claims.len()];
     let mut jobs = Vec::with_capacity(claims.len());
-    for (claim, message) in claims.iter().zip(&bytes) {
-        let validator = set
-            .get(claim.signer)
-            .ok_or(Invalid::UnknownSigner(claim.signer))?;
+    let mut of = Vec::with_capacity(claims.len());
+    for (i, (claim, message)) in claims.iter().zip(&bytes).enumerate() {
+        let Some(validator) = set.get(claim.signer) else {
+            continue;
+        };
         if claim.signature.scheme() != validator.key.scheme() {
-            return Err(Invalid::Signature(claim.signer));
+            continue;
         }
         jobs.push(Job {
             key: Key::Prepared(&validator.prepared),
             message,
             signature: claim.signature.as_bytes(),
         });
+        of.push(i);
     }
     let mut valid = Bitmap::with_capacity(jobs.len());
     verifier.verify_batch(&jobs, &mut valid);
-    Ok(claims
-        .iter()
-        .zip(valid.iter())
-        .find(|(_, valid)| !valid)
-        .map(|(claim, _)| claim.signer))
+    for (i, valid) in of.into_iter().zip(valid.iter()) {
+        answers[i] = valid;
+    }
+    answers
 }
 
 /// The 48 bytes that a validator signs for `content`.
