@@ -1,1 +1,28 @@
-//! Durable storage: segment log, state, recovery
+//! Durable storage of a validator: what it promised, what it holds, where its state stands.
+//!
+//! ```text
+//! data/
+//!   META            format version, chain id, key id
+//!   LOCK            flock: one process at a time
+//!   log/NNNNNNNNNN.seg   append-only segments: safety records, headers, QCs, TCs, batches, commits
+//!   state.redb      accounts, where transactions are, roots by height; lags behind the log
+//! ```
+//!
+//! The log is the truth; one `fdatasync` makes all records of a turn durable. The state is
+//! written lazily and always stands at a whole height at or below the last commit mark, from
+//! which the validator replays committed blocks out of the log. Byte layouts and the argument
+//! for recovery are in `docs/file-format.md`, the choice of log and database in
+//! `docs/decisions/0003-store.md`.
+
+mod config;
+mod disk;
+mod error;
+mod record;
+
+pub use config::{
+    Recovered, SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, STATE_CACHE_BYTES,
+    STATE_FLUSH_BLOCKS, Safety, StoreConfig,
+};
+pub use disk::{Disk, SystemDisk};
+pub use error::StoreError;
+pub use record::{Committed, RECORD_BYTES_MAX, Record};
