@@ -1,1 +1,28 @@
-//! Sans-IO pipelined HotStuff core
+//! Sans-IO pipelined HotStuff core: 2-chain HotStuff with timeout certificates (Jolteon, arXiv
+//! 2106.10362), votes broadcast to all, certificates elided from proposals. The numbered rules
+//! stand in `docs/protocol.md`.
+//!
+//! The core has no clock, socket, disk, thread or random source. The shell calls
+//!
+//! ```text
+//! HotStuff::new(config, signer: Box<dyn Signer>, recovered: Recovered) -> Result<Self, RecoverError>
+//! handle(&mut self, now: Now, input: Input, payload: &dyn Payload, out: &mut Vec<Effect>)
+//! next_deadline_us(&self) -> Option<u64>     // call handle(Input::Tick) at that monotonic time
+//! status(&self) -> Status
+//! ```
+//!
+//! and carries out the effects in order. All inputs that one loop turn handles share one fsync:
+//! nothing that leaves the node may leave before all records of this and earlier turns are
+//! durable. That is why the core counts its own vote at once.
+//!
+//! The first call of `handle` after [`Recovered`] also arms the timers; send `Input::PeerUp` for
+//! each connection, then messages.
+
+mod api;
+mod safety;
+
+pub use api::{
+    Alarm, CommitProof, Committed, Config, Counters, Effect, Evidence, Input, Payload, Record,
+    RecoverError, Recovered, Status,
+};
+pub use safety::SafetyRecord;

@@ -1,0 +1,355 @@
+//! The core's surface: what goes in, what comes out, what it asks of the layers beside it.
+
+use std::sync::Arc;
+
+use falconet_types::block::{Cut, Executed, SignedHeader};
+use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::genesis::Params;
+use falconet_types::message::{CertRef, GetBlocks, PeerMessage};
+use falconet_types::signing::Verified;
+use falconet_types::validators::ValidatorSet;
+use falconet_types::{BlockId, ChainId, Digest, Epoch, Height, Round, ValidatorIndex};
+
+use crate::safety::SafetyRecord;
+
+/// What a core needs to know for good.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The chain.
+    pub chain_id: ChainId,
+    /// This validator's place in `set`.
+    pub me: ValidatorIndex,
+    /// The validators of the epoch.
+    pub set: Arc<ValidatorSet>,
+    /// Parameters from genesis.
+    pub params: Params,
+    /// Time of the genesis block, milliseconds since 1970.
+    pub genesis_time_ms: u64,
+}
+
+/// What the core asks of the data layer and of execution, synchronously and without side effects.
+pub trait Payload {
+    /// The cut that a leader proposes on top of `parent`; `parent` itself when there is nothing
+    /// to add.
+    fn propose(&self, parent: &Cut) -> Cut;
+    /// Whether [`Payload::propose`] would advance a lane.
+    fn has_work(&self, parent: &Cut) -> bool;
+    /// The availability rule for what `cut` adds to `parent` (vote rule 5).
+    fn available(&self, parent: &Cut, cut: &Cut) -> bool;
+    /// The highest executed block and the state commitment after it.
+    fn executed(&self) -> Executed;
+    /// The state commitment after the block at `height`; `None` when it was not executed yet or
+    /// is too old to be remembered. Height 0 (genesis) is always answered.
+    fn commitment_at(&self, height: Height) -> Option<Digest>;
+}
+
+/// What happens to the core.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A proposal.
+    Header {
+        /// The peer that sent it.
+        from: ValidatorIndex,
+        /// The proposal.
+        header: Verified<SignedHeader>,
+    },
+    /// A vote.
+    Vote {
+        /// The peer that sent it.
+        from: ValidatorIndex,
+        /// The vote.
+        vote: Verified<Vote>,
+    },
+    /// A timeout.
+    Timeout {
+        /// The peer that sent it.
+        from: ValidatorIndex,
+        /// The timeout.
+        timeout: Verified<Timeout>,
+    },
+    /// A QC, asked for or volunteered.
+    Qc {
+        /// The peer that sent it.
+        from: ValidatorIndex,
+        /// The certificate.
+        qc: Verified<Qc>,
+    },
+    /// A TC, asked for or volunteered.
+    Tc {
+        /// The peer that sent it.
+        from: ValidatorIndex,
+        /// The certificate.
+        tc: Verified<Tc>,
+    },
+    /// Certificates that a peer holds.
+    CertRefs {
+        /// The peer that sent it.
+        from: ValidatorIndex,
+        /// Their names.
+        refs: Vec<CertRef>,
+    },
+    /// A peer asks for a certificate.
+    GetCert {
+        /// The peer that asks.
+        from: ValidatorIndex,
+        /// Its name.
+        cert: CertRef,
+    },
+    /// A peer asks for headers.
+    GetBlocks {
+        /// The peer that asks.
+        from: ValidatorIndex,
+        /// What it wants.
+        request: GetBlocks,
+    },
+    /// Headers, newest first, each the parent of the one before.
+    Blocks {
+        /// The peer that sent them.
+        from: ValidatorIndex,
+        /// The headers.
+        headers: Vec<Verified<SignedHeader>>,
+    },
+    /// A peer is connected (again): it may have missed everything sent before.
+    PeerUp(ValidatorIndex),
+    /// A peer is gone.
+    PeerDown(ValidatorIndex),
+    /// An answer of [`Payload`] may have changed.
+    PayloadChanged,
+    /// Time passed; due whenever [`crate::HotStuff::next_deadline_us`] says so.
+    Tick,
+}
+
+/// What the shell has to do. In order; nothing that leaves the node (`Broadcast`, `Send`,
+/// `ServeBlocks`, `Commit`) may leave before all records of this and of earlier turns are durable.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Append a record to the log.
+    Persist(Record),
+    /// Send to all other validators that are connected.
+    Broadcast(PeerMessage),
+    /// Send to one validator, if it is connected.
+    Send {
+        /// The receiver.
+        to: ValidatorIndex,
+        /// The message.
+        message: PeerMessage,
+    },
+    /// Answer a peer's request for headers from the store; the core holds them no longer. Without
+    /// effect when the store does not know the block.
+    ServeBlocks {
+        /// The peer that asked.
+        to: ValidatorIndex,
+        /// What it wants.
+        request: GetBlocks,
+    },
+    /// A block is committed. In height order, each height exactly once over restarts, as far as
+    /// the committed records were durable.
+    Commit(Committed),
+    /// A validator signed what it must not sign. Reported, not yet punished.
+    Evidence(Box<Evidence>),
+    /// Something that an operator must look at.
+    Alarm(Alarm),
+}
+
+/// A block that is final.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// The block.
+    pub header: Arc<SignedHeader>,
+    /// Its parent's cut: the block's payload lies between the two.
+    pub parent_cut: Cut,
+    /// The direct proof, when this node holds one. A block whose child skipped rounds has none of
+    /// its own, nor has one that was learnt by catching up: it is final because a later block is,
+    /// whose proof together with the headers between them proves it.
+    pub proof: Option<CommitProof>,
+}
+
+/// Proof that `child`'s parent is final: `child.parent_round + 1 == child.round` and `qc`
+/// certifies `child`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitProof {
+    /// The next block.
+    pub child: Arc<SignedHeader>,
+    /// Its certificate.
+    pub qc: Arc<Qc>,
+}
+
+/// What must survive a crash. The log returns the latest safety record, all headers at and above
+/// the last committed block, the QCs of their commit proofs and the latest TCs.
+#[derive(Debug, Clone)]
+pub enum Record {
+    /// Replaces the safety record before it.
+    Safety(Box<SafetyRecord>),
+    /// A header that this node voted for, proposed, or knows to be certified.
+    Header(Arc<SignedHeader>),
+    /// A TC that brought this node into a round.
+    Tc(Arc<Tc>),
+    /// A block is final.
+    Committed {
+        /// Its height.
+        height: Height,
+        /// The block.
+        block_id: BlockId,
+        /// Its direct proof, if there is one.
+        proof: Option<CommitProof>,
+    },
+}
+
+/// What the log gave back after a restart.
+#[derive(Debug, Clone, Default)]
+pub struct Recovered {
+    /// The latest safety record; `None` only in a fresh data directory.
+    pub safety: Option<SafetyRecord>,
+    /// The highest committed block; `None` stands for genesis.
+    pub committed: Option<(Height, BlockId)>,
+    /// Headers from the committed block (inclusive) upward, in any order; others are ignored.
+    pub headers: Vec<SignedHeader>,
+    /// QCs, in any order: at least that of the last commit proof.
+    pub qcs: Vec<Qc>,
+    /// TCs, in any order: at least the latest.
+    pub tcs: Vec<Tc>,
+    /// Why the safety record cannot be used although it exists (checksum, unknown version); the
+    /// node then runs without signing.
+    pub safety_damage: Option<String>,
+}
+
+/// Why a core cannot start from what was recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// This node is not a member of the set.
+    #[error(
+        "validator {0} is not in the validator set of the epoch; check the key and the genesis"
+    )]
+    NotAMember(ValidatorIndex),
+    /// The signer's key is not the one that the set has for this validator.
+    #[error(
+        "the key {found} is not that of validator {me}, which is {expected}; check the key file"
+    )]
+    OtherKey {
+        /// This validator.
+        me: ValidatorIndex,
+        /// Id of the key that the set names.
+        expected: Digest,
+        /// Id of the signer's key.
+        found: Digest,
+    },
+    /// The committed block's header is missing from the log.
+    #[error(
+        "the log names block {id} at height {height} as committed but does not hold its header; \
+         restore the data directory from a copy or start with an empty one and a new key"
+    )]
+    CommittedHeaderMissing {
+        /// The height.
+        height: Height,
+        /// The block.
+        id: BlockId,
+    },
+}
+
+/// Two statements that no correct validator signs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Evidence {
+    /// Two headers of one author, epoch, round and kind.
+    Headers(Arc<SignedHeader>, Arc<SignedHeader>),
+    /// Two votes of one voter, epoch and round.
+    Votes(Vote, Vote),
+    /// A vote for a child of a certified block, and a timeout of the same or a later round that
+    /// names a lower QC than the voter must have held.
+    LockViolation(Vote, Timeout),
+    /// Two timeouts of one author, epoch and round. A warning: correct nodes resend bytes, but a
+    /// second one harms nobody.
+    Timeouts(Timeout, Timeout),
+}
+
+/// What must not happen while fewer than a third of the weight is faulty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alarm {
+    /// Two blocks are certified in one round: more than a third of the weight is faulty.
+    ConflictingCertificates {
+        /// The QC that this node had.
+        held: Arc<Qc>,
+        /// The other.
+        other: Arc<Qc>,
+    },
+    /// A certified chain does not contain this node's committed block.
+    ConflictingChain {
+        /// The committed block.
+        committed: BlockId,
+        /// The certified block that does not extend it.
+        certified: BlockId,
+    },
+    /// A header names another state than this node computed for the same height. This node
+    /// refuses to vote for it.
+    StateMismatch {
+        /// The header.
+        header: Arc<SignedHeader>,
+        /// What this node computed.
+        computed: Digest,
+    },
+    /// This node's key signed something that this node does not remember: a second process runs
+    /// with the key, or the data directory is an old copy. The node stops signing.
+    ForeignSignature {
+        /// The round that was signed.
+        round: Round,
+    },
+}
+
+/// The core's condition, for status pages and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Epoch.
+    pub epoch: Epoch,
+    /// Current round.
+    pub round: Round,
+    /// Leader of the current round.
+    pub leader: ValidatorIndex,
+    /// Round of the highest QC held.
+    pub high_qc_round: Round,
+    /// Round of the highest TC held; 0 when there is none.
+    pub high_tc_round: Round,
+    /// Round of the lock.
+    pub locked_round: Round,
+    /// Highest round voted in.
+    pub last_voted_round: Round,
+    /// Highest round given up.
+    pub highest_timeout_round: Round,
+    /// Height of the last committed block.
+    pub committed_height: Height,
+    /// The last committed block.
+    pub committed_id: BlockId,
+    /// Its round.
+    pub committed_round: Round,
+    /// True while a certified block's ancestors are being fetched.
+    pub syncing: bool,
+    /// `None` while the node signs; otherwise why it does not.
+    pub not_signing: Option<String>,
+    /// Since the start of the process.
+    pub counters: Counters,
+}
+
+/// Counts since the start of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Blocks committed.
+    pub blocks_committed: u64,
+    /// Headers proposed.
+    pub headers_proposed: u64,
+    /// Votes signed.
+    pub votes_signed: u64,
+    /// Timeouts signed.
+    pub timeouts_signed: u64,
+    /// QCs made from votes received.
+    pub qcs_formed: u64,
+    /// TCs made from timeouts received.
+    pub tcs_formed: u64,
+    /// Rounds entered through a TC.
+    pub rounds_by_tc: u64,
+    /// Certificates asked of peers.
+    pub certificates_pulled: u64,
+    /// Requests for headers sent.
+    pub block_requests: u64,
+    /// Messages dropped because a limit on a peer's share was reached.
+    pub dropped_by_limit: u64,
+    /// Pieces of evidence reported.
+    pub evidence: u64,
+}
