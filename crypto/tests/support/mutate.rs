@@ -1,0 +1,185 @@
+//! Cases for comparisons: honest, mutated, and extreme ones.
+
+use falconet_crypto::{KeyPair, Scheme};
+
+use super::encode::{self, BitWriter};
+use super::{Case, Random, forge};
+
+/// Honest signatures to start from; making one is far slower than checking it.
+pub struct Corpus {
+    honest: Vec<Case>,
+}
+
+impl Corpus {
+    pub fn new(keys: usize, signatures_per_key: usize) -> Self {
+        let mut random = Random::new(0x00fa_1c0e);
+        let mut honest = Vec::new();
+        for at in 0..2 * keys {
+            let scheme = Scheme::ALL[at % 2];
+            let pair = KeyPair::from_seed(scheme, &[at as u8; 32]);
+            for _ in 0..signatures_per_key {
+                let len = random.pick(&[0, 1, 32, 48, 95, 96, 97, 150, 231, 232, 500]);
+                let message = random.bytes(len);
+                let signature = pair
+                    .sign_deterministic(&message, &[1; 32])
+                    .as_bytes()
+                    .to_vec();
+                let public_key = pair.public().as_bytes().to_vec();
+                honest.push(Case {
+                    scheme,
+                    public_key,
+                    message,
+                    signature,
+                });
+            }
+        }
+        Self { honest }
+    }
+
+    pub fn honest(&self) -> &[Case] {
+        &self.honest
+    }
+
+    /// The case that belongs to `seed`.
+    pub fn case(&self, seed: u64) -> Case {
+        let mut random = Random::new(seed);
+        let case = self.honest[random.below(self.honest.len())].clone();
+        match random.below(16) {
+            0..=2 => case,
+            3 => flip(case, &mut random, |case| &mut case.message),
+            4 => flip(case, &mut random, |case| &mut case.public_key),
+            5..=7 => flip(case, &mut random, |case| &mut case.signature),
+            8 => stretch(case, &mut random),
+            9 => overwrite(case, &mut random),
+            10 => random_key(case, &mut random),
+            11 => self.crossed(case, &mut random),
+            12 => near_the_bound(case, &mut random),
+            13 => wide(case, &mut random),
+            14 => codewords(case, &mut random),
+            _ => noise(case, &mut random),
+        }
+    }
+
+    fn crossed(&self, mut case: Case, random: &mut Random) -> Case {
+        let other = &self.honest[random.below(self.honest.len())];
+        case.public_key.clone_from(&other.public_key);
+        case
+    }
+}
+
+fn nonce(random: &mut Random) -> [u8; 40] {
+    random.bytes(40).try_into().expect("forty bytes")
+}
+
+fn flip(mut case: Case, random: &mut Random, part: impl Fn(&mut Case) -> &mut Vec<u8>) -> Case {
+    let bytes = part(&mut case);
+    if !bytes.is_empty() {
+        // The end of a signature (padding, tail) deserves more than its share.
+        let at = if random.below(3) == 0 {
+            bytes.len() - 1 - random.below(bytes.len().min(24))
+        } else {
+            random.below(bytes.len())
+        };
+        bytes[at] ^= 1 << random.below(8);
+    }
+    case
+}
+
+fn stretch(mut case: Case, random: &mut Random) -> Case {
+    match random.below(4) {
+        0 => case.signature.push(0),
+        1 => case.signature.truncate(random.below(case.signature.len())),
+        2 => case
+            .public_key
+            .truncate(random.below(case.public_key.len())),
+        _ => {
+            while case.signature.last() == Some(&0) {
+                case.signature.pop();
+            }
+        }
+    }
+    case
+}
+
+fn overwrite(mut case: Case, random: &mut Random) -> Case {
+    let from = random.below(case.signature.len());
+    let to = (from + 1 + random.below(40)).min(case.signature.len());
+    let byte = random.pick(&[0, 0xff, 0x80, 0x01]);
+    case.signature[from..to].fill(byte);
+    case
+}
+
+/// A key with coefficients around the limits of the encoding.
+fn random_key(mut case: Case, random: &mut Random) -> Case {
+    let top = random.pick(&[12_288, 12_288, 12_289, 16_383]);
+    let coefficients: Vec<u32> = (0..case.scheme.degree())
+        .map(|_| random.pick(&[0, 1, 6144, 6145, 12_287, 12_288, top]))
+        .collect();
+    case.public_key = encode::public_key(case.scheme, &coefficients);
+    case
+}
+
+/// A forged case whose norm is the bound, or a little off it.
+fn near_the_bound(case: Case, random: &mut Random) -> Case {
+    let scheme = case.scheme;
+    let spread = random.pick(&[1, 3, 100, 300]);
+    let s2: Vec<i32> = (0..scheme.degree())
+        .map(|_| random.below(2 * spread + 1) as i32 - spread as i32)
+        .collect();
+    let norm_s2: u64 = s2.iter().map(|&x| (x * x) as u64).sum();
+    let target =
+        scheme.squared_norm_max() + random.pick(&[0, 0, 1, 2, 1000]) - random.pick(&[0, 0, 1]);
+    let Some(rest) = target.checked_sub(norm_s2) else {
+        return case;
+    };
+    let s1 = forge::with_squared_norm(scheme, rest, random);
+    forge::case(scheme, &s1, &s2, &case.message, &nonce(random)).unwrap_or(case)
+}
+
+/// A forged case with coefficients so large that four codewords exceed a 64-bit window.
+fn wide(case: Case, random: &mut Random) -> Case {
+    let scheme = case.scheme;
+    let mut s2: Vec<i32> = (0..scheme.degree())
+        .map(|_| random.below(200) as i32 - 100)
+        .collect();
+    let groups = 1 + random.below(8);
+    for _ in 0..groups {
+        let at = 4 * random.below(scheme.degree() / 4);
+        for value in &mut s2[at..at + 4] {
+            *value = random.pick(&[1, -1]) * random.pick(&[0, 640, 700, 767, 768, 1500, 2047]);
+        }
+    }
+    let norm_s2: u64 = s2.iter().map(|&x| (x * x) as u64).sum();
+    let rest = scheme.squared_norm_max().saturating_sub(norm_s2);
+    let s1 = forge::with_squared_norm(scheme, rest, random);
+    forge::case(scheme, &s1, &s2, &case.message, &nonce(random)).unwrap_or(case)
+}
+
+/// Codewords that break one rule now and then: -0, long unary parts, too few or too many.
+fn codewords(mut case: Case, random: &mut Random) -> Case {
+    let scheme = case.scheme;
+    let mut bits = BitWriter::default();
+    let count = scheme.degree() + random.pick(&[0, 0, 0, 1, 2]) - random.pick(&[0, 0, 0, 1]);
+    let rate = random.pick(&[20, 300, 5000]);
+    for _ in 0..count {
+        match random.below(rate) {
+            0 => bits.codeword(true, 0, 0),
+            1 => bits.codeword(false, random.below(128) as u32, 12 + random.below(8)),
+            2 => bits.codeword(true, random.below(128) as u32, 5 + random.below(3)),
+            3 => bits.codeword(false, 0, random.pick(&[40, 64, 120])),
+            _ => bits.coefficient(random.below(100) as i32 - 50),
+        }
+    }
+    if let Some(signature) = encode::signature(scheme, &nonce(random), bits) {
+        case.signature = signature;
+    }
+    case
+}
+
+fn noise(mut case: Case, random: &mut Random) -> Case {
+    let keep = random.below(case.signature.len());
+    for byte in &mut case.signature[keep.max(1)..] {
+        *byte = random.next() as u8;
+    }
+    case
+}
