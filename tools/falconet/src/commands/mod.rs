@@ -1,0 +1,73 @@
+//! The command line: one module a command.
+
+mod account;
+mod completions;
+mod genesis;
+mod key;
+mod keygen;
+mod reference;
+mod status;
+mod tx;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("FALCONET_COMMIT"),
+    ", ",
+    env!("FALCONET_PROFILE"),
+    ")"
+);
+
+/// Post-quantum validators: FALCON signatures on every transaction and every vote
+#[derive(Debug, Parser)]
+#[command(
+    name = "falconet",
+    version = VERSION,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  falconet testnet                          four validators on this machine, with load
+  falconet status                           what the first of them says about itself
+  falconet keygen --out alice.key           a new key pair
+
+Exit codes: 0 done, 1 failed, 2 called wrongly.
+Every command has its own --help with examples."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Keygen(keygen::Args),
+    Key(key::Args),
+    Genesis(genesis::Args),
+    Status(status::Args),
+    Account(account::Args),
+    Tx(tx::Args),
+    Completions(completions::Args),
+    CliReference(reference::Args),
+}
+
+impl Command {
+    /// Carries the command out.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Keygen(args) => args.run()?,
+            Self::Key(args) => args.run()?,
+            Self::Genesis(args) => args.run()?,
+            Self::Status(args) => args.run()?,
+            Self::Account(args) => args.run()?,
+            Self::Tx(args) => return args.run(),
+            Self::Completions(args) => args.run()?,
+            Self::CliReference(args) => args.run()?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,58 @@
+//! `falconet status`
+
+use crate::http::{NodeArgs, text};
+use crate::output;
+
+/// Show what a running validator says about itself
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  falconet status
+  falconet status --http http://[::1]:26701 --json")]
+pub struct Args {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub fn run(self) -> anyhow::Result<()> {
+        let status = self.node.connect()?.get("/v1/status")?;
+        if self.json {
+            return output::json(&status);
+        }
+        let peers = status["peers"].as_array().map_or(&[][..], Vec::as_slice);
+        let connected = peers
+            .iter()
+            .filter(|peer| peer["connected"] == true)
+            .count();
+        let signing = match status["signing"].as_bool() {
+            Some(true) => "yes".to_owned(),
+            _ => format!("NO: {}", text(&status, "signing_reason")),
+        };
+        output::fields(&[
+            (
+                "chain",
+                format!("{} {}", text(&status, "name"), text(&status, "chain_id")),
+            ),
+            ("validator", text(&status, "validator")),
+            ("height", text(&status, "height")),
+            (
+                "round",
+                format!(
+                    "{} of epoch {}",
+                    text(&status, "round"),
+                    text(&status, "epoch")
+                ),
+            ),
+            ("committed block", text(&status, "committed_block")),
+            ("executed height", text(&status, "executed_height")),
+            ("state", text(&status, "state_commitment")),
+            ("transactions", text(&status, "transactions_committed")),
+            ("peers", format!("{connected} of {} connected", peers.len())),
+            ("signing", signing),
+        ])
+    }
+}
