@@ -17,6 +17,9 @@ use falconet_crypto::hash::{self, Digest};
 use crate::ids::{Height, Seq, TxId, ValidatorIndex};
 use crate::wire::{Reader, Wire, WireError};
 
+/// Domain of a leaf of the receipt tree.
+const TAG_RECEIPT: &str = "falconet/receipt";
+
 /// What came of a transaction. The numbers are part of the protocol.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -121,7 +124,20 @@ impl Receipt {
     /// Leaf of the block's receipt tree.
     #[must_use]
     pub fn leaf(&self) -> Digest {
-        hash::hash("falconet/receipt", &[&self.to_bytes()])
+        hash::hash(TAG_RECEIPT, &[&self.to_bytes()])
+    }
+
+    /// Leaves of many receipts, computed together.
+    #[must_use]
+    pub fn leaves(receipts: &[Self]) -> Vec<Digest> {
+        let mut bytes = Vec::with_capacity(receipts.len() * Self::LEN);
+        receipts
+            .iter()
+            .for_each(|receipt| receipt.encode(&mut bytes));
+        let items: Vec<&[u8]> = bytes.chunks_exact(Self::LEN).collect();
+        let mut leaves = vec![Digest::ZERO; items.len()];
+        hash::hash_many(TAG_RECEIPT, &items, &mut leaves);
+        leaves
     }
 }
 
@@ -142,6 +158,45 @@ impl Wire for Receipt {
             seq: Seq::decode(r)?,
             index: r.u32()?,
             outcome: Outcome::try_from(r.u8()?)?,
+        })
+    }
+}
+
+/// The digests of one executed height, as execution yields them, the store keeps them and proofs
+/// use them. All zero but `accounts` at height 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateRoots {
+    /// Merkle root over the receipts of this height's block.
+    pub receipts: Digest,
+    /// What the application commits to beside receipts: accounts of the ledger, zero when the
+    /// application is opaque.
+    pub accounts: Digest,
+    /// Results digest, this height's receipts included.
+    pub results: Digest,
+}
+
+impl StateRoots {
+    /// Bytes of encoded roots.
+    pub const LEN: usize = 3 * 32;
+
+    /// The state commitment at `height`.
+    #[must_use]
+    pub fn commitment(&self, height: Height) -> Digest {
+        commitment(height, self.accounts, self.results)
+    }
+}
+
+impl Wire for StateRoots {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for root in [self.receipts, self.accounts, self.results] {
+            out.extend_from_slice(root.as_ref());
+        }
+    }
+    fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self {
+            receipts: r.digest()?,
+            accounts: r.digest()?,
+            results: r.digest()?,
         })
     }
 }

@@ -1,0 +1,116 @@
+//! What a chain executes, as the validator sees it.
+
+use falconet_types::batch::Batch;
+use falconet_types::receipt::{Receipt, StateRoots};
+use falconet_types::{AccountId, Digest, Height};
+
+use crate::account::Account;
+use crate::view::View;
+
+/// Executes committed blocks. Equal blocks give equal results on every node.
+pub trait Application: Send {
+    /// State commitment at height 0.
+    fn genesis_commitment(&self) -> Digest;
+
+    /// Height of the last executed block; 0 before the first.
+    fn height(&self) -> Height;
+
+    /// State commitment after the last executed block.
+    fn commitment(&self) -> Digest;
+
+    /// Executes the block above [`Application::height`].
+    ///
+    /// # Panics
+    /// If the block is not the next one, its batches are not in order, or verdicts do not match
+    /// transactions: those are bugs of the caller, never a peer's doing.
+    fn execute(&mut self, block: &Block<'_>) -> BlockResult;
+
+    /// What may be asked from other threads while blocks execute; `None` when the application
+    /// has no accounts.
+    fn view(&self) -> Option<View>;
+}
+
+/// A committed block with all of its data.
+#[derive(Debug, Clone, Copy)]
+pub struct Block<'a> {
+    /// Its height.
+    pub height: Height,
+    /// Its header's time, milliseconds since 1970.
+    pub time_ms: u64,
+    /// The batches between the parent's cut and the block's, in ascending order of lane, then of
+    /// sequence number, with what is known of their signatures.
+    pub batches: &'a [(Batch, Verdicts)],
+}
+
+/// What the verify stage found out about one transaction's signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Verifies under the key whose id is the sender.
+    Valid,
+    /// Does not verify under that key.
+    Invalid,
+    /// Not verified: the key was not known then, or the bytes are no transaction. The
+    /// application verifies itself if it must.
+    Unknown,
+}
+
+/// One verdict a transaction, in the order of the batch.
+///
+/// A verdict speaks about bytes and one key, the one whose id is the sender; so whether and when
+/// it was made changes what execution costs, never what it yields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdicts(pub Vec<Verdict>);
+
+impl Verdicts {
+    /// Nothing is known about any transaction of the batch.
+    #[must_use]
+    pub fn unknown(batch: &Batch) -> Self {
+        Self(vec![Verdict::Unknown; batch.header().tx_count as usize])
+    }
+}
+
+/// What came of a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockResult {
+    /// The block's height.
+    pub height: Height,
+    /// The digests that later headers commit to and proofs are made of.
+    pub roots: StateRoots,
+    /// One receipt a transaction, in the order of execution; leaves of `roots.receipts`.
+    pub receipts: Vec<Receipt>,
+    /// Every account that was written, once, with its state after the block, by ascending id.
+    pub changes: Vec<(AccountId, Account)>,
+}
+
+impl BlockResult {
+    /// The state commitment after this block.
+    #[must_use]
+    pub fn commitment(&self) -> Digest {
+        self.roots.commitment(self.height)
+    }
+}
+
+/// Panics unless `block` is the one above `height`, its batches are in order and every
+/// transaction has a verdict.
+pub(crate) fn assert_next(block: &Block<'_>, height: Height) {
+    assert_eq!(
+        block.height,
+        height.next(),
+        "blocks are executed in height order"
+    );
+    let position = |batch: &Batch| (batch.header().lane, batch.header().seq);
+    assert!(
+        block
+            .batches
+            .is_sorted_by(|(a, _), (b, _)| position(a) < position(b)),
+        "the batches of block {} are not in ascending order of lane and sequence number",
+        block.height
+    );
+    for (batch, verdicts) in block.batches {
+        assert_eq!(
+            verdicts.0.len(),
+            batch.header().tx_count as usize,
+            "one verdict a transaction"
+        );
+    }
+}

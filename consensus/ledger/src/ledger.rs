@@ -1,0 +1,249 @@
+//! The ledger: accounts, signed transfers, fees, and a commitment to all of it.
+
+use std::sync::Arc;
+
+use falconet_crypto::falcon::{KeyCache, Verifier};
+use falconet_crypto::hash::merkle;
+use falconet_types::genesis::{Genesis, RESULTS_AT_GENESIS};
+use falconet_types::receipt::{Receipt, StateRoots, fold_results};
+use falconet_types::{AccountId, Digest, Height};
+use parking_lot::RwLock;
+
+use crate::account::Account;
+use crate::application::{Application, Block, BlockResult, assert_next};
+use crate::execute;
+use crate::proof::AccountProof;
+use crate::rules::Context;
+use crate::table::{Table, bucket_of};
+use crate::tree::{self, Tree};
+use crate::view::{PREPARED_KEYS_MAX, Shared, State, View};
+
+/// Why stored rows are not a state of this chain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// The same account was given twice.
+    #[error(
+        "account {0} is stored twice; the state is corrupt, restore it from a snapshot or replay the chain"
+    )]
+    Twice(AccountId),
+    /// A stored key has another id than its account.
+    #[error(
+        "the key stored for account {0} is not its key; the state is corrupt, restore it from a snapshot or replay the chain"
+    )]
+    Key(AccountId),
+    /// The balances exceed what genesis created.
+    #[error(
+        "the stored balances add up to more than the supply of {supply}; the state is corrupt or belongs to another chain"
+    )]
+    Supply {
+        /// Sum of the balances in genesis.
+        supply: u64,
+    },
+}
+
+/// Accounts with balances; see [`crate::rules`] for what a transaction must fulfil.
+///
+/// Fees are burned: at every height, the sum of all balances and of the burned fees is the supply
+/// that genesis created.
+pub struct Ledger {
+    shared: Arc<Shared>,
+    tree: Tree,
+    genesis_commitment: Digest,
+    height: Height,
+    /// Digest over the receipts of all blocks so far.
+    results: Digest,
+    verifier: Verifier,
+}
+
+impl Ledger {
+    /// The state at height 0. The genesis document must have passed its checks.
+    #[must_use]
+    pub fn from_genesis(genesis: &Genesis) -> Self {
+        let rows = genesis.accounts.iter().map(|a| {
+            (
+                a.id,
+                Account {
+                    balance: a.balance,
+                    key: a.key.clone(),
+                    ..Account::default()
+                },
+            )
+        });
+        Self::build(genesis, None, Height::ZERO, RESULTS_AT_GENESIS, rows).expect(
+            "a checked genesis has distinct accounts, matching keys and a supply below 2^64",
+        )
+    }
+
+    /// The state after the block at `height`, from all rows that were ever written, each account
+    /// with its last state, in any order. Accounts that no block wrote may be missing: they are
+    /// taken from genesis. The caller compares [`Application::commitment`] with the one that it
+    /// stored.
+    pub fn restore(
+        genesis: &Genesis,
+        height: Height,
+        results: Digest,
+        rows: impl Iterator<Item = (AccountId, Account)>,
+    ) -> Result<Self, RestoreError> {
+        let at_genesis = Self::from_genesis(genesis).genesis_commitment;
+        Self::build(genesis, Some(at_genesis), height, results, rows)
+    }
+
+    fn build(
+        genesis: &Genesis,
+        genesis_commitment: Option<Digest>,
+        height: Height,
+        results: Digest,
+        rows: impl Iterator<Item = (AccountId, Account)>,
+    ) -> Result<Self, RestoreError> {
+        let supply = genesis.accounts.iter().map(|a| a.balance).sum::<u64>();
+        let mut table = Table::new();
+        for (id, account) in rows {
+            if account.key.as_ref().is_some_and(|key| key.id() != id) {
+                return Err(RestoreError::Key(id));
+            }
+            if table.put(id, account).is_some() {
+                return Err(RestoreError::Twice(id));
+            }
+        }
+        for a in &genesis.accounts {
+            if table.get(&a.id).is_none() {
+                let key = a.key.clone();
+                table.put(
+                    a.id,
+                    Account {
+                        balance: a.balance,
+                        key,
+                        ..Account::default()
+                    },
+                );
+            }
+        }
+        let burned = table
+            .balances()
+            .try_fold(supply, u64::checked_sub)
+            .ok_or(RestoreError::Supply { supply })?;
+        let tree = Tree::of(&table);
+        let shared = Shared {
+            chain_id: genesis.chain_id(),
+            fee_min: genesis.params.fee_min,
+            keys: KeyCache::with_capacity(PREPARED_KEYS_MAX),
+            state: RwLock::new(State {
+                height,
+                table,
+                burned,
+            }),
+        };
+        let mut ledger = Self {
+            shared: Arc::new(shared),
+            tree,
+            genesis_commitment: Digest::ZERO,
+            height,
+            results,
+            verifier: Verifier::new(),
+        };
+        ledger.genesis_commitment = genesis_commitment.unwrap_or_else(|| ledger.commitment());
+        Ok(ledger)
+    }
+
+    /// Proves to anybody who knows the commitment what the account is, or that there is none.
+    #[must_use]
+    pub fn prove_account(&self, id: &AccountId) -> AccountProof {
+        let state = self.shared.state.read();
+        let bucket = bucket_of(id);
+        AccountProof {
+            height: self.height,
+            results: self.results,
+            burned: state.burned,
+            bucket: state.table.bucket(bucket).iter().map(Into::into).collect(),
+            path: self.tree.path(bucket),
+        }
+    }
+
+    fn accounts_root(&self) -> Digest {
+        tree::accounts_root(self.tree.root(), self.shared.state.read().burned)
+    }
+}
+
+impl Application for Ledger {
+    fn genesis_commitment(&self) -> Digest {
+        self.genesis_commitment
+    }
+
+    fn height(&self) -> Height {
+        self.height
+    }
+
+    fn commitment(&self) -> Digest {
+        let accounts = self.accounts_root();
+        StateRoots {
+            accounts,
+            results: self.results,
+            ..StateRoots::default()
+        }
+        .commitment(self.height)
+    }
+
+    fn execute(&mut self, block: &Block<'_>) -> BlockResult {
+        assert_next(block, self.height);
+        let Shared {
+            chain_id, fee_min, ..
+        } = *self.shared;
+        let context = Context {
+            chain_id,
+            fee_min,
+            time_ms: block.time_ms,
+        };
+        let effects = {
+            // Readers go on meanwhile: there is no other writer for them to queue behind.
+            let state = self.shared.state.read();
+            let keys = &self.shared.keys;
+            execute::execute(block, &context, &state.table, keys, &mut self.verifier)
+        };
+        {
+            let mut state = self.shared.state.write();
+            for (id, account) in &effects.changes {
+                state.table.put(*id, account.clone());
+            }
+            state.burned += effects.burned;
+            state.height = block.height;
+        }
+        let mut dirty: Vec<u16> = effects
+            .changes
+            .iter()
+            .map(|(id, _)| bucket_of(id))
+            .collect();
+        dirty.dedup(); // ascending, because ids are
+        self.tree.update(&self.shared.state.read().table, &dirty);
+        let receipts_root = merkle::root(&Receipt::leaves(&effects.receipts));
+        self.results = fold_results(self.results, block.height, receipts_root);
+        self.height = block.height;
+        let roots = StateRoots {
+            receipts: receipts_root,
+            accounts: self.accounts_root(),
+            results: self.results,
+        };
+        BlockResult {
+            height: block.height,
+            roots,
+            receipts: effects.receipts,
+            changes: effects.changes,
+        }
+    }
+
+    fn view(&self) -> Option<View> {
+        Some(View {
+            shared: Arc::clone(&self.shared),
+        })
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Ledger {{ height: {}, commitment: {} }}",
+            self.height,
+            self.commitment()
+        )
+    }
+}

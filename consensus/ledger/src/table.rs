@@ -1,0 +1,66 @@
+//! All accounts in memory, in 2^16 buckets by the first 16 bits of the id. A bucket is what one
+//! leaf of the state tree hashes.
+
+use falconet_types::AccountId;
+
+use crate::account::Account;
+
+/// Number of buckets.
+pub(crate) const BUCKETS: usize = 1 << 16;
+
+/// Accounts by id.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// Each sorted by id. Sixteen accounts a bucket are a million accounts; the work of a block
+    /// grows with the size of the buckets that it touches, so far above that a deeper tree pays.
+    buckets: Vec<Vec<(AccountId, Account)>>,
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Self {
+            buckets: vec![Vec::new(); BUCKETS],
+        }
+    }
+
+    pub(crate) fn get(&self, id: &AccountId) -> Option<&Account> {
+        let bucket = self.bucket(bucket_of(id));
+        let at = bucket.binary_search_by(|(other, _)| other.cmp(id)).ok()?;
+        Some(&bucket[at].1)
+    }
+
+    /// Writes an account; returns what was there before.
+    pub(crate) fn put(&mut self, id: AccountId, account: Account) -> Option<Account> {
+        let bucket = &mut self.buckets[usize::from(bucket_of(&id))];
+        match bucket.binary_search_by(|(other, _)| other.cmp(&id)) {
+            Ok(at) => Some(std::mem::replace(&mut bucket[at].1, account)),
+            Err(at) => {
+                bucket.insert(at, (id, account));
+                None
+            }
+        }
+    }
+
+    /// The accounts of one bucket, by ascending id.
+    pub(crate) fn bucket(&self, index: u16) -> &[(AccountId, Account)] {
+        &self.buckets[usize::from(index)]
+    }
+
+    /// All balances, by ascending id.
+    pub(crate) fn balances(&self) -> impl Iterator<Item = u64> + '_ {
+        self.buckets
+            .iter()
+            .flatten()
+            .map(|(_, account)| account.balance)
+    }
+
+    /// Number of accounts.
+    pub(crate) fn len(&self) -> usize {
+        self.buckets.iter().map(Vec::len).sum()
+    }
+}
+
+/// The bucket of an account. Big-endian, so that buckets in order are accounts in order.
+pub(crate) fn bucket_of(id: &AccountId) -> u16 {
+    u16::from_be_bytes([id.0[0], id.0[1]])
+}
