@@ -1,0 +1,62 @@
+# Everything that a person or CI runs. `make help` lists it.
+
+# Options handed on to the program, as in: make testnet ARGS="--for 30s --load 2000 --json"
+ARGS ?=
+# Profile of `make testnet` and `make bench`: release, or dev to reuse what `make test` built.
+PROFILE ?= release
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BUILT := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/falconet
+# nextest runs many test binaries at a time; plain cargo does as well.
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+
+.DEFAULT_GOAL := help
+.PHONY: help packages build testnet test lint deny fmt docs bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+packages: ## Install the system packages that the build needs, or say which
+	@tools/install-packages
+
+build: packages ## Build the falconet program
+	@$(CARGO) build --locked --profile $(PROFILE) -p falconet 1>&2
+
+testnet: build ## Run four validators on this machine, with load (ARGS="--for 30s --load 2000 --json")
+	@$(BUILT) testnet $(ARGS)
+
+test: packages ## Run every test
+ifeq ($(NEXTEST),yes)
+	$(CARGO) nextest run --locked --workspace --no-fail-fast
+	$(CARGO) test --locked --workspace --doc
+else
+	$(CARGO) test --locked --workspace --no-fail-fast
+endif
+
+lint: packages ## Check formatting, lints, licences and sources
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(MAKE) --no-print-directory deny
+
+# bans, licenses and sources work without a network; the advisory database does not, and is
+# checked by `cargo deny check advisories`.
+deny: ## Check dependencies: licences, bans, sources (needs cargo-deny)
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		$(CARGO) deny --locked check bans licenses sources; \
+	else \
+		echo "skipped: cargo-deny is not installed; run: cargo install --locked cargo-deny"; \
+	fi
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+docs: ## Write the generated documentation again
+	$(CARGO) run --locked --quiet -p falconet -- cli-reference > docs/cli.md.new
+	mv docs/cli.md.new docs/cli.md
+
+bench: build ## Measure a local cluster (ARGS="--rate 5000 --duration 20s --json -")
+	@$(BUILT) bench cluster $(ARGS)
+
+clean: ## Remove what was built
+	$(CARGO) clean
