@@ -1,0 +1,93 @@
+//! Every bound of the mempool, named. Bounds that must be equal on all nodes are parameters of
+//! genesis and not here; those below may differ between nodes without harm to safety.
+
+/// Transactions that wait to be sealed, bytes. Sealing normally follows admission at once, so
+/// this fills only while the lane may not seal.
+pub const PENDING_BYTES_MAX: u64 = 8 << 20;
+/// Transactions that wait to be sealed, number.
+pub const PENDING_TXS_MAX: usize = 65_536;
+/// Ids of admitted transactions that are remembered to refuse duplicates; the oldest is
+/// forgotten first.
+pub const RECENT_IDS_MAX: usize = 1 << 18;
+/// Batches sealed in one call of `handle`; more wait for the next call, which is due at once.
+pub const SEALS_PER_TURN_MAX: usize = 16;
+/// The timer that seals a batch stretches with the batches in flight, at most this many times.
+pub const SEAL_STRETCH_MAX: u64 = 8;
+/// In-flight batches that stretch the sealing timer by one interval.
+pub const SEAL_STRETCH_BATCHES: u64 = 8;
+
+/// Sealed batches that the own lane may be ahead of its last committed one.
+pub const OWN_BATCHES_AHEAD_MAX: u64 = 1024;
+/// The same bound as peers enforce it. A quarter above, because a peer that learns of commits
+/// later than the owner sees the lane further ahead.
+pub const LANE_BATCHES_AHEAD_MAX: u64 = OWN_BATCHES_AHEAD_MAX + OWN_BATCHES_AHEAD_MAX / 4;
+/// Batches by which one block may advance one lane.
+pub const BLOCK_LANE_BATCHES_MAX: u64 = LANE_BATCHES_AHEAD_MAX;
+/// Batches that are kept although the one before them is missing, a lane.
+pub const EARLY_BATCHES_MAX: usize = 32;
+/// The same in bytes.
+pub const EARLY_BYTES_MAX: u64 = 4 << 20;
+
+/// Watermarks of one peer for one lane that name batches which this node does not hold yet.
+pub const WATERMARKS_AHEAD_MAX: usize = 4;
+/// Least time between two watermarks, microseconds, plus [`WATERMARK_INTERVAL_PEER_US`] for each
+/// validator: the traffic of watermarks grows with the cube of their number otherwise.
+pub const WATERMARK_INTERVAL_US: u64 = 1_000;
+/// See [`WATERMARK_INTERVAL_US`].
+pub const WATERMARK_INTERVAL_PEER_US: u64 = 250;
+/// Newly held bytes that send a watermark before its interval has passed.
+pub const WATERMARK_BYTES: u64 = 1 << 20;
+/// While a lane has uncommitted batches, a full watermark goes out at least this often,
+/// microseconds: it repairs what a lost message would break.
+pub const WATERMARK_REFRESH_US: u64 = 500_000;
+
+/// Committed headers that wait for their payload's delivery or execution.
+pub const COMMITTED_QUEUE_MAX: usize = 65_536;
+/// Blocks ahead of execution whose payload is fetched, held or delivered.
+pub const PAYLOAD_WINDOW_BLOCKS: u64 = 256;
+/// Fetched payload that waits for delivery or execution, in blocks of `block_bytes_max`; the
+/// block that is next to be delivered is fetched regardless.
+pub const PAYLOAD_WINDOW_FULL_BLOCKS: u64 = 2;
+/// Batches of committed blocks that may be missing here while this node still votes for more.
+pub const FETCH_DEBT_BATCHES_MAX: u64 = 256;
+/// Committed payload that may wait for execution while this node still votes for more, in blocks
+/// of `block_bytes_max`. A leader stops at half of it, so that slow execution makes blocks empty
+/// before it makes rounds fail.
+pub const EXECUTION_DEBT_FULL_BLOCKS: u64 = 4;
+
+/// Requests for batches in flight, over all lanes and peers.
+pub const REQUESTS_MAX: usize = 32;
+/// Requests in flight for one lane: one, and a second to another peer when the first is slow.
+pub const REQUESTS_PER_LANE_MAX: usize = 2;
+/// Batches named by one request.
+pub const REQUEST_BATCHES_MAX: u64 = 64;
+/// A request without progress for this long is given a second one beside it, microseconds.
+pub const REQUEST_HEDGE_US: u64 = 150_000;
+/// A request without progress for this long has failed, microseconds.
+pub const REQUEST_TIMEOUT_US: u64 = 500_000;
+/// A lane waits this long after a failed request, microseconds, doubled for each further failure.
+pub const RETRY_US: u64 = 25_000;
+/// Longest wait between two attempts, microseconds.
+pub const RETRY_US_MAX: u64 = 2_000_000;
+/// A peer that failed or sent another branch is asked last for this long, microseconds.
+pub const PEER_DEMOTED_US: u64 = 2_000_000;
+/// Batches that peers hold and this node lacks are asked for after the lane made no progress for
+/// this long, microseconds; usually they are just on their way.
+pub const REPAIR_AFTER_US: u64 = 60_000;
+
+/// Bytes sent in answer to one request: batches go out until this is reached or passed.
+pub const SERVE_BYTES_MAX: u64 = 4 << 20;
+/// Bytes a second that one peer may ask for.
+pub const SERVE_BYTES_PER_S: u64 = 128 << 20;
+/// Bytes that one peer may ask for at once after a pause.
+pub const SERVE_BURST_BYTES: u64 = 16 << 20;
+/// Least charge of one request, bytes, so that requests for nothing are bounded too.
+pub const SERVE_CHARGE_MIN_BYTES: u64 = 16 << 10;
+
+/// Points within the kept history at which it can be cut off.
+pub const PRUNE_CHECKPOINTS: u64 = 16;
+/// Heights that are kept whatever genesis says: execution becomes durable with a delay, and a
+/// restart delivers again what was not.
+pub const HISTORY_HEIGHTS_FLOOR: u64 = 1_024;
+/// Bounds of the time that a refused client is told to wait, milliseconds.
+pub const RETRY_AFTER_MS: std::ops::RangeInclusive<u64> = 10..=5_000;
