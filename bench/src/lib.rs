@@ -1,1 +1,10 @@
-//! Load generator and benchmarks
+//! Load generator, local networks of validators, and benchmarks over them.
+
+pub mod accounts;
+mod files;
+pub mod hgrm;
+pub mod machine;
+pub mod process;
+pub mod progress;
+pub mod schedule;
+pub mod supply;
