@@ -30,7 +30,7 @@ impl Args {
             .count();
         let signing = match status["signing"].as_bool() {
             Some(true) => "yes".to_owned(),
-            _ => format!("NO: {}", text(&status, "signing_reason")),
+            _ => format!("NO: {}", text(&status, "not_signing_reason")),
         };
         output::fields(&[
             (

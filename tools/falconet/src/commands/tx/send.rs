@@ -184,7 +184,7 @@ fn next_nonce(node: &Node, sender: AccountId) -> anyhow::Result<u64> {
         Err(error)
             if error
                 .downcast_ref::<Refused>()
-                .is_some_and(|r| r.code == "not_found") =>
+                .is_some_and(|r| r.code == "unknown_account") =>
         {
             bail!("account {sender} does not exist on this chain; pay something to it first")
         }

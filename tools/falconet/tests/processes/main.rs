@@ -1,0 +1,8 @@
+//! The program as people run it: real processes, real files, real sockets.
+//!
+//! Nothing here asserts how fast something is. Waits are bounded so that a hang becomes a failure
+//! with a diagnosis instead of a silent CI time-out.
+
+mod harness;
+mod keys;
+mod reference;
