@@ -23,6 +23,10 @@ const TX_LEAF: &str = "falconet/tx-leaf";
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Most transactions in a batch.
 pub const BATCH_TXS_MAX: usize = 16_384;
+/// Least bytes of a transaction in a batch. Every transaction costs its receipt and some work
+/// however short it is; without a least length a lane could buy millions of receipts with one
+/// block's worth of bytes. The shortest real transaction has 798 bytes.
+pub const TX_BYTES_MIN: usize = BATCH_BYTES_MAX / BATCH_TXS_MAX - TX_PREFIX_LEN;
 /// Bytes before each transaction in the payload: its length.
 pub const TX_PREFIX_LEN: usize = 2;
 
@@ -99,7 +103,7 @@ pub struct Batch {
 
 impl Batch {
     /// Seals transactions into a batch. `txs` must not be empty and must respect
-    /// [`BATCH_BYTES_MAX`] and [`BATCH_TXS_MAX`].
+    /// [`BATCH_BYTES_MAX`] and [`BATCH_TXS_MAX`], each transaction [`TX_BYTES_MIN`].
     #[must_use]
     pub fn seal(
         epoch: Epoch,
@@ -136,6 +140,11 @@ impl Batch {
         put_signature(&mut bytes, &signature);
         let payload_at = bytes.len();
         for tx in txs {
+            assert!(
+                tx.len() >= TX_BYTES_MIN,
+                "a transaction of {} bytes",
+                tx.len()
+            );
             put_count16(&mut bytes, tx.len());
             bytes.extend_from_slice(tx);
         }
@@ -167,6 +176,9 @@ impl Batch {
         let mut txs = Vec::with_capacity((header.tx_count as usize).min(r.remaining() / 2));
         for _ in 0..header.tx_count {
             let len = usize::from(r.u16()?);
+            if len < TX_BYTES_MIN {
+                return Err(WireError::Value("transaction length"));
+            }
             txs.push(r.bytes(len)?);
         }
         r.finish()?;

@@ -151,6 +151,14 @@ pub struct Header {
     pub author: ValidatorIndex,
 }
 
+impl Header {
+    /// The block's id: the hash of the header's bytes.
+    #[must_use]
+    pub fn id(&self) -> BlockId {
+        id_of(&self.to_bytes())
+    }
+}
+
 impl Wire for Header {
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);

@@ -7,9 +7,20 @@ use falconet_crypto::falcon::PublicKey;
 use falconet_crypto::hash::{self, Digest};
 use serde::{Deserialize, Serialize};
 
+use crate::batch::BATCH_BYTES_MAX;
 use crate::ids::{AccountId, ChainId, Epoch};
 use crate::validators::{SetError, ValidatorSet};
 use crate::wire::put_count32;
+
+/// Longest name of a chain or a validator, in bytes.
+pub const NAME_LEN_MAX: usize = 64;
+/// Longest time that a parameter may give, milliseconds: a day. Keeps sums of times far from
+/// overflow.
+pub const PARAM_MS_MAX: u64 = 86_400_000;
+/// Largest size that a parameter may give, bytes: 1 TiB.
+pub const PARAM_BYTES_MAX: u64 = 1 << 40;
+/// Latest time of genesis, milliseconds since 1970: the year 10,000.
+pub const TIME_MS_MAX: u64 = 253_402_300_800_000;
 
 /// What the chain executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -66,6 +77,48 @@ impl Default for Params {
             history_heights_min: 10_000,
             fee_min: 1,
         }
+    }
+}
+
+impl Params {
+    /// Each parameter with its name and the largest value that makes sense.
+    fn limits(&self) -> [(&'static str, u64, u64); 10] {
+        [
+            ("round_timeout_ms", self.round_timeout_ms, PARAM_MS_MAX),
+            (
+                "round_timeout_ms_max",
+                self.round_timeout_ms_max,
+                PARAM_MS_MAX,
+            ),
+            (
+                "block_interval_ms_min",
+                self.block_interval_ms_min,
+                PARAM_MS_MAX,
+            ),
+            (
+                "block_interval_ms_idle",
+                self.block_interval_ms_idle,
+                PARAM_MS_MAX,
+            ),
+            ("clock_drift_ms_max", self.clock_drift_ms_max, PARAM_MS_MAX),
+            (
+                "batch_bytes_target",
+                self.batch_bytes_target,
+                BATCH_BYTES_MAX as u64,
+            ),
+            ("batch_interval_ms", self.batch_interval_ms, PARAM_MS_MAX),
+            ("block_bytes_max", self.block_bytes_max, PARAM_BYTES_MAX),
+            (
+                "lane_backlog_bytes_max",
+                self.lane_backlog_bytes_max,
+                PARAM_BYTES_MAX,
+            ),
+            (
+                "history_heights_min",
+                self.history_heights_min,
+                u64::MAX / 2,
+            ),
+        ]
     }
 }
 
@@ -165,6 +218,30 @@ impl Genesis {
     pub fn check(&self) -> Result<(), GenesisError> {
         let rule = |text: String| Err(GenesisError::Rule(text));
         self.validator_set()?;
+        if self.name.is_empty()
+            || self.name.len() > NAME_LEN_MAX
+            || self.name.contains(char::is_control)
+        {
+            return rule(format!(
+                "name must have 1 to {NAME_LEN_MAX} printable characters, not {:?}",
+                self.name
+            ));
+        }
+        for (i, v) in self.validators.iter().enumerate() {
+            check_name(i, &v.name)?;
+            if let Some(j) = self.validators[..i]
+                .iter()
+                .position(|other| other.name == v.name)
+            {
+                return rule(format!(
+                    "validators {j} and {i} are both called {:?}",
+                    v.name
+                ));
+            }
+        }
+        if self.time_ms > TIME_MS_MAX {
+            return rule(format!("time_ms must be at most {TIME_MS_MAX}"));
+        }
         if self.application == ApplicationKind::Opaque && !self.accounts.is_empty() {
             return rule("an opaque application has no accounts".into());
         }
@@ -189,6 +266,11 @@ impl Genesis {
             };
         }
         let p = &self.params;
+        for (name, value, max) in p.limits() {
+            if value > max {
+                return rule(format!("{name} must be at most {max}"));
+            }
+        }
         if p.round_timeout_ms == 0 || p.round_timeout_ms_max < p.round_timeout_ms {
             return rule("0 < round_timeout_ms <= round_timeout_ms_max must hold".into());
         }
@@ -198,11 +280,9 @@ impl Genesis {
         if p.block_interval_ms_min > p.block_interval_ms_idle {
             return rule("block_interval_ms_min must not exceed block_interval_ms_idle".into());
         }
-        let batch_max = crate::batch::BATCH_BYTES_MAX as u64;
-        if p.batch_bytes_target == 0 || p.batch_bytes_target > batch_max {
-            return rule(format!(
-                "batch_bytes_target must be between 1 and {batch_max}"
-            ));
+        let batch_max = BATCH_BYTES_MAX as u64;
+        if p.batch_bytes_target == 0 {
+            return rule("batch_bytes_target must be above 0".into());
         }
         if p.block_bytes_max < batch_max || p.lane_backlog_bytes_max < 2 * batch_max {
             return rule(format!(
@@ -263,6 +343,17 @@ impl Genesis {
             .collect();
         ValidatorSet::new(self.chain_id(), Epoch::ZERO, &members)
     }
+}
+
+/// Names of validators are keys of the configuration file and stand in logs: short and plain.
+fn check_name(index: usize, name: &str) -> Result<(), GenesisError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(plain) {
+        return Err(GenesisError::Rule(format!(
+            "the name of validator {index} must be 1 to {NAME_LEN_MAX} letters, digits, '-', '_' or '.', not {name:?}"
+        )));
+    }
+    Ok(())
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {

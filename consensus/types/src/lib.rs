@@ -13,6 +13,7 @@
 //! | [`time`] | the present, handed to sans-IO cores |
 //! | [`transaction`] | transactions, byte for byte |
 //! | [`receipt`] | outcomes of execution and how a header commits to them |
+//! | [`proof`] | proofs of committed transactions, checked offline against genesis |
 //! | [`genesis`] | the document that every node shares |
 //! | [`message`] | frames between validators, and between client and validator |
 //!
@@ -25,6 +26,7 @@ pub mod certificate;
 pub mod genesis;
 pub mod ids;
 pub mod message;
+pub mod proof;
 pub mod receipt;
 pub mod signing;
 pub mod time;

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::batch::{BATCH_TXS_MAX, Watermark};
+use crate::batch::Watermark;
 use crate::block::SignedHeader;
 use crate::certificate::{Qc, Tc, Timeout, Vote};
 use crate::ids::{BlockId, ChainId, Epoch, Height, Round, Seq, TxId, ValidatorIndex};
@@ -16,7 +16,7 @@ use crate::wire::{Reader, Wire, WireError, put_count16, put_count32};
 pub const BLOCKS_PER_ANSWER_MAX: usize = 64;
 /// Most transactions in one submission frame.
 pub const SUBMIT_TXS_MAX: usize = 1024;
-/// Most receipts in one frame to a client.
+/// Most receipts in one frame to a client; the sender splits longer lists.
 pub const RECEIPTS_MAX: usize = 4096;
 
 /// Kind bytes of frames. Values below 16 belong to the transport.
@@ -196,7 +196,8 @@ pub enum PeerMessage {
     GetCert(CertRef),
     /// Asks for headers.
     GetBlocks(GetBlocks),
-    /// Headers from newest to oldest, with a QC of the newest when the sender has one.
+    /// Headers from newest to oldest, each the child of the next (at most
+    /// [`BLOCKS_PER_ANSWER_MAX`]).
     Blocks(Vec<SignedHeader>),
     /// What the sender holds durably.
     Watermark(Watermark),
@@ -478,7 +479,7 @@ impl ClientMessage {
                 Self::Results { tag, results }
             }
             kind::RECEIPTS => {
-                let n = r.count32("receipts", RECEIPTS_MAX.max(BATCH_TXS_MAX))?;
+                let n = r.count32("receipts", RECEIPTS_MAX)?;
                 let mut receipts = Vec::with_capacity(n.min(r.remaining() / Receipt::LEN + 1));
                 for _ in 0..n {
                     receipts.push(Receipt::decode(&mut r)?);
