@@ -83,7 +83,7 @@ impl Node {
             .read_to_vec()
             .with_context(|| format!("{} broke off its answer; try again", self.base))?;
         let value: Option<Value> = serde_json::from_slice(&body).ok();
-        if !status.is_success() {
+        if !status.is_success() && value.as_ref().is_none_or(|value| !value["error"].is_null()) {
             let said = |field: &str| value.as_ref()?.get("error")?.get(field)?.as_str();
             let (Some(code), Some(message)) = (said("code"), said("message")) else {
                 bail!(
@@ -97,6 +97,7 @@ impl Node {
             }
             .into());
         }
+        // A submission that is refused has a status of its own and an ordinary answer.
         value.with_context(|| {
             format!(
                 "{} did not answer with JSON; is it a Falconet validator?",

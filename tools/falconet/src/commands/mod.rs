@@ -5,6 +5,7 @@ mod completions;
 mod genesis;
 mod key;
 mod keygen;
+mod proof;
 mod reference;
 mod status;
 mod tx;
@@ -51,6 +52,7 @@ pub enum Command {
     Status(status::Args),
     Account(account::Args),
     Tx(tx::Args),
+    Proof(proof::Args),
     Completions(completions::Args),
     CliReference(reference::Args),
 }
@@ -65,6 +67,7 @@ impl Command {
             Self::Status(args) => args.run()?,
             Self::Account(args) => args.run()?,
             Self::Tx(args) => return args.run(),
+            Self::Proof(args) => args.run()?,
             Self::Completions(args) => args.run()?,
             Self::CliReference(args) => args.run()?,
         }

@@ -5,4 +5,5 @@
 
 mod harness;
 mod keys;
+mod offline;
 mod reference;
