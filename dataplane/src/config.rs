@@ -1,0 +1,260 @@
+//! Configuration of an endpoint: who it is, whom it trusts, and every limit that it enforces.
+
+use std::{net::SocketAddrV6, sync::Arc, time::Duration};
+
+use falconet_crypto::{falcon::KeyPair, falcon::PublicKey, hash::Digest};
+
+use crate::{Channel, tls::TrustedKeys};
+
+/// What to bind and how.
+pub struct StoqConfig {
+    /// UDP address to listen on; port 0 lets the kernel choose. IPv6 only.
+    pub bind: SocketAddrV6,
+    /// The key that this endpoint proves. Without one it dials anonymously and accepts nobody.
+    pub identity: Option<Arc<KeyPair>>,
+    /// The chain served; peers of another chain are refused in the greeting.
+    pub chain_id: Digest,
+    /// Keys that may connect with a proof of identity. Replaceable at run time.
+    pub trusted: TrustedKeys,
+    /// Everything that a peer can make this endpoint hold, and for how long.
+    pub limits: Limits,
+    /// How datagrams enter and leave.
+    pub io: IoOptions,
+    /// Secret from which stateless-reset tokens and connection identifiers are derived. With the
+    /// same secret after a restart, peers learn at once that their connections are gone; without
+    /// one they find out by idle time-out.
+    pub reset_secret: Option<[u8; 32]>,
+    /// Called by the network thread after events were queued; for consumers that wait on
+    /// something other than the event receiver. Must not block.
+    pub notify: Option<Box<dyn Fn() + Send>>,
+}
+
+impl StoqConfig {
+    /// A configuration with default limits and no identity.
+    pub fn new(bind: SocketAddrV6, chain_id: Digest) -> Self {
+        StoqConfig {
+            bind,
+            identity: None,
+            chain_id,
+            trusted: TrustedKeys::default(),
+            limits: Limits::default(),
+            io: IoOptions::default(),
+            reset_secret: None,
+            notify: None,
+        }
+    }
+}
+
+/// Someone to connect to.
+#[derive(Clone, Debug)]
+pub struct PeerTarget {
+    /// UDP address.
+    pub addr: SocketAddrV6,
+    /// The key that the peer must prove.
+    pub key: PublicKey,
+    /// Whether to dial again, with back-off, whenever the connection fails or ends.
+    pub persistent: bool,
+}
+
+/// Which way datagrams travel between the kernel and the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Backend {
+    /// The best that this kernel permits, with a log line that says which and why not better.
+    #[default]
+    Auto,
+    /// io_uring with multishot receive, or failure to bind when the kernel refuses it.
+    IoUring,
+    /// `recvmmsg` and `sendmmsg` with segmentation offload where the kernel has it.
+    Mmsg,
+    /// `recvmmsg` and `sendmmsg`, one datagram for each buffer.
+    Plain,
+}
+
+/// What the network thread does when nothing is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Spin {
+    /// Sleeps in the kernel at once. The right choice when cores are shared.
+    Never,
+    /// Polls for up to `max`, less when polling did not pay lately, then sleeps.
+    Adaptive {
+        /// Longest time spent polling.
+        max: Duration,
+    },
+    /// Never sleeps: a core for the lowest latency.
+    Always,
+}
+
+/// How datagrams enter and leave.
+#[derive(Clone, Copy, Debug)]
+pub struct IoOptions {
+    /// The I/O backend.
+    pub backend: Backend,
+    /// What to do when idle.
+    pub spin: Spin,
+    /// Kernel receive and send buffer wished for, bytes; the kernel may grant less.
+    pub socket_buffer_bytes: usize,
+    /// Memory for receive buffers, bytes. Beyond it received bytes are copied out one datagram
+    /// at a time, so that what peers pin stays within this sum and the QUIC windows.
+    pub pool_bytes_max: usize,
+    /// Largest UDP payload tried by path MTU discovery off loopback, bytes.
+    pub mtu_max: u16,
+    /// Largest UDP payload tried by path MTU discovery on loopback, bytes.
+    pub mtu_max_loopback: u16,
+}
+
+impl Default for IoOptions {
+    fn default() -> Self {
+        IoOptions {
+            backend: Backend::Auto,
+            spin: Spin::Never,
+            socket_buffer_bytes: 8 << 20,
+            pool_bytes_max: 32 << 20,
+            mtu_max: MTU_JUMBO,
+            mtu_max_loopback: MTU_LOOPBACK,
+        }
+    }
+}
+
+/// UDP payload of an Ethernet jumbo frame: 9000 less the IPv6 and UDP headers.
+pub const MTU_JUMBO: u16 = 9000 - 48;
+
+/// UDP payload on Linux loopback: 65536 less the IPv6 and UDP headers.
+pub const MTU_LOOPBACK: u16 = (65_536 - 48u32) as u16;
+
+/// Everything that a peer can make an endpoint hold. Each limit has a counter in
+/// [`Stats`](crate::Stats).
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections of trusted peers, the reserved places.
+    pub validators_max: usize,
+    /// Connections of anonymous clients.
+    pub anonymous_max: usize,
+    /// Connections of anonymous clients from one /64 address prefix.
+    pub anonymous_per_prefix_max: usize,
+    /// Incoming handshakes in progress.
+    pub handshakes_max: usize,
+    /// Incoming handshakes in progress from one /64 address prefix.
+    pub handshakes_per_prefix_max: usize,
+    /// From this many incoming handshakes in progress, source addresses are validated by a
+    /// stateless retry first.
+    pub handshakes_before_retry: usize,
+    /// Time for a handshake and greeting.
+    pub handshake_timeout: Duration,
+    /// Idle time-out that this endpoint asks for when it dials with an identity.
+    pub idle_timeout_validator: Duration,
+    /// Idle time-out that this endpoint asks for when it dials anonymously, and grants.
+    pub idle_timeout_client: Duration,
+    /// Interval of keep-alive packets on connections dialled with an identity.
+    pub keep_alive_validator: Duration,
+    /// Interval of keep-alive packets on connections dialled anonymously.
+    pub keep_alive_client: Duration,
+    /// Longest time between the first and the last byte of a frame.
+    pub frame_timeout: Duration,
+    /// Longest payload of a Control frame, bytes.
+    pub control_frame_bytes_max: u32,
+    /// Longest payload of a Bulk frame, bytes.
+    pub bulk_frame_bytes_max: u32,
+    /// Longest payload of a Client frame, bytes.
+    pub client_frame_bytes_max: u32,
+    /// Bulk streams that a trusted peer may have open at a time.
+    pub bulk_streams_max: u32,
+    /// Flow-control window of one stream, bytes.
+    pub stream_window_bytes: u32,
+    /// Flow-control window of an anonymous connection, bytes. That of a trusted one follows from
+    /// `bulk_streams_max` and `stream_window_bytes`, so that Bulk can never block Control.
+    pub anonymous_window_bytes: u32,
+    /// Bytes sent and not yet acknowledged on one connection.
+    pub send_window_bytes: u64,
+    /// Part of `send_window_bytes` that Bulk may not use.
+    pub send_window_reserve_bytes: u64,
+    /// Bytes that may wait in the send queue of one connection's Control channel.
+    pub control_queue_bytes_max: usize,
+    /// Bytes that may wait in the send queue of one connection's Bulk channel.
+    pub bulk_queue_bytes_max: usize,
+    /// Bytes that may wait in the send queue of one connection's Client channel.
+    pub client_queue_bytes_max: usize,
+    /// Commands from handles that may wait for the network thread.
+    pub commands_max: usize,
+    /// Frames that may wait for the consumer.
+    pub event_frames_max: usize,
+    /// Payload bytes that may wait for the consumer.
+    pub event_bytes_max: usize,
+    /// Dialling targets.
+    pub targets_max: usize,
+    /// First delay before a persistent target is dialled again.
+    pub redial_delay_min: Duration,
+    /// Longest delay before a persistent target is dialled again.
+    pub redial_delay_max: Duration,
+    /// A payload shorter than this is copied out of its receive buffer, so that a kept small
+    /// message does not keep a large buffer, bytes.
+    pub copy_below_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            validators_max: 512,
+            anonymous_max: 1024,
+            anonymous_per_prefix_max: 256,
+            handshakes_max: 256,
+            handshakes_per_prefix_max: 128,
+            handshakes_before_retry: 64,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout_validator: Duration::from_secs(10),
+            idle_timeout_client: Duration::from_secs(30),
+            keep_alive_validator: Duration::from_secs(3),
+            keep_alive_client: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(10),
+            control_frame_bytes_max: 1 << 20,
+            bulk_frame_bytes_max: 4 << 20,
+            client_frame_bytes_max: 256 << 10,
+            bulk_streams_max: 8,
+            stream_window_bytes: 2 << 20,
+            anonymous_window_bytes: 512 << 10,
+            send_window_bytes: 24 << 20,
+            send_window_reserve_bytes: 4 << 20,
+            control_queue_bytes_max: 8 << 20,
+            bulk_queue_bytes_max: 32 << 20,
+            client_queue_bytes_max: 4 << 20,
+            commands_max: 1 << 16,
+            event_frames_max: 1 << 14,
+            event_bytes_max: 64 << 20,
+            targets_max: 1024,
+            redial_delay_min: Duration::from_millis(50),
+            redial_delay_max: Duration::from_secs(1),
+            copy_below_bytes: 2048,
+        }
+    }
+}
+
+impl Limits {
+    /// Longest payload of a frame on `channel`, bytes.
+    pub fn frame_bytes_max(&self, channel: Channel) -> u32 {
+        match channel {
+            Channel::Control => self.control_frame_bytes_max,
+            Channel::Bulk => self.bulk_frame_bytes_max,
+            Channel::Client => self.client_frame_bytes_max,
+        }
+    }
+
+    /// Bytes that may wait in the send queue of `channel`.
+    pub fn queue_bytes_max(&self, channel: Channel) -> usize {
+        match channel {
+            Channel::Control => self.control_queue_bytes_max,
+            Channel::Bulk => self.bulk_queue_bytes_max,
+            Channel::Client => self.client_queue_bytes_max,
+        }
+    }
+
+    /// Flow-control window of a connection with a trusted peer, bytes: enough for every stream
+    /// that may exist, so that only stream windows ever bind.
+    pub(crate) fn validator_window_bytes(&self) -> u32 {
+        let streams = self.bulk_streams_max + ORDERED_CHANNELS;
+        self.stream_window_bytes.saturating_mul(streams)
+    }
+}
+
+/// Long-lived streams in each direction: Control and Client.
+pub(crate) const ORDERED_CHANNELS: u32 = 2;

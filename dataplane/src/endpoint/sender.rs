@@ -1,0 +1,294 @@
+//! The sending half of one connection: queues by channel, written to QUIC streams as fast as
+//! flow control and the send window permit.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use quinn_proto::{Connection, Dir, StreamId, WriteError};
+
+use super::core::Core;
+use crate::{Channel, CloseCode, Payload, frame::HEADER_BYTES, send::ConnBudget, stats::Count};
+
+/// What makes the connection unusable for sending.
+pub(super) type Failure = (CloseCode, String);
+
+/// The sending half.
+pub(super) struct Sender {
+    control: Ordered,
+    client: Ordered,
+    bulk: Bulk,
+}
+
+impl Sender {
+    pub(super) fn new() -> Self {
+        Sender {
+            control: Ordered::new(Channel::Control),
+            client: Ordered::new(Channel::Client),
+            bulk: Bulk::default(),
+        }
+    }
+
+    /// Queues a frame. The caller has checked kind, length and budget.
+    pub(super) fn push(&mut self, channel: Channel, kind: u8, payload: Payload) {
+        match channel {
+            Channel::Control => self.control.queue.push_back((kind, payload)),
+            Channel::Client => self.client.queue.push_back((kind, payload)),
+            Channel::Bulk => self.bulk.queue.push_back((kind, payload)),
+        }
+    }
+
+    /// Queues the greeting, which no budget covers.
+    pub(super) fn push_hello(&mut self, channel: Channel, kind: u8, payload: Payload) {
+        let ordered = match channel {
+            Channel::Control => &mut self.control,
+            Channel::Client => &mut self.client,
+            Channel::Bulk => unreachable!("a greeting never goes on Bulk"),
+        };
+        assert!(ordered.queue.is_empty(), "the greeting comes first");
+        ordered.queue.push_back((kind, payload));
+        ordered.unbudgeted = 1;
+    }
+
+    /// Writes what can be written, the urgent first.
+    pub(super) fn flush(
+        &mut self,
+        quic: &mut Connection,
+        budget: &ConnBudget,
+        core: &mut Core,
+    ) -> Result<(), Failure> {
+        self.control.flush(quic, budget, core)?;
+        self.client.flush(quic, budget, core)?;
+        self.bulk.flush(quic, budget, core)
+    }
+
+    /// A stream of ours is done: acknowledged in full, or stopped by the peer.
+    pub(super) fn stream_ended(&mut self, id: StreamId) -> Result<(), Failure> {
+        if self.control.stream == Some(id) || self.client.stream == Some(id) {
+            return Err((
+                CloseCode::BadStream,
+                "the peer stopped a long-lived stream".into(),
+            ));
+        }
+        self.bulk.ended(id);
+        Ok(())
+    }
+}
+
+/// A long-lived stream.
+struct Ordered {
+    channel: Channel,
+    stream: Option<StreamId>,
+    queue: VecDeque<(u8, Payload)>,
+    /// Frames at the front of the queue that no budget covers.
+    unbudgeted: usize,
+    chunks: Chunks,
+}
+
+/// Frames are joined into one write up to this size, bytes.
+const WRITE_BYTES: usize = 64 << 10;
+
+impl Ordered {
+    fn new(channel: Channel) -> Self {
+        Ordered {
+            channel,
+            stream: None,
+            queue: VecDeque::new(),
+            unbudgeted: 0,
+            chunks: Chunks::default(),
+        }
+    }
+
+    fn flush(
+        &mut self,
+        quic: &mut Connection,
+        budget: &ConnBudget,
+        core: &mut Core,
+    ) -> Result<(), Failure> {
+        if self.queue.is_empty() && self.chunks.is_empty() {
+            return Ok(());
+        }
+        let id = match self.stream {
+            Some(id) => id,
+            None => {
+                let Some(id) = open(quic, self.channel) else {
+                    return Ok(());
+                };
+                self.chunks.push(type_byte(self.channel));
+                *self.stream.insert(id)
+            }
+        };
+        loop {
+            while self.chunks.bytes < WRITE_BYTES
+                && let Some((kind, payload)) = self.queue.pop_front()
+            {
+                let len = payload.len();
+                self.chunks.push_frame(core, kind, payload);
+                if self.unbudgeted > 0 {
+                    self.unbudgeted -= 1;
+                } else {
+                    budget.give_back(self.channel, len);
+                    core.stats.frames_out.inc();
+                }
+            }
+            match self.chunks.write(quic, id)? {
+                Progress::All if self.queue.is_empty() => return Ok(()),
+                Progress::All => {}
+                Progress::Blocked => return Ok(()),
+                Progress::Stopped => {
+                    return Err((
+                        CloseCode::BadStream,
+                        "the peer stopped a long-lived stream".into(),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// Streams of one frame each.
+#[derive(Default)]
+struct Bulk {
+    queue: VecDeque<(u8, Payload)>,
+    /// Streams not yet written in full, at most `bulk_streams_max`.
+    writing: Vec<(StreamId, u64, Chunks)>,
+    /// Streams written and not yet acknowledged in full, with their lengths.
+    unacked: Vec<(StreamId, u64)>,
+    /// Bytes in `writing` and `unacked`.
+    in_flight_bytes: u64,
+}
+
+impl Bulk {
+    fn flush(
+        &mut self,
+        quic: &mut Connection,
+        budget: &ConnBudget,
+        core: &mut Core,
+    ) -> Result<(), Failure> {
+        loop {
+            // In order: an older frame gets the window before a younger one.
+            let mut i = 0;
+            while i < self.writing.len() {
+                let (id, len, chunks) = &mut self.writing[i];
+                match chunks.write(quic, *id)? {
+                    Progress::All => {
+                        // Fails only when the peer stopped it meanwhile; `ended` comes then.
+                        let _ = quic.send_stream(*id).finish();
+                        self.unacked.push((*id, *len));
+                    }
+                    Progress::Blocked => {
+                        i += 1;
+                        continue;
+                    }
+                    Progress::Stopped => self.in_flight_bytes -= *len,
+                }
+                self.writing.remove(i);
+            }
+            let Some((_, payload)) = self.queue.front() else {
+                return Ok(());
+            };
+            let len = (1 + HEADER_BYTES + payload.len()) as u64;
+            let window = core.limits.send_window_bytes - core.limits.send_window_reserve_bytes;
+            if self.writing.len() >= core.limits.bulk_streams_max as usize
+                || (self.in_flight_bytes > 0 && self.in_flight_bytes + len > window)
+            {
+                return Ok(());
+            }
+            let Some(id) = open(quic, Channel::Bulk) else {
+                return Ok(());
+            };
+            let (kind, payload) = self.queue.pop_front().expect("looked at above");
+            budget.give_back(Channel::Bulk, payload.len());
+            core.stats.frames_out.inc();
+            let mut chunks = Chunks::default();
+            chunks.push(type_byte(Channel::Bulk));
+            chunks.push_frame(core, kind, payload);
+            self.in_flight_bytes += len;
+            self.writing.push((id, len, chunks));
+        }
+    }
+
+    fn ended(&mut self, id: StreamId) {
+        if let Some(at) = self.unacked.iter().position(|(stream, _)| *stream == id) {
+            let (_, len) = self.unacked.swap_remove(at);
+            self.in_flight_bytes -= len;
+        } else if let Some(at) = self.writing.iter().position(|(stream, ..)| *stream == id) {
+            let (_, len, _) = self.writing.remove(at);
+            self.in_flight_bytes -= len;
+        }
+    }
+}
+
+/// Pieces waiting to be written to one stream.
+#[derive(Default)]
+struct Chunks {
+    pieces: Vec<Bytes>,
+    /// Pieces at the front that are written.
+    done: usize,
+    /// Bytes not yet written.
+    bytes: usize,
+}
+
+enum Progress {
+    All,
+    Blocked,
+    Stopped,
+}
+
+impl Chunks {
+    fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.bytes += piece.len();
+            self.pieces.push(piece);
+        }
+    }
+
+    fn push_frame(&mut self, core: &mut Core, kind: u8, payload: Payload) {
+        let header = core.headers.header(kind, payload.len());
+        self.push(header);
+        match payload {
+            Payload::One(bytes) => self.push(bytes),
+            Payload::Many(pieces) => pieces.into_iter().for_each(|piece| self.push(piece)),
+        }
+    }
+
+    fn write(&mut self, quic: &mut Connection, id: StreamId) -> Result<Progress, Failure> {
+        while self.bytes > 0 {
+            match quic
+                .send_stream(id)
+                .write_chunks(&mut self.pieces[self.done..])
+            {
+                Ok(written) => {
+                    self.done += written.chunks;
+                    self.bytes -= written.bytes;
+                }
+                Err(WriteError::Blocked) => return Ok(Progress::Blocked),
+                Err(WriteError::Stopped(_)) => return Ok(Progress::Stopped),
+                Err(WriteError::ClosedStream) => {
+                    return Err((CloseCode::BadStream, "a stream of ours is closed".into()));
+                }
+            }
+        }
+        self.pieces.clear();
+        self.done = 0;
+        Ok(Progress::All)
+    }
+}
+
+fn type_byte(channel: Channel) -> Bytes {
+    const TYPES: &[u8] = &[1, 2, 3];
+    let piece = Bytes::from_static(&TYPES[channel.index()..=channel.index()]);
+    assert_eq!(piece[0], channel.to_wire(), "stream type table");
+    piece
+}
+
+fn open(quic: &mut Connection, channel: Channel) -> Option<StreamId> {
+    let id = quic.streams().open(Dir::Uni)?;
+    quic.send_stream(id)
+        .set_priority(channel.priority())
+        .expect("a stream just opened exists");
+    Some(id)
+}

@@ -1,0 +1,1 @@
+//! The endpoint under a virtual network.

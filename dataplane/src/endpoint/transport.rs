@@ -1,0 +1,124 @@
+//! QUIC transport parameters from limits and options.
+
+use std::{net::Ipv6Addr, sync::Arc, time::Duration};
+
+use aws_lc_rs::hmac;
+use falconet_crypto::hash::hash;
+use quinn_proto::{
+    AckFrequencyConfig, EndpointConfig, HashedConnectionIdGenerator, IdleTimeout,
+    MtuDiscoveryConfig, TransportConfig, VarInt,
+};
+
+use crate::{IoOptions, Limits};
+
+/// First size of datagrams, bytes: what every IPv6 path carries (RFC 8200, section 5: 1280) less
+/// the headers. Discovery raises it. It must stay below 16,384: quinn-proto writes the length of
+/// long-header packets in two bytes, and larger ones never connect.
+const MTU_INITIAL: u16 = 1280 - 48;
+
+/// Ack-eliciting packets that a peer may receive before it must acknowledge. Fewer
+/// acknowledgements are cheaper on both sides; at the default of 2 they cost a fifth of the CPU.
+const ACK_THRESHOLD: u32 = 10;
+
+/// How long a peer may withhold an acknowledgement.
+const ACK_DELAY_MAX: Duration = Duration::from_millis(10);
+
+/// Largest UDP payload accepted, bytes.
+const DATAGRAM_BYTES_MAX: u16 = 65_527;
+
+/// Who dialled and with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The peer dialled.
+    Accepting,
+    /// This side dialled and proves a key.
+    DiallingAsValidator,
+    /// This side dialled and proves none.
+    DiallingAsClient,
+}
+
+/// Parameters of one kind of connection.
+pub(super) fn transport_config(
+    limits: &Limits,
+    io: &IoOptions,
+    side: Side,
+    loopback: bool,
+) -> Arc<TransportConfig> {
+    let mut config = TransportConfig::default();
+    let (idle, keep_alive) = match side {
+        // The dialler keeps the connection alive, and the shorter idle time-out counts.
+        Side::Accepting => (limits.idle_timeout_client, None),
+        Side::DiallingAsValidator => (
+            limits.idle_timeout_validator,
+            Some(limits.keep_alive_validator),
+        ),
+        Side::DiallingAsClient => (limits.idle_timeout_client, Some(limits.keep_alive_client)),
+    };
+    let idle = IdleTimeout::try_from(idle).expect("idle time-outs are checked when binding");
+    config
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(keep_alive)
+        .max_concurrent_bidi_streams(0u32.into())
+        // Until the peer's role is known: its greeting, and nothing large.
+        .max_concurrent_uni_streams(crate::config::ORDERED_CHANNELS.into())
+        .receive_window(limits.anonymous_window_bytes.into())
+        .stream_receive_window(limits.stream_window_bytes.into())
+        .send_window(limits.send_window_bytes)
+        // A frame finished early is worth more than many frames half done.
+        .send_fairness(false)
+        .datagram_receive_buffer_size(None)
+        .initial_mtu(MTU_INITIAL)
+        .mtu_discovery_config(Some(mtu_discovery(io, loopback)));
+    let mut ack = AckFrequencyConfig::default();
+    ack.ack_eliciting_threshold(ACK_THRESHOLD.into())
+        .max_ack_delay(Some(ACK_DELAY_MAX));
+    config.ack_frequency_config(Some(ack));
+    Arc::new(config)
+}
+
+/// Whether packets to this address stay on this machine.
+pub(super) fn is_loopback(ip: &Ipv6Addr) -> bool {
+    ip.is_loopback()
+}
+
+/// Streams that a trusted peer may have open.
+pub(super) fn validator_streams(limits: &Limits) -> VarInt {
+    (limits.bulk_streams_max + crate::config::ORDERED_CHANNELS).into()
+}
+
+/// Parameters of the endpoint. With a secret, reset tokens and connection identifiers survive a
+/// restart, so that peers learn at once that their connections are gone (RFC 9000, section 10.3).
+pub(super) fn endpoint_config(reset_secret: Option<[u8; 32]>) -> EndpointConfig {
+    let mut config = match reset_secret {
+        None => EndpointConfig::default(),
+        Some(secret) => {
+            let reset = hash("falconet stoq reset token", &[&secret]);
+            let cid = hash("falconet stoq connection id", &[&secret]);
+            let cid_key = u64::from_le_bytes(
+                *cid.as_bytes()
+                    .first_chunk()
+                    .expect("a digest has more than eight bytes"),
+            );
+            let key = hmac::Key::new(hmac::HMAC_SHA256, reset.as_bytes());
+            let mut config = EndpointConfig::new(Arc::new(key));
+            config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+            config
+        }
+    };
+    config
+        .max_udp_payload_size(DATAGRAM_BYTES_MAX)
+        .expect("within the range that QUIC permits")
+        // A packet filter may then demand the fixed bit (RFC 9287 describes the greasing).
+        .grease_quic_bit(false);
+    config
+}
+
+fn mtu_discovery(io: &IoOptions, loopback: bool) -> MtuDiscoveryConfig {
+    let mut config = MtuDiscoveryConfig::default();
+    config.upper_bound(if loopback {
+        io.mtu_max_loopback
+    } else {
+        io.mtu_max
+    });
+    config
+}

@@ -1,0 +1,70 @@
+//! I/O backends: how datagrams travel between the kernel and the endpoint.
+//!
+//! One small trait, so that the network thread is the same for all. The choice is made once, when
+//! binding, and logged with its reason.
+
+mod cmsg;
+mod mmsg;
+mod socket;
+
+use std::{
+    io,
+    net::{Ipv6Addr, SocketAddrV6},
+    os::fd::BorrowedFd,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use quinn_proto::{EcnCodepoint, Transmit};
+
+use crate::{Backend as Choice, BindError, IoOptions, Stats};
+
+/// One datagram that came.
+pub(crate) struct Received {
+    pub(crate) from: SocketAddrV6,
+    pub(crate) local_ip: Option<Ipv6Addr>,
+    pub(crate) ecn: Option<EcnCodepoint>,
+    pub(crate) data: BytesMut,
+}
+
+/// A bound UDP socket and the way to use it. Used by one thread.
+pub(crate) trait Backend: Send {
+    /// Takes what has come; `false` when nothing had.
+    fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<bool>;
+
+    /// An empty buffer for the next transmission, `None` while the kernel takes no more.
+    fn transmit_buffer(&mut self) -> Option<&mut Vec<u8>>;
+
+    /// Queues what was written into the buffer last given out.
+    fn transmit(&mut self, transmit: &Transmit);
+
+    /// Hands everything queued to the kernel.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Sleeps until a datagram comes, `waker` is readable, room appears after the kernel took no
+    /// more, or `timeout` passes.
+    fn wait(&mut self, waker: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Datagrams that one transmission may hold now; 1 without segmentation offload.
+    fn segments_max(&self) -> usize;
+
+    /// The address bound.
+    fn local_addr(&self) -> SocketAddrV6;
+
+    /// What it is, for people.
+    fn describe(&self) -> String;
+}
+
+/// Binds and chooses the backend.
+pub(crate) fn open(
+    addr: SocketAddrV6,
+    options: &IoOptions,
+    stats: Arc<Stats>,
+) -> Result<Box<dyn Backend>, BindError> {
+    let socket = socket::bind(addr, options)?;
+    let offload = options.backend != Choice::Plain;
+    let backend = mmsg::Mmsg::new(socket, offload, options, stats)
+        .map_err(|(call, source)| BindError::System { call, addr, source })?;
+    Ok(Box::new(backend))
+}

@@ -1,0 +1,126 @@
+//! The UDP socket that every backend uses: IPv6 only, large buffers, no fragmentation.
+
+use std::{
+    io,
+    net::SocketAddrV6,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, sockopt},
+};
+
+use crate::{BindError, IoOptions};
+
+/// A bound socket and what it was bound to.
+pub(super) struct Socket {
+    pub(super) fd: OwnedFd,
+    pub(super) addr: SocketAddrV6,
+}
+
+/// Opens and binds.
+pub(super) fn bind(addr: SocketAddrV6, options: &IoOptions) -> Result<Socket, BindError> {
+    let system = |call| {
+        move |errno: Errno| BindError::System {
+            call,
+            addr,
+            source: errno.into(),
+        }
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None)
+        .map_err(system("socket"))?;
+    sockopt::set_ipv6_v6only(&fd, true).map_err(system("setsockopt IPV6_V6ONLY"))?;
+    grow_buffers(&fd, options.socket_buffer_bytes);
+    set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)
+        .map_err(|source| system_io("setsockopt IPV6_RECVTCLASS", addr, source))?;
+    // Without these, path MTU discovery would measure the kernel's fragmentation.
+    set(
+        &fd,
+        libc::IPPROTO_IPV6,
+        libc::IPV6_MTU_DISCOVER,
+        libc::IPV6_PMTUDISC_PROBE,
+    )
+    .map_err(|source| system_io("setsockopt IPV6_MTU_DISCOVER", addr, source))?;
+    set(&fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)
+        .map_err(|source| system_io("setsockopt IPV6_DONTFRAG", addr, source))?;
+    if addr.ip().is_unspecified() {
+        // Answers must leave from the address that was asked.
+        set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+            .map_err(|source| system_io("setsockopt IPV6_RECVPKTINFO", addr, source))?;
+    }
+    rustix::net::bind(&fd, &addr).map_err(|errno| match errno {
+        Errno::ADDRINUSE => BindError::AddressInUse { addr },
+        Errno::ADDRNOTAVAIL => BindError::AddressNotAvailable { addr },
+        other => system("bind")(other),
+    })?;
+    let local = rustix::net::getsockname(&fd).map_err(system("getsockname"))?;
+    let local = SocketAddrV6::try_from(local).map_err(system("getsockname"))?;
+    Ok(Socket { fd, addr: local })
+}
+
+/// Turns on receive offload; `false` when the kernel has none.
+pub(super) fn enable_gro(fd: &OwnedFd) -> bool {
+    set(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok()
+}
+
+/// Whether the kernel has segmentation offload.
+pub(super) fn has_gso(fd: &OwnedFd) -> bool {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, `value` and `len` are valid for writes of their sizes, and
+    // `len` holds the size of `value`.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    result == 0
+}
+
+/// Asks for large kernel buffers, beyond the system's maximum where privileges permit.
+fn grow_buffers(fd: &OwnedFd, wished: usize) {
+    if sockopt::set_socket_recv_buffer_size_force(fd, wished).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(fd, wished);
+    }
+    let value = libc::c_int::try_from(wished).unwrap_or(libc::c_int::MAX);
+    if set(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, value).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(fd, wished);
+    }
+    let granted = sockopt::socket_recv_buffer_size(fd).unwrap_or(0) / 2;
+    if granted < wished {
+        tracing::info!(
+            wished,
+            granted,
+            "the kernel grants a smaller receive buffer; bursts may be dropped \
+             (raise net.core.rmem_max)"
+        );
+    }
+}
+
+fn system_io(call: &'static str, addr: SocketAddrV6, source: io::Error) -> BindError {
+    BindError::System { call, addr, source }
+}
+
+fn set(fd: &OwnedFd, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open and `value` is valid for reads of its size.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

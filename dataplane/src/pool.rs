@@ -1,0 +1,137 @@
+//! Receive buffers: a fixed budget, used in windows, recycled when their last slice is dropped.
+//!
+//! A slab is larger than the largest reception (64 KB, what GRO can join), and a reception
+//! consumes only the bytes that came, so that a small datagram does not take a large buffer out
+//! of service. In steady state nothing is allocated. When every slab of the budget is pinned by
+//! slices in use, the caller copies datagrams out one by one, so that what a peer can pin is
+//! bounded by the budget and the QUIC windows.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::BytesMut;
+
+use crate::{Stats, stats::Count};
+
+/// Room that one reception needs, bytes: the largest UDP payload that GRO delivers, and the
+/// header that io_uring puts before it.
+pub(crate) const WINDOW_BYTES: usize = 65_536 + 256;
+
+/// Size of a slab, bytes.
+pub(crate) const SLAB_BYTES: usize = 4 * WINDOW_BYTES;
+
+/// Retired slabs looked at for a free one before a new one is allocated.
+const SCAN_MAX: usize = 8;
+
+/// Slabs of one network thread.
+pub(crate) struct Pool {
+    slabs_max: usize,
+    allocated: usize,
+    /// Slabs without a window left; slices of them may be in use.
+    retired: VecDeque<BytesMut>,
+    stats: Arc<Stats>,
+}
+
+impl Pool {
+    /// A pool of at most `bytes_max` bytes, at least one slab.
+    pub(crate) fn new(bytes_max: usize, stats: Arc<Stats>) -> Self {
+        Pool {
+            slabs_max: (bytes_max / SLAB_BYTES).max(1),
+            allocated: 0,
+            retired: VecDeque::new(),
+            stats,
+        }
+    }
+
+    /// A slab with all its windows free, `None` when the budget is pinned.
+    pub(crate) fn take(&mut self) -> Option<BytesMut> {
+        for _ in 0..self.retired.len().min(SCAN_MAX) {
+            let mut slab = self.retired.pop_front().expect("counted above");
+            if slab.try_reclaim(SLAB_BYTES) {
+                self.stats.pool_buffers_recycled.inc();
+                return Some(slab);
+            }
+            self.retired.push_back(slab);
+        }
+        if self.allocated < self.slabs_max {
+            self.allocated += 1;
+            self.stats.pool_buffers_allocated.inc();
+            return Some(BytesMut::with_capacity(SLAB_BYTES));
+        }
+        None
+    }
+
+    /// Replaces a slab that has no window left; keeps it when it has.
+    pub(crate) fn refill(&mut self, slab: &mut Option<BytesMut>) {
+        match slab {
+            Some(present) if has_window(present) => {}
+            _ => {
+                if let Some(used) = slab.take() {
+                    self.retired.push_back(used);
+                }
+                *slab = self.take();
+            }
+        }
+    }
+}
+
+/// Whether one more reception fits.
+fn has_window(slab: &BytesMut) -> bool {
+    slab.capacity() - slab.len() >= WINDOW_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(slabs: usize) -> Pool {
+        Pool::new(slabs * SLAB_BYTES, Arc::new(Stats::default()))
+    }
+
+    /// What a reception of `len` bytes does.
+    fn receive(slab: &mut BytesMut, len: usize) -> BytesMut {
+        slab.resize(len, 7);
+        slab.split()
+    }
+
+    #[test]
+    fn steady_state_allocates_nothing() {
+        let mut pool = pool(4);
+        let mut slab = None;
+        let mut in_use = VecDeque::new();
+        for i in 0..10_000 {
+            pool.refill(&mut slab);
+            let slab = slab.as_mut().expect("recycling keeps up");
+            in_use.push_back(receive(slab, 1 + i * 37 % 65_536).freeze());
+            if in_use.len() > 2 {
+                in_use.pop_front();
+            }
+        }
+        let stats = pool.stats.snapshot();
+        assert!(stats.pool_buffers_allocated <= 4);
+        assert!(stats.pool_buffers_recycled > 1000);
+    }
+
+    #[test]
+    fn small_receptions_share_a_slab() {
+        let mut pool = pool(2);
+        let mut slab = None;
+        let mut kept = Vec::new();
+        for _ in 0..100 {
+            pool.refill(&mut slab);
+            kept.push(receive(slab.as_mut().expect("room"), 1200).freeze());
+        }
+        assert_eq!(pool.stats.snapshot().pool_buffers_allocated, 1);
+    }
+
+    #[test]
+    fn a_pinned_budget_is_noticed_and_ends() {
+        let mut pool = pool(1);
+        let mut slab = pool.take();
+        let pinned = receive(slab.as_mut().expect("first"), 60_000).freeze();
+        pool.retired.extend(slab.take());
+        assert!(pool.take().is_none());
+        drop(pinned);
+        let again = pool.take().expect("recycled");
+        assert!(again.capacity() >= SLAB_BYTES);
+    }
+}

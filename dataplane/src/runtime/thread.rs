@@ -1,0 +1,291 @@
+//! The network thread: one loop that moves datagrams, commands and events between the kernel, the
+//! endpoint and the consumer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use super::wake::Waker;
+use crate::{
+    Event, Spin, Stats,
+    endpoint::Endpoint,
+    io::{Backend, Received},
+    send::Command,
+    stats::Count,
+};
+
+/// Receptions in one turn before anything else gets its share.
+const RECEPTIONS_PER_TURN: usize = 4;
+
+/// Commands in one turn.
+const COMMANDS_PER_TURN: usize = 1024;
+
+/// Rounds of transmission in one turn.
+const TRANSMISSIONS_PER_TURN: usize = 4;
+
+/// Wait while the event channel is full; its consumer gives no sign when it takes lifecycle
+/// events.
+const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(1);
+
+/// Wait after an I/O error, so that a broken socket does not burn a core.
+const ERROR_WAIT: Duration = Duration::from_millis(10);
+
+/// Shortest time that adaptive spinning is tried.
+const SPIN_MIN: Duration = Duration::from_micros(2);
+
+/// Everything that the thread owns.
+pub(super) struct NetThread {
+    endpoint: Endpoint,
+    io: Box<dyn Backend>,
+    commands: Receiver<Command>,
+    events: Sender<Event>,
+    /// The event that found the channel full.
+    held: Option<Event>,
+    waker: Waker,
+    stats: Arc<Stats>,
+    notify: Option<Box<dyn Fn() + Send>>,
+    spinner: Spinner,
+    is_stopping: bool,
+}
+
+impl NetThread {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called once, all are owned parts"
+    )]
+    pub(super) fn new(
+        endpoint: Endpoint,
+        io: Box<dyn Backend>,
+        commands: Receiver<Command>,
+        events: Sender<Event>,
+        waker: Waker,
+        stats: Arc<Stats>,
+        notify: Option<Box<dyn Fn() + Send>>,
+        spin: Spin,
+    ) -> Self {
+        NetThread {
+            endpoint,
+            io,
+            commands,
+            events,
+            held: None,
+            waker,
+            stats,
+            notify,
+            spinner: Spinner::new(spin),
+            is_stopping: false,
+        }
+    }
+
+    /// Runs until shut down.
+    pub(super) fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            let mut busy = self.receive(now);
+            busy |= self.command(now);
+            if self.endpoint.poll_timeout().is_some_and(|at| at <= now) {
+                self.endpoint.handle_timeout(now);
+            }
+            self.endpoint.advance(now);
+            self.deliver(now);
+            busy |= self.transmit(now);
+            if self.is_stopping && !self.endpoint.wants_transmit() {
+                return;
+            }
+            if busy {
+                self.spinner.worked(now, &self.stats);
+            } else if !self.spinner.go_on(now) {
+                self.wait(now);
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Instant) -> bool {
+        let endpoint = &mut self.endpoint;
+        let mut sink = |received: Received| {
+            endpoint.handle_datagram(
+                now,
+                received.from,
+                received.local_ip,
+                received.ecn,
+                received.data,
+            );
+        };
+        let mut busy = false;
+        for _ in 0..RECEPTIONS_PER_TURN {
+            match self.io.receive(&mut sink) {
+                Ok(true) => busy = true,
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::error!(%error, "receiving failed");
+                    std::thread::sleep(ERROR_WAIT);
+                    break;
+                }
+            }
+        }
+        busy
+    }
+
+    fn command(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        for command in self.commands.try_iter().take(COMMANDS_PER_TURN) {
+            self.is_stopping |= matches!(command, Command::Shutdown);
+            self.endpoint.handle_command(now, command);
+            busy = true;
+        }
+        busy
+    }
+
+    fn deliver(&mut self, now: Instant) {
+        let mut any = false;
+        while let Some(event) = self.held.take().or_else(|| self.endpoint.poll_event()) {
+            match self.events.try_send(event) {
+                Ok(()) => any = true,
+                Err(TrySendError::Full(event)) => {
+                    self.held = Some(event);
+                    break;
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    // Nobody listens any more: the endpoint has no purpose.
+                    if !std::mem::replace(&mut self.is_stopping, true) {
+                        self.endpoint.handle_command(now, Command::Shutdown);
+                        self.endpoint.advance(now);
+                    }
+                }
+            }
+        }
+        if any && let Some(notify) = &self.notify {
+            notify();
+        }
+    }
+
+    fn transmit(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        self.endpoint.set_segments_max(self.io.segments_max());
+        for _ in 0..TRANSMISSIONS_PER_TURN {
+            let mut any = false;
+            while let Some(buf) = self.io.transmit_buffer() {
+                let Some(transmit) = self.endpoint.poll_transmit(now, buf) else {
+                    break;
+                };
+                self.io.transmit(&transmit);
+                any = true;
+            }
+            if !any {
+                break;
+            }
+            busy = true;
+            if let Err(error) = self.io.flush() {
+                tracing::error!(%error, "sending failed");
+                std::thread::sleep(ERROR_WAIT);
+                break;
+            }
+        }
+        busy
+    }
+
+    fn wait(&mut self, now: Instant) {
+        let mut timeout = self
+            .endpoint
+            .poll_timeout()
+            .map(|at| at.saturating_duration_since(now));
+        if timeout == Some(Duration::ZERO) {
+            return;
+        }
+        if self.held.is_some() {
+            let limit = timeout.map_or(FULL_CHANNEL_WAIT, |t| t.min(FULL_CHANNEL_WAIT));
+            timeout = Some(limit);
+        }
+        self.waker.going_to_sleep();
+        // What was queued before the flag was set gave no wake-up: look once more.
+        let is_idle = self.commands.is_empty() && !self.endpoint.may_resume();
+        if is_idle && let Err(error) = self.io.wait(self.waker.fd(), timeout) {
+            tracing::error!(%error, "waiting failed");
+            std::thread::sleep(ERROR_WAIT);
+        }
+        self.waker.woke();
+    }
+}
+
+/// Decides between polling and sleeping. Polling is worth it while work keeps coming within the
+/// time that a wake-up costs.
+struct Spinner {
+    spin: Spin,
+    limit: Duration,
+    idle_since: Option<Instant>,
+}
+
+impl Spinner {
+    fn new(spin: Spin) -> Self {
+        Spinner {
+            spin,
+            limit: match spin {
+                Spin::Adaptive { max } => max,
+                Spin::Never | Spin::Always => Duration::ZERO,
+            },
+            idle_since: None,
+        }
+    }
+
+    /// Work was found.
+    fn worked(&mut self, _now: Instant, stats: &Stats) {
+        if self.idle_since.take().is_some()
+            && let Spin::Adaptive { max } = self.spin
+        {
+            stats.spins_useful.inc();
+            self.limit = (self.limit * 2).clamp(SPIN_MIN, max.max(SPIN_MIN));
+        }
+    }
+
+    /// No work was found; whether to look again at once.
+    fn go_on(&mut self, now: Instant) -> bool {
+        match self.spin {
+            Spin::Never => false,
+            Spin::Always => {
+                std::hint::spin_loop();
+                true
+            }
+            Spin::Adaptive { .. } => {
+                let since = *self.idle_since.get_or_insert(now);
+                if now.saturating_duration_since(since) < self.limit {
+                    std::hint::spin_loop();
+                    return true;
+                }
+                // In vain: less next time. Work after the sleep is no success of spinning.
+                self.limit = (self.limit / 2).max(SPIN_MIN);
+                self.idle_since = None;
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spinning_shortens_when_in_vain_and_lengthens_when_it_pays() {
+        let max = Duration::from_micros(64);
+        let mut spinner = Spinner::new(Spin::Adaptive { max });
+        let (stats, start) = (Stats::default(), Instant::now());
+        let mut now = start;
+        for _ in 0..10 {
+            while spinner.go_on(now) {
+                now += Duration::from_micros(1);
+            }
+        }
+        assert_eq!(spinner.limit, SPIN_MIN);
+        for _ in 0..10 {
+            assert!(spinner.go_on(now));
+            spinner.worked(now, &stats);
+        }
+        assert_eq!(spinner.limit, max);
+        assert_eq!(stats.snapshot().spins_useful, 10);
+        assert!(!Spinner::new(Spin::Never).go_on(now));
+        assert!(Spinner::new(Spin::Always).go_on(now));
+    }
+}

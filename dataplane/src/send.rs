@@ -1,0 +1,234 @@
+//! The sending side as callers see it: payloads, commands, and the per-connection budgets that
+//! answer `Full` at once instead of blocking.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use crate::{Channel, CloseCode, ConnId, Limits, PeerTarget, SendError, TargetId, channel};
+
+/// What a frame carries: one piece, or several that follow each other on the wire without being
+/// joined in memory first.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// One piece.
+    One(Bytes),
+    /// Several pieces, in order.
+    Many(Vec<Bytes>),
+}
+
+impl Payload {
+    /// Total length, bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::One(bytes) => bytes.len(),
+            Payload::Many(pieces) => pieces.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        Payload::One(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Payload::One(bytes.into())
+    }
+}
+
+impl From<&'static [u8]> for Payload {
+    fn from(bytes: &'static [u8]) -> Self {
+        Payload::One(Bytes::from_static(bytes))
+    }
+}
+
+impl From<Vec<Bytes>> for Payload {
+    fn from(pieces: Vec<Bytes>) -> Self {
+        Payload::Many(pieces)
+    }
+}
+
+/// What an endpoint is asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Dial, and for a persistent target keep dialling.
+    Connect { id: TargetId, target: PeerTarget },
+    /// Forget a target and close its connection.
+    Disconnect { id: TargetId },
+    /// Send a frame whose share of the budget is already taken.
+    Send {
+        conn: ConnId,
+        channel: Channel,
+        kind: u8,
+        payload: Payload,
+    },
+    /// Close a connection.
+    Close {
+        conn: ConnId,
+        code: CloseCode,
+        reason: String,
+    },
+    /// Close everything and accept nothing more.
+    Shutdown,
+}
+
+/// Send budget of one connection, shared by its owner and all handles.
+#[derive(Debug)]
+pub(crate) struct ConnBudget {
+    validator: bool,
+    closed: AtomicBool,
+    queued: [AtomicUsize; 3],
+}
+
+impl ConnBudget {
+    pub(crate) fn new(validator: bool) -> Self {
+        ConnBudget {
+            validator,
+            closed: AtomicBool::new(false),
+            queued: Default::default(),
+        }
+    }
+
+    /// Takes room for `len` payload bytes. An empty queue takes any frame that the channel
+    /// permits, so that a limit below the frame size cannot block for ever.
+    fn take(&self, channel: Channel, len: usize, max: usize) -> Result<(), SendError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(SendError::Closed);
+        }
+        if !self.validator && channel != Channel::Client {
+            return Err(SendError::ChannelNotAllowed);
+        }
+        let cost = len + FRAME_COST_BYTES;
+        self.queued[channel.index()]
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |queued| {
+                (queued == 0 || queued + cost <= max).then_some(queued + cost)
+            })
+            .map_err(|_| SendError::Full)?;
+        Ok(())
+    }
+
+    /// Gives back the room of a frame that was written, or dropped.
+    pub(crate) fn give_back(&self, channel: Channel, len: usize) {
+        let cost = len + FRAME_COST_BYTES;
+        let before = self.queued[channel.index()].fetch_sub(cost, Ordering::AcqRel);
+        assert!(before >= cost, "more given back than taken");
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+}
+
+/// What a queued frame costs beside its payload, bytes; so that empty frames are bounded too.
+const FRAME_COST_BYTES: usize = 128;
+
+/// Budgets of all established connections.
+#[derive(Debug, Default)]
+pub(crate) struct Registry(RwLock<HashMap<ConnId, Arc<ConnBudget>>>);
+
+impl Registry {
+    pub(crate) fn insert(&self, conn: ConnId, budget: Arc<ConnBudget>) {
+        let mut map = self.0.write().expect("no holder of the lock panics");
+        assert!(map.insert(conn, budget).is_none(), "{conn} exists twice");
+    }
+
+    pub(crate) fn remove(&self, conn: ConnId) {
+        let mut map = self.0.write().expect("no holder of the lock panics");
+        if let Some(budget) = map.remove(&conn) {
+            budget.close();
+        }
+    }
+
+    /// Checks a frame against the rules and takes its room.
+    pub(crate) fn take(
+        &self,
+        conn: ConnId,
+        channel: Channel,
+        kind: u8,
+        len: usize,
+        limits: &Limits,
+    ) -> Result<Arc<ConnBudget>, SendError> {
+        if kind < channel::KIND_APPLICATION_MIN {
+            return Err(SendError::ReservedKind(kind));
+        }
+        let max = limits.frame_bytes_max(channel) as usize;
+        if len > max {
+            return Err(SendError::TooLong { len, max });
+        }
+        let map = self.0.read().expect("no holder of the lock panics");
+        let budget = map.get(&conn).ok_or(SendError::Closed)?;
+        budget.take(channel, len, limits.queue_bytes_max(channel))?;
+        Ok(budget.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry(validator: bool) -> (Registry, ConnId) {
+        let registry = Registry::default();
+        let conn = ConnId(1);
+        registry.insert(conn, Arc::new(ConnBudget::new(validator)));
+        (registry, conn)
+    }
+
+    #[test]
+    fn full_is_per_channel() {
+        let (registry, conn) = registry(true);
+        let limits = Limits {
+            bulk_queue_bytes_max: 1000,
+            ..Limits::default()
+        };
+        let bulk = |len| registry.take(conn, Channel::Bulk, 16, len, &limits);
+        let budget = bulk(700).unwrap();
+        assert_eq!(bulk(300).unwrap_err(), SendError::Full);
+        registry
+            .take(conn, Channel::Control, 16, 300, &limits)
+            .unwrap();
+        budget.give_back(Channel::Bulk, 700);
+        bulk(5000).expect("an empty queue takes a frame above its limit");
+    }
+
+    #[test]
+    fn rules_are_checked_before_queueing() {
+        let (registry, conn) = registry(false);
+        let limits = Limits::default();
+        let take = |conn, channel, kind, len| {
+            registry
+                .take(conn, channel, kind, len, &limits)
+                .map(|_| ())
+                .unwrap_err()
+        };
+        assert_eq!(
+            take(conn, Channel::Control, 16, 1),
+            SendError::ChannelNotAllowed
+        );
+        assert_eq!(
+            take(conn, Channel::Client, 15, 1),
+            SendError::ReservedKind(15)
+        );
+        assert_eq!(take(ConnId(2), Channel::Client, 16, 1), SendError::Closed);
+        let max = limits.client_frame_bytes_max as usize;
+        assert_eq!(
+            take(conn, Channel::Client, 16, max + 1),
+            SendError::TooLong { len: max + 1, max }
+        );
+        registry.remove(conn);
+        assert_eq!(take(conn, Channel::Client, 16, 1), SendError::Closed);
+    }
+}
