@@ -158,14 +158,16 @@ pub struct Committed {
     pub header: Arc<SignedHeader>,
     /// Its parent's cut: the block's payload lies between the two.
     pub parent_cut: Cut,
-    /// The direct proof, when this node holds one. A block whose child skipped rounds has none of
-    /// its own, nor has one that was learnt by catching up: it is final because a later block is,
-    /// whose proof together with the headers between them proves it.
-    pub proof: Option<CommitProof>,
+    /// Why it is final.
+    pub proof: CommitProof,
 }
 
-/// Proof that `child`'s parent is final: `child.parent_round + 1 == child.round` and `qc`
-/// certifies `child`.
+/// Proof that `child`'s parent is final, and with it all ancestors of that parent:
+/// `child.parent_round + 1 == child.round` and `qc` certifies `child`.
+///
+/// For most blocks `child` is the block's own child. A block whose child skipped rounds, or that
+/// was learnt by catching up, is final because a descendant is: then `child` is a later block,
+/// and the headers between the two belong to the proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitProof {
     /// The next block.
@@ -176,7 +178,7 @@ pub struct CommitProof {
 
 /// What must survive a crash. The log returns the latest safety record, all headers at and above
 /// the last committed block, the QCs of their commit proofs and the latest TCs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// Replaces the safety record before it.
     Safety(Box<SafetyRecord>),
@@ -190,8 +192,8 @@ pub enum Record {
         height: Height,
         /// The block.
         block_id: BlockId,
-        /// Its direct proof, if there is one.
-        proof: Option<CommitProof>,
+        /// Why it is final.
+        proof: CommitProof,
     },
 }
 

@@ -19,10 +19,25 @@
 //! each connection, then messages.
 
 mod api;
+mod certificates;
+mod chain;
+mod core;
+mod giving_up;
+mod leading;
+mod limits;
+mod pulls;
+mod recovery;
+mod rules;
 mod safety;
+mod serving;
+mod sync;
+mod tally;
+mod tree;
+mod voting;
 
 pub use api::{
     Alarm, CommitProof, Committed, Config, Counters, Effect, Evidence, Input, Payload, Record,
     RecoverError, Recovered, Status,
 };
+pub use core::HotStuff;
 pub use safety::SafetyRecord;

@@ -1,0 +1,281 @@
+//! From certificates to committed blocks: connecting certified blocks to the tree, fetching what
+//! is missing between, and the commit rule.
+
+use std::sync::Arc;
+
+use falconet_types::block::SignedHeader;
+use falconet_types::certificate::Qc;
+use falconet_types::message::{BLOCKS_PER_ANSWER_MAX, GetBlocks, PeerMessage};
+use falconet_types::signing::Verified;
+use falconet_types::time::Now;
+use falconet_types::{BlockId, ValidatorIndex};
+
+use crate::api::{Alarm, CommitProof, Committed, Effect, Record};
+use crate::core::HotStuff;
+use crate::sync::{Step, Walk};
+
+impl HotStuff {
+    /// Connects a certified block to the tree, or walks towards that. True when something
+    /// changed that other rules may depend on.
+    pub(crate) fn try_connect(&mut self, now: Now, out: &mut Vec<Effect>) -> bool {
+        self.choose_target(now);
+        let Some(mut walk) = self.walk.take() else {
+            return false;
+        };
+        loop {
+            if self.tree.contains(&walk.cursor) {
+                return self.connect(walk, out);
+            }
+            let below_root = walk
+                .expected
+                .is_some_and(|(_, height)| height <= self.tree.root().height);
+            let Some(header) = self.loose_header(&walk.cursor).cloned() else {
+                if below_root {
+                    self.conflict(&walk, out);
+                } else {
+                    self.walk = Some(walk);
+                }
+                return false;
+            };
+            if below_root || walk.step(header) == Step::Broken {
+                self.conflict(&walk, out);
+                return false;
+            }
+        }
+    }
+
+    /// The commit rule (rule C2): a QC for C whose round follows its parent's commits the parent
+    /// and all ancestors.
+    pub(crate) fn try_commit(&mut self, out: &mut Vec<Effect>) -> bool {
+        let root = self.tree.root().id;
+        let found = self.certificates.qcs_from_high().find_map(|qc| {
+            let child = self.tree.get(&qc.block_id)?;
+            let consecutive = child.parent_round.next() == child.round;
+            (consecutive && child.parent_id != root).then(|| CommitProof {
+                child: child.clone(),
+                qc: qc.clone(),
+            })
+        });
+        match found {
+            Some(proof) => {
+                let id = proof.child.parent_id;
+                self.commit(&id, proof, out);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Headers that a peer sent (rule Y2): judged by content alone.
+    pub(crate) fn on_blocks(
+        &mut self,
+        now: Now,
+        from: ValidatorIndex,
+        headers: Vec<Verified<SignedHeader>>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(mut walk) = self.walk.take() else {
+            return;
+        };
+        let mut taken = false;
+        for header in headers.into_iter().take(BLOCKS_PER_ANSWER_MAX) {
+            if self.tree.contains(&walk.cursor) {
+                break;
+            }
+            match walk.step(Arc::new(header.into_inner())) {
+                Step::Taken => taken = true,
+                Step::Other => break,
+                Step::Broken => {
+                    self.conflict(&walk, out);
+                    return;
+                }
+            }
+        }
+        if taken {
+            walk.failures = 0;
+            walk.source = Some(from);
+            walk.due_us = now.mono_us;
+        }
+        self.walk = Some(walk);
+    }
+
+    /// Sends the requests that are due: certificates and headers.
+    pub(crate) fn ask(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.ask_for_certificates(now, out);
+        let stop_height = self.tree.root().height;
+        let times = self.times;
+        let Some(walk) = &mut self.walk else { return };
+        if walk.due_us > now.mono_us {
+            return;
+        }
+        let request = GetBlocks {
+            from: walk.cursor,
+            stop_height,
+            max: u16::try_from(BLOCKS_PER_ANSWER_MAX).expect("fits"),
+        };
+        let wait = times.retry_us << walk.failures.min(8);
+        walk.due_us = now.mono_us + wait.min(times.round_us);
+        let attempt = walk.failures;
+        walk.failures = walk.failures.saturating_add(1);
+        // First whoever answered last, or the author; then voters of the certificate, two at a
+        // time; then everybody in turn.
+        let author = self.config.set.leader(walk.target.round);
+        let first = walk.source.unwrap_or(author);
+        let voters = walk.target.votes.iter().map(|(voter, _)| *voter);
+        let all = self.config.set.iter().map(|v| v.index);
+        let mut order: Vec<ValidatorIndex> = Vec::new();
+        for peer in [first, author].into_iter().chain(voters).chain(all) {
+            let up = self.peers[peer.at()].up;
+            if up && peer != self.config.me && !order.contains(&peer) {
+                order.push(peer);
+            }
+        }
+        let asked = if attempt == 0 { 1 } else { 2 };
+        for i in 0..asked.min(order.len()) {
+            let to = order[(attempt as usize + i) % order.len()];
+            self.counters.block_requests += 1;
+            let message = PeerMessage::GetBlocks(request);
+            out.push(Effect::Send { to, message });
+        }
+    }
+
+    /// The block that must be connected first: that of the highest QC; else the certified parent
+    /// of a proposal for the current round.
+    fn choose_target(&mut self, now: Now) {
+        let root = self.tree.root().round;
+        let high = self.certificates.high_qc();
+        if let Some(walk) = &self.walk {
+            let over = walk.target.round <= root || self.tree.contains(&walk.target.block_id);
+            // A long walk from a block that proves no commit has to be held in memory whole; one
+            // from a newer block that does prove one need not.
+            let better = walk.target.parent_round.next() != walk.target.round
+                && high.parent_round.next() == high.round
+                && high.round > walk.target.round
+                && walk.run.len() >= crate::limits::SYNC_RUN_MAX;
+            if !over && !better {
+                return;
+            }
+        }
+        let dead = |qc: &Qc| self.dead_target == Some(qc.block_id);
+        let missing =
+            |qc: &&Arc<Qc>| qc.round > root && !self.tree.contains(&qc.block_id) && !dead(qc);
+        let target = Some(high).filter(missing).or_else(|| {
+            self.candidates().find_map(|header| {
+                self.certificates
+                    .qc(header.parent_round, &header.parent_id)
+                    .filter(missing)
+            })
+        });
+        // What should arrive by itself gets a little time to do so.
+        self.walk = target.map(|qc| Walk::new(qc.clone(), now.mono_us + self.times.grace_us));
+    }
+
+    fn connect(&mut self, mut walk: Walk, out: &mut Vec<Effect>) -> bool {
+        for header in walk.run.iter().rev() {
+            let slot = self.slots.get_mut(&(header.round, header.kind));
+            let logged = self.shelf.contains_key(&header.id())
+                || slot
+                    .filter(|slot| slot.header.id() == header.id())
+                    .is_some_and(|slot| std::mem::replace(&mut slot.logged, true));
+            if !self.tree.insert(header.clone()) {
+                self.conflict(&walk, out);
+                return false;
+            }
+            if !logged {
+                out.push(Effect::Persist(Record::Header(header.clone())));
+            }
+        }
+        if let Some(proof) = walk.proof.clone()
+            && !walk.checkpoints.is_empty()
+            && let Some(newest) = walk.run.first()
+        {
+            let id = newest.id();
+            out.push(Effect::Persist(Record::Header(proof.child.clone())));
+            self.commit(&id, proof, out);
+        }
+        if walk.next_run() {
+            self.walk = Some(walk);
+        }
+        true
+    }
+
+    fn commit(&mut self, id: &BlockId, proof: CommitProof, out: &mut Vec<Effect>) {
+        // The proof nearest above each block: its own child's, when that is certified and
+        // consecutive, else that of the block after it.
+        let committed = self.tree.commit(id);
+        let mut proofs = Vec::with_capacity(committed.len());
+        let mut nearest = proof;
+        let mut child: Option<&Arc<SignedHeader>> = None;
+        for (header, _) in committed.iter().rev() {
+            if let Some(child) = child
+                && child.parent_round.next() == child.round
+                && let Some(qc) = self.certificates.qc(child.round, &child.id())
+            {
+                nearest = CommitProof {
+                    child: child.clone(),
+                    qc: qc.clone(),
+                };
+            }
+            proofs.push(nearest.clone());
+            child = Some(header);
+        }
+        for ((header, parent_cut), proof) in committed.into_iter().zip(proofs.into_iter().rev()) {
+            self.counters.blocks_committed += 1;
+            out.push(Effect::Persist(Record::Committed {
+                height: header.height,
+                block_id: header.id(),
+                proof: proof.clone(),
+            }));
+            out.push(Effect::Commit(Committed {
+                header,
+                parent_cut,
+                proof,
+            }));
+        }
+        self.pace.failed_rounds = 0;
+        let root = self.tree.root();
+        self.certificates.prune_below(root.round);
+        let height = root.height;
+        self.shelf.retain(|_, header| header.height > height);
+    }
+
+    /// A certified chain that does not contain the committed block: more than a third of the
+    /// weight is faulty. Nothing this node could sign would help.
+    fn conflict(&mut self, walk: &Walk, out: &mut Vec<Effect>) {
+        self.dead_target = Some(walk.target.block_id);
+        if walk.target.round <= self.tree.root().round {
+            return;
+        }
+        let committed = self.tree.root().id;
+        self.not_signing.get_or_insert_with(|| {
+            format!(
+                "a certified chain does not contain block {committed}, which is committed here: \
+                 more than a third of the validators' weight is faulty"
+            )
+        });
+        out.push(Effect::Alarm(Alarm::ConflictingChain {
+            committed,
+            certified: walk.target.block_id,
+        }));
+    }
+
+    /// A header that is held but not in the tree.
+    pub(crate) fn loose_header(&self, id: &BlockId) -> Option<&Arc<SignedHeader>> {
+        let mut slots = self.slots.values();
+        slots
+            .find(|slot| slot.header.id() == *id)
+            .map(|slot| &slot.header)
+            .or_else(|| self.shelf.get(id))
+    }
+
+    /// The proposals for the current round.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = &Arc<SignedHeader>> {
+        let round = self.pace.round;
+        self.slots
+            .range(
+                (round, falconet_types::block::HeaderKind::Normal)
+                    ..=(round, falconet_types::block::HeaderKind::Recovery),
+            )
+            .map(|(_, slot)| &slot.header)
+    }
+}

@@ -1,0 +1,131 @@
+//! Leading a round (rules H1 to H4).
+
+use std::sync::Arc;
+
+use falconet_types::Digest;
+use falconet_types::block::{Executed, Header, HeaderKind, SignedHeader};
+use falconet_types::message::PeerMessage;
+use falconet_types::time::Now;
+
+use crate::api::{Effect, Payload, Record};
+use crate::core::{HotStuff, Slot};
+use crate::tree::Parent;
+use crate::voting::{executed_of, highest_named};
+
+impl HotStuff {
+    /// Proposes, when this node leads the current round and it is time. True when a proposal was
+    /// added.
+    pub(crate) fn try_propose(
+        &mut self,
+        now: Now,
+        payload: &dyn Payload,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let round = self.pace.round;
+        if !self.leads(round) || !self.signs() || self.announced == round {
+            return false;
+        }
+        if let Some(header) = self.rules.record().proposal_of(round) {
+            // H2: after a restart the bytes that were signed are sent again.
+            let header = Arc::new(header.clone());
+            self.announce(header, true, out);
+            return true;
+        }
+        if !self.rules.may_vote(round) {
+            return false;
+        }
+        let qc = self.certificates.high_qc().clone();
+        let Some(parent) = self.tree.parent(&qc.block_id) else {
+            return false;
+        };
+        let due_us = self.proposal_due_us(&parent, payload);
+        if due_us > now.mono_us || self.proposed_this_input {
+            self.propose_due_us = Some(due_us.max(now.mono_us));
+            return false;
+        }
+        let before = round.prev();
+        let kind = if qc.round == before {
+            HeaderKind::Normal
+        } else {
+            let tc = self.certificates.tc(before);
+            let tc = tc.expect("a round is entered by its QC or its TC");
+            assert!(
+                tc.max_hqc_round() <= qc.round,
+                "the highest QC of a TC is held"
+            );
+            HeaderKind::Recovery
+        };
+        let header = Header {
+            epoch: self.epoch(),
+            round,
+            kind,
+            parent_id: parent.id,
+            parent_round: parent.round,
+            height: parent.height.next(),
+            cut: payload.propose(&parent.cut),
+            time_ms: now.wall_ms.max(parent.time_ms.saturating_add(1)),
+            executed: executed_to_name(&parent, payload),
+            evidence_root: Digest::ZERO,
+            author: self.config.me,
+        };
+        assert!(header.cut.extends(&parent.cut), "a cut never goes back");
+        let header = Arc::new(self.rules.propose(header, &qc));
+        self.counters.headers_proposed += 1;
+        self.proposed_this_input = true;
+        out.push(Effect::Persist(Record::Header(header.clone())));
+        self.announce(header, true, out);
+        true
+    }
+
+    fn announce(&mut self, header: Arc<SignedHeader>, logged: bool, out: &mut Vec<Effect>) {
+        self.announced = header.round;
+        let message = PeerMessage::Header(SignedHeader::clone(&header));
+        out.push(Effect::Broadcast(message));
+        self.slots
+            .entry((header.round, header.kind))
+            .or_insert(Slot {
+                header,
+                logged,
+                conflict_reported: false,
+                mismatch_reported: false,
+            });
+    }
+
+    /// Rule H3: at once (but no faster than the minimal block interval) when there is payload, or
+    /// payload that still needs children to be committed; after the idle interval otherwise.
+    /// Intervals count from the parent's time, yet never last longer than themselves from the
+    /// entry into the round: a clock that was set back cannot hold a leader up.
+    fn proposal_due_us(&self, parent: &Parent, payload: &dyn Payload) -> u64 {
+        let params = &self.config.params;
+        let work = payload.has_work(&parent.cut) || self.tree.has_payload_above_root(&parent.id);
+        let interval_ms = if work {
+            params.block_interval_ms_min
+        } else {
+            params.block_interval_ms_idle
+        };
+        let entered = self.pace.entered;
+        let wait_ms = parent
+            .time_ms
+            .saturating_add(interval_ms)
+            .saturating_sub(entered.wall_ms)
+            .min(interval_ms);
+        entered.mono_us + wait_ms * 1_000
+    }
+}
+
+/// Rule H4: the highest state that this node knows and voters should know, never below the
+/// parent's.
+fn executed_to_name(parent: &Parent, payload: &dyn Payload) -> Executed {
+    let before = executed_of(parent, payload);
+    let height = payload
+        .executed()
+        .height
+        .min(highest_named(parent.height.next()));
+    if height <= before.height {
+        return before;
+    }
+    match payload.commitment_at(height) {
+        Some(root) => Executed { height, root },
+        None => before,
+    }
+}

@@ -1,0 +1,161 @@
+//! The only place that signs. Each method checks its rule again, on its own, and panics when the
+//! caller broke it: a wrong signature cannot be taken back.
+
+use falconet_types::block::{Header, HeaderKind, SignedHeader};
+use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::signing::Signer;
+use falconet_types::{ChainId, Round, ValidatorIndex};
+
+use crate::safety::SafetyRecord;
+
+/// The safety record with the key that signs under its rules.
+pub(crate) struct SafetyRules {
+    chain_id: ChainId,
+    me: ValidatorIndex,
+    signer: Box<dyn Signer>,
+    record: SafetyRecord,
+    dirty: bool,
+}
+
+impl SafetyRules {
+    pub(crate) fn new(
+        chain_id: ChainId,
+        me: ValidatorIndex,
+        signer: Box<dyn Signer>,
+        record: SafetyRecord,
+    ) -> Self {
+        Self {
+            chain_id,
+            me,
+            signer,
+            record,
+            dirty: false,
+        }
+    }
+
+    pub(crate) fn record(&self) -> &SafetyRecord {
+        &self.record
+    }
+
+    /// True once after each change: the record must become durable before this turn's messages
+    /// leave.
+    pub(crate) fn take_dirty(&mut self) -> bool {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Rule V2: neither voted in `round` or later, nor gave it up.
+    pub(crate) fn may_vote(&self, round: Round) -> bool {
+        round > self.record.last_voted_round && round > self.record.highest_timeout_round
+    }
+
+    /// Rule P2: has not given up `round` or a later one, and voted in no later round.
+    pub(crate) fn may_time_out(&self, round: Round, high_qc: &Qc) -> bool {
+        round > self.record.highest_timeout_round
+            && round >= self.record.last_voted_round
+            && high_qc.round >= self.record.locked.round
+            && high_qc.round < round
+    }
+
+    /// Signs a vote. `qc` certifies the parent; `tc` is the TC of the round before, if one is
+    /// held.
+    pub(crate) fn vote(&mut self, header: &SignedHeader, qc: &Qc, tc: Option<&Tc>) -> Vote {
+        assert!(
+            self.may_vote(header.round),
+            "V2: vote in round {}",
+            header.round
+        );
+        assert!(
+            qc.block_id == header.parent_id && qc.round == header.parent_round,
+            "V3: the parent's QC is not held"
+        );
+        let by_tc = tc.is_some_and(|tc| {
+            tc.round.next() == header.round && tc.max_hqc_round() <= header.parent_round
+        });
+        assert!(
+            header.parent_round.next() == header.round || by_tc,
+            "V4: nothing justifies the parent"
+        );
+        self.lock(qc);
+        self.record.last_voted_round = header.round;
+        let vote = Vote::sign(
+            header.epoch,
+            header.round,
+            header.id(),
+            header.parent_round,
+            self.me,
+            self.chain_id,
+            &*self.signer,
+        );
+        self.record.last_vote = Some(vote.clone());
+        self.dirty = true;
+        vote
+    }
+
+    /// Signs a timeout of `round`. `entered` says that this node holds the certificate that leads
+    /// into the round.
+    pub(crate) fn time_out(&mut self, round: Round, high_qc: &Qc, tc: Option<&Tc>) -> Timeout {
+        assert!(
+            self.may_time_out(round, high_qc),
+            "P2: timeout of round {round}"
+        );
+        assert!(
+            high_qc.round.next() == round || tc.is_some_and(|tc| tc.round.next() == round),
+            "P2: round {round} was not entered"
+        );
+        self.lock(high_qc);
+        self.record.highest_timeout_round = round;
+        self.record.last_voted_round = self.record.last_voted_round.max(round);
+        let timeout = Timeout::sign(
+            self.record.epoch,
+            round,
+            high_qc.round,
+            high_qc.block_id,
+            self.me,
+            self.chain_id,
+            &*self.signer,
+        );
+        self.record.last_timeout = Some(timeout.clone());
+        self.dirty = true;
+        timeout
+    }
+
+    /// Signs a proposal on top of the block that `qc` certifies.
+    pub(crate) fn propose(&mut self, header: Header, qc: &Qc) -> SignedHeader {
+        let last = self
+            .record
+            .proposal(header.kind)
+            .map_or(Round::ZERO, |last| last.round);
+        assert!(
+            header.round > last,
+            "H1: second header for round {}",
+            header.round
+        );
+        assert!(qc.block_id == header.parent_id && qc.round == header.parent_round);
+        self.lock(qc);
+        let kind = header.kind;
+        let signed = SignedHeader::sign(header, self.chain_id, &*self.signer);
+        let slot = match kind {
+            HeaderKind::Normal => &mut self.record.last_normal,
+            HeaderKind::Recovery => &mut self.record.last_recovery,
+        };
+        *slot = Some(signed.clone());
+        self.dirty = true;
+        signed
+    }
+
+    /// Remembers the highest QC that a signed message relies on, so that this node can always
+    /// deliver what it names.
+    fn lock(&mut self, qc: &Qc) {
+        if qc.round > self.record.locked.round {
+            self.record.locked = qc.clone();
+        }
+    }
+}
+
+impl std::fmt::Debug for SafetyRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SafetyRules")
+            .field("record", &self.record)
+            .finish_non_exhaustive()
+    }
+}
