@@ -17,7 +17,16 @@
 mod config;
 mod disk;
 mod error;
+mod frame;
+mod index;
+mod log;
+mod open;
+mod prune;
+mod reader;
 mod record;
+mod scan;
+mod segment;
+mod state;
 
 pub use config::{
     Recovered, SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, STATE_CACHE_BYTES,
@@ -25,4 +34,9 @@ pub use config::{
 };
 pub use disk::{Disk, SystemDisk};
 pub use error::StoreError;
+pub use log::LogWriter;
+pub use open::Store;
+pub use prune::{CARRY_BYTES_MAX, Pruned};
+pub use reader::{CommitProof, Reader};
 pub use record::{Committed, RECORD_BYTES_MAX, Record};
+pub use state::{ACCOUNT_BYTES_MAX, BUCKET_HEIGHTS, BlockRow, StateDb, StateUpdate, TxLocation};

@@ -96,17 +96,6 @@ impl TryFrom<u8> for Kind {
 }
 
 impl Record {
-    pub(crate) fn kind(&self) -> Kind {
-        match self {
-            Self::Safety(_) => Kind::Safety,
-            Self::Header(_) => Kind::Header,
-            Self::Qc(_) => Kind::Qc,
-            Self::Tc(_) => Kind::Tc,
-            Self::Batch(_) => Kind::Batch,
-            Self::Committed(_) => Kind::Committed,
-        }
-    }
-
     /// The bytes that are stored. A batch and a safety record are not copied.
     pub(crate) fn payload(&self) -> Bytes {
         match self {
