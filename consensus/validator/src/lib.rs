@@ -1,1 +1,49 @@
-//! The validator: composition of network, consensus, execution and storage
+//! The validator: everything put together.
+//!
+//! The only crate that knows all others. It owns threads, queues, timers, configuration, metrics
+//! and the HTTP API, and no rule of the protocol.
+//!
+//! ```text
+//!            ┌────────── control plane: one tokio thread: HTTP API, signals ──────────┐
+//!            │                                                                        │
+//!  peers ──▶ STOQ ──▶ inbound ──▶ verify ──▶ core ──▶ log ──▶ STOQ ──▶ peers, clients
+//!  clients                                    ▲        ├────▶ execute ──▶ state, receipts
+//!                                             └────────┼─────────┘
+//!                                                      └────▶ history ──▶ peers, clients
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`config`], [`logging`], [`chain`] | what is known before anything starts |
+//! | [`node`] | starting, running, stopping; recovery |
+//! | [`pipeline`] | what the stages hand to each other, and the bounds of their queues |
+//! | [`peers`], [`inbound`], [`outbound`] | between the transport and the stages |
+//! | [`verify`], [`door`], [`verdicts`] | signatures and the door |
+//! | [`core`] | HotStuff and mempool in one loop |
+//! | [`log`] | group commit: record, fsync, send |
+//! | [`execute`], [`clients`] | the ledger and its receipts |
+//! | [`history`] | what is read back from disk: headers, batches, proofs |
+//! | [`http`], [`status`], [`metrics`] | what people and programs see |
+
+pub mod chain;
+pub mod clients;
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod door;
+pub mod execute;
+pub mod history;
+pub mod http;
+pub mod inbound;
+pub mod log;
+pub mod logging;
+pub mod metrics;
+pub mod node;
+pub mod outbound;
+pub mod peers;
+pub mod pipeline;
+pub mod status;
+pub mod verdicts;
+pub mod verify;
+
+pub use node::{Node, RunError, run};

@@ -1,0 +1,248 @@
+//! The local configuration of one validator: addresses, paths, threads, logging. What must be
+//! equal on every node lives in genesis instead.
+//!
+//! Paths are relative to the file that names them. Unknown keys are errors, so that a misspelt
+//! setting cannot be ignored silently.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddrV6;
+use std::path::{Path, PathBuf};
+
+use falconet_types::genesis::Genesis;
+use serde::{Deserialize, Serialize};
+
+/// Everything that `falconet run` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The chain's genesis document.
+    pub genesis: PathBuf,
+    /// The validator's key file; locked while the validator runs.
+    pub key: PathBuf,
+    /// Directory of the durable data.
+    pub data: PathBuf,
+    /// The STOQ endpoint.
+    pub stoq: StoqSection,
+    /// The HTTP API.
+    pub http: HttpSection,
+    /// STOQ addresses of the other validators, by their names in genesis.
+    #[serde(default)]
+    pub peers: BTreeMap<String, SocketAddrV6>,
+    /// Threads.
+    #[serde(default)]
+    pub threads: ThreadsSection,
+    /// Logging.
+    #[serde(default)]
+    pub log: LogSection,
+}
+
+/// `[stoq]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoqSection {
+    /// IPv6 address and UDP port.
+    pub listen: SocketAddrV6,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSection {
+    /// IPv6 address and TCP port.
+    pub listen: SocketAddrV6,
+}
+
+/// `[threads]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ThreadsSection {
+    /// Threads that verify signatures; 0 chooses from the number of cores.
+    pub verify: usize,
+}
+
+impl ThreadsSection {
+    /// The number of verify threads to start.
+    #[must_use]
+    pub fn verify_threads(&self) -> usize {
+        if self.verify > 0 {
+            return self.verify;
+        }
+        // Network, core, store and execution have threads of their own.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        cores.saturating_sub(4).max(1)
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,falconet_hotstuff=debug`.
+    pub level: String,
+    /// For people or for machines.
+    pub format: LogFormat,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Human }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One readable line an event.
+    Human,
+    /// One JSON object an event.
+    Json,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read configuration {path}: {source}; check the path given by --config")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not a configuration.
+    #[error("configuration {path}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, key and reason.
+        message: String,
+    },
+    /// A named file does not exist.
+    #[error("configuration {path}: {key} = {file:?} does not exist; create it or correct the path")]
+    Missing {
+        /// The configuration file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// The file that it names.
+        file: PathBuf,
+    },
+    /// The peers do not fit genesis.
+    #[error("configuration {path}: [peers] {message}")]
+    Peers {
+        /// The configuration file.
+        path: PathBuf,
+        /// What does not fit, and the remedy.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads a configuration, resolves its paths, and checks that the files exist.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut config: Self = toml::from_str(&text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        for file in [&mut config.genesis, &mut config.key, &mut config.data] {
+            *file = base.join(&*file);
+        }
+        for (key, file) in [("genesis", &config.genesis), ("key", &config.key)] {
+            if !file.exists() {
+                return Err(ConfigError::Missing {
+                    path: path.to_owned(),
+                    key,
+                    file: file.clone(),
+                });
+            }
+        }
+        Ok(config)
+    }
+
+    /// Checks that `[peers]` names every other validator of genesis and nobody else.
+    pub fn check_peers(&self, path: &Path, genesis: &Genesis, me: &str) -> Result<(), ConfigError> {
+        let refuse =
+            |message: String| Err(ConfigError::Peers { path: path.to_owned(), message });
+        for name in self.peers.keys() {
+            if !genesis.validators.iter().any(|v| v.name == *name) {
+                return refuse(format!(
+                    "names {name:?}, which is no validator in {}; remove it or correct the name",
+                    self.genesis.display()
+                ));
+            }
+        }
+        for validator in genesis.validators.iter().filter(|v| v.name != me) {
+            if !self.peers.contains_key(&validator.name) {
+                return refuse(format!(
+                    "lacks an address for validator {0:?}; add {0:?} = \"[address]:port\"",
+                    validator.name
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Config {
+    /// The configuration as a TOML file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&toml::to_string(self).expect("a configuration is valid TOML"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        genesis = "genesis.json"
+        key = "validator.key"
+        data = "data"
+        [stoq]
+        listen = "[::1]:26600"
+        [http]
+        listen = "[::1]:26700"
+        [peers]
+        validator-1 = "[::1]:26601"
+    "#;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["genesis.json", "validator.key"] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path)
+    }
+
+    #[test]
+    fn a_written_configuration_reads_back() {
+        let config: Config = toml::from_str(GOOD).unwrap();
+        assert_eq!(toml::from_str::<Config>(&config.to_string()).unwrap(), config);
+        load(GOOD).unwrap();
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        let error = load(&GOOD.replace("[peers]", "[threads]\nverfy = 2\n[peers]")).unwrap_err();
+        assert!(error.to_string().contains("verfy"), "{error}");
+    }
+
+    #[test]
+    fn bad_addresses_are_named() {
+        let error = load(&GOOD.replace("[::1]:26600", "127.0.0.1:26600")).unwrap_err();
+        assert!(error.to_string().contains("listen"), "{error}");
+    }
+
+    #[test]
+    fn missing_files_are_named() {
+        let error = load(&GOOD.replace("genesis.json", "nowhere.json")).unwrap_err();
+        assert!(error.to_string().contains("nowhere.json"), "{error}");
+    }
+}

@@ -1,0 +1,459 @@
+//! The core thread: HotStuff and mempool, two pure state machines in one loop.
+//!
+//! The loop takes what waits (at most [`TURN_INPUTS_MAX`] inputs), lets the two machines talk
+//! until neither has more to say, and hands the collected effects to the log as one turn. It
+//! never waits for a disk, a socket or a signature of somebody else.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, after, never, select_biased};
+use falconet_hotstuff::{CommitProof, HotStuff};
+use falconet_ledger::{Verdict, Verdicts};
+use falconet_mempool::Mempool;
+use falconet_store::{Committed, Record};
+use falconet_types::batch::Batch;
+use falconet_types::block::{Cut, SignedHeader};
+use falconet_types::message::{Admission, PeerMessage};
+use falconet_types::signing::Verified;
+use falconet_types::time::Now;
+use falconet_types::wire::Wire;
+use falconet_types::{Digest, Height, ValidatorIndex, block};
+
+use crate::clients::ClientTable;
+use crate::clock::Clock;
+use crate::metrics::{Cause, Metrics};
+use crate::chain::Chain;
+use crate::pipeline::{Checked, CoreInput, Executed, HistoryRequest, ReplyTo, To, Turn};
+use crate::status::{CoreStatus, StatusBoard};
+use crate::verdicts::VerdictTable;
+
+/// Inputs that share one turn, and so one fsync.
+const TURN_INPUTS_MAX: usize = 256;
+/// State commitments that are remembered to check headers against.
+const COMMITMENTS_MAX: usize = 4096;
+
+/// Everything the core thread owns.
+pub struct Core {
+    /// Chain, genesis, validator set.
+    pub chain: Arc<Chain>,
+    /// The consensus core.
+    pub hotstuff: HotStuff,
+    /// The data layer's core.
+    pub mempool: Mempool,
+    /// State commitments of recently executed blocks.
+    pub executions: Executions,
+    /// Inputs.
+    pub inputs: Receiver<CoreInput>,
+    /// Execution's results.
+    pub executed: Receiver<Executed>,
+    /// The log.
+    pub turns: Sender<Turn>,
+    /// Who waits for which transaction.
+    pub clients: Arc<ClientTable>,
+    /// Verdicts for batches sealed here.
+    pub verdicts: Arc<VerdictTable>,
+    /// Where the condition is published.
+    pub board: Arc<StatusBoard>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Time.
+    pub clock: Clock,
+    /// Submissions whose transactions are not all durable yet, oldest first.
+    pub waiting: VecDeque<Waiting>,
+    /// Final blocks that wait for the direct proof of a descendant, which their commit marks
+    /// name. Only while catching up, and then for a few rounds.
+    pub unproven: Vec<Arc<SignedHeader>>,
+    /// Committed blocks that the mempool has no room for yet; only while catching up from far
+    /// behind.
+    pub backlog: VecDeque<Arc<SignedHeader>>,
+    /// The cut of the last block that the mempool was given.
+    pub cut: Cut,
+}
+
+/// A submission that waits until its transactions are in a durable batch.
+pub struct Waiting {
+    reply: ReplyTo,
+    results: Vec<Admission>,
+    unsealed: usize,
+}
+
+/// The state commitments that headers may name.
+pub struct Executions {
+    by_height: BTreeMap<Height, Digest>,
+    genesis: Digest,
+}
+
+impl Executions {
+    /// What is known at start: genesis, and the block that execution stands at.
+    #[must_use]
+    pub fn new(genesis: Digest, height: Height, commitment: Digest) -> Self {
+        Self { by_height: BTreeMap::from([(height, commitment)]), genesis }
+    }
+
+    fn add(&mut self, executed: &Executed) {
+        self.by_height.insert(executed.height, executed.commitment);
+        if self.by_height.len() > COMMITMENTS_MAX {
+            self.by_height.pop_first();
+        }
+    }
+}
+
+/// What HotStuff asks of the layers beside it.
+struct Layers<'a> {
+    mempool: &'a Mempool,
+    executions: &'a Executions,
+}
+
+impl falconet_hotstuff::Payload for Layers<'_> {
+    fn propose(&self, parent: &Cut) -> Cut {
+        self.mempool.propose(parent)
+    }
+    fn has_work(&self, parent: &Cut) -> bool {
+        self.mempool.has_work(parent)
+    }
+    fn available(&self, parent: &Cut, cut: &Cut) -> bool {
+        self.mempool.available(parent, cut)
+    }
+    fn executed(&self) -> block::Executed {
+        let (height, root) = self
+            .executions
+            .by_height
+            .last_key_value()
+            .expect("there is always the last executed block");
+        block::Executed { height: *height, root: *root }
+    }
+    fn commitment_at(&self, height: Height) -> Option<Digest> {
+        if height == Height::ZERO {
+            return Some(self.executions.genesis);
+        }
+        self.executions.by_height.get(&height).copied()
+    }
+}
+
+/// The process stops.
+struct Stopped;
+
+/// Why the core woke up.
+enum Wake {
+    Input(CoreInput),
+    Executed(Executed),
+    Time,
+}
+
+impl Core {
+    /// Runs until its inputs end or the log is gone.
+    pub fn run(mut self) {
+        let mut running = self.first_turn();
+        while running.is_ok() {
+            running = self.turn();
+        }
+    }
+
+    /// What recovery left to do, and the first timers.
+    fn first_turn(&mut self) -> Result<(), Stopped> {
+        let mut turn = Turn::default();
+        let now = self.clock.now();
+        self.feed_backlog(now, &mut turn);
+        self.mempool(now, falconet_mempool::Input::Tick, &mut turn);
+        self.hotstuff(now, falconet_hotstuff::Input::Tick, &mut turn);
+        self.turns.send(turn).map_err(|_| Stopped)
+    }
+
+    fn turn(&mut self) -> Result<(), Stopped> {
+        let mut turn = Turn::default();
+        let mut inputs = 1;
+        let wake = self.wait()?;
+        let start = Instant::now();
+        let now = self.clock.now();
+        let mut executed = false;
+        match wake {
+            Wake::Input(input) => self.input(now, input, &mut turn),
+            Wake::Executed(result) => {
+                self.executed(now, &result, &mut turn);
+                executed = true;
+            }
+            Wake::Time => {}
+        }
+        while inputs < TURN_INPUTS_MAX {
+            match self.inputs.try_recv() {
+                Ok(input) => self.input(now, input, &mut turn),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Err(Stopped),
+            }
+            inputs += 1;
+        }
+        while let Ok(result) = self.executed.try_recv() {
+            self.executed(now, &result, &mut turn);
+            executed = true;
+        }
+        if executed {
+            self.feed_backlog(now, &mut turn);
+            self.hotstuff(now, falconet_hotstuff::Input::PayloadChanged, &mut turn);
+        }
+        self.tick(now, &mut turn);
+        self.publish(inputs, start);
+        if turn.is_empty() || self.board.failure().is_some() {
+            return Ok(());
+        }
+        self.turns.send(turn).map_err(|_| Stopped)
+    }
+
+    /// Waits for an input, a result of execution, or the next deadline.
+    fn wait(&self) -> Result<Wake, Stopped> {
+        let deadlines = [self.hotstuff.next_deadline_us(), self.mempool.next_deadline_us()];
+        let now_us = self.clock.now().mono_us;
+        let timer = match deadlines.into_iter().flatten().min() {
+            Some(at) if at <= now_us => return Ok(Wake::Time),
+            Some(at) => after(Duration::from_micros(at - now_us)),
+            None => never(),
+        };
+        select_biased! {
+            recv(self.inputs) -> input => input.map(Wake::Input).map_err(|_| Stopped),
+            recv(self.executed) -> result => result.map(Wake::Executed).map_err(|_| Stopped),
+            recv(timer) -> _ => Ok(Wake::Time),
+        }
+    }
+
+    fn input(&mut self, now: Now, input: CoreInput, turn: &mut Turn) {
+        use falconet_hotstuff::Input as H;
+        use falconet_mempool::Input as M;
+        match input {
+            CoreInput::Peer { from, message } => self.peer(now, from, message, turn),
+            CoreInput::Batch { from, batch } => {
+                self.mempool(now, M::Batch { from, batch }, turn);
+            }
+            CoreInput::Submission { reply, txs } => self.submission(now, reply, txs, turn),
+            CoreInput::PeerUp(index) => {
+                self.mempool(now, M::PeerUp(index), turn);
+                self.hotstuff(now, H::PeerUp(index), turn);
+            }
+            CoreInput::PeerDown(index) => {
+                self.mempool(now, M::PeerDown(index), turn);
+                self.hotstuff(now, H::PeerDown(index), turn);
+            }
+        }
+    }
+
+    fn peer(
+        &mut self,
+        now: Now,
+        from: ValidatorIndex,
+        message: Verified<PeerMessage>,
+        turn: &mut Turn,
+    ) {
+        use falconet_hotstuff::Input as H;
+        use falconet_mempool::Input as M;
+        // Each part was verified together with the whole.
+        let input = match message.into_inner() {
+            PeerMessage::Header(header) => H::Header { from, header: Verified::trusted(header) },
+            PeerMessage::Vote(vote) => H::Vote { from, vote: Verified::trusted(vote) },
+            PeerMessage::Timeout(timeout) => {
+                H::Timeout { from, timeout: Verified::trusted(timeout) }
+            }
+            PeerMessage::Qc(qc) => H::Qc { from, qc: Verified::trusted(qc) },
+            PeerMessage::Tc(tc) => H::Tc { from, tc: Verified::trusted(tc) },
+            PeerMessage::CertRefs(refs) => H::CertRefs { from, refs },
+            PeerMessage::GetCert(cert) => H::GetCert { from, cert },
+            PeerMessage::GetBlocks(request) => H::GetBlocks { from, request },
+            PeerMessage::Blocks(headers) => {
+                let headers = headers.into_iter().map(Verified::trusted).collect();
+                H::Blocks { from, headers }
+            }
+            PeerMessage::Watermark(watermark) => {
+                return self.mempool(now, M::Watermark { from, watermark }, turn);
+            }
+            PeerMessage::GetBatches(request) => {
+                return self.mempool(now, M::GetBatches { from, request }, turn);
+            }
+            PeerMessage::Batch(_) => unreachable!("batches come as CoreInput::Batch"),
+        };
+        self.hotstuff(now, input, turn);
+    }
+
+    /// Admits a client's transactions. The answer waits until every accepted one is in a durable
+    /// batch: what is acknowledged survives a crash of this validator.
+    fn submission(&mut self, now: Now, reply: ReplyTo, txs: Vec<Checked>, turn: &mut Turn) {
+        let mut unsealed = 0;
+        let mut results = Vec::with_capacity(txs.len());
+        for tx in txs {
+            results.push(match tx {
+                Checked::Refused(admission) => admission,
+                Checked::Good { id, bytes } => {
+                    let admission = self.mempool.admit(now, id, bytes);
+                    if admission == Admission::Accepted {
+                        unsealed += 1;
+                        self.clients.admitted(id, &reply);
+                    }
+                    admission
+                }
+            });
+        }
+        for admission in &results {
+            let cause = admission_name(*admission);
+            self.metrics.admissions.get_or_create(&Cause { cause }).inc();
+        }
+        if unsealed == 0 {
+            turn.replies.push((reply, results));
+        } else {
+            self.waiting.push_back(Waiting { reply, results, unsealed });
+        }
+    }
+
+    /// An own batch is in this turn's records: its transactions are acknowledged with the turn.
+    /// Transactions are sealed in the order of admission.
+    fn sealed(&mut self, batch: &Batch, turn: &mut Turn) {
+        let count = batch.header().tx_count as usize;
+        self.verdicts.put(batch.hash(), Verdicts(vec![Verdict::Valid; count]));
+        let mut left = count;
+        while left > 0 {
+            // After a restart, recovered batches have nobody waiting.
+            let Some(first) = self.waiting.front_mut() else { return };
+            let taken = left.min(first.unsealed);
+            first.unsealed -= taken;
+            left -= taken;
+            if first.unsealed == 0 {
+                let done = self.waiting.pop_front().expect("it is the front");
+                turn.replies.push((done.reply, done.results));
+            }
+        }
+    }
+
+    fn executed(&mut self, now: Now, result: &Executed, turn: &mut Turn) {
+        self.executions.add(result);
+        // "Durably" for the mempool: the log holds the block and its batches, from which a
+        // restart executes again.
+        let height = result.height;
+        self.mempool(now, falconet_mempool::Input::Executed { height }, turn);
+    }
+
+    fn tick(&mut self, now: Now, turn: &mut Turn) {
+        self.mempool(now, falconet_mempool::Input::Tick, turn);
+        if self.hotstuff.next_deadline_us().is_some_and(|at| at <= now.mono_us) {
+            self.hotstuff(now, falconet_hotstuff::Input::Tick, turn);
+        }
+    }
+
+    /// Lets the mempool handle an input and carries out its effects.
+    fn mempool(&mut self, now: Now, input: falconet_mempool::Input, turn: &mut Turn) {
+        use falconet_mempool::Effect;
+        let mut effects = Vec::new();
+        self.mempool.handle(now, input, &mut effects);
+        let mut changed = false;
+        for effect in effects {
+            match effect {
+                Effect::Persist(batch) => {
+                    if batch.header().lane == self.chain.me {
+                        self.sealed(&batch, turn);
+                    }
+                    turn.records.push(Record::Batch(batch));
+                }
+                Effect::Broadcast(message) => turn.sends.push((To::All, message)),
+                Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
+                Effect::Serve { to, lane, first, last, bytes_max } => turn
+                    .history
+                    .push(HistoryRequest::Batches { to, lane, first, last, bytes_max }),
+                Effect::Deliver(payload) => turn.payloads.push(payload),
+                Effect::Prune { height, .. } => turn.prune = Some(height),
+                Effect::PayloadChanged => changed = true,
+                Effect::Evidence(evidence) => tracing::warn!(
+                    validator = evidence.first.header.lane.0,
+                    seq = evidence.first.header.seq.0,
+                    "a lane's owner signed two batches that contradict each other"
+                ),
+            }
+        }
+        if changed {
+            self.hotstuff(now, falconet_hotstuff::Input::PayloadChanged, turn);
+        }
+    }
+
+    /// Lets HotStuff handle an input and carries out its effects.
+    fn hotstuff(&mut self, now: Now, input: falconet_hotstuff::Input, turn: &mut Turn) {
+        use falconet_hotstuff::Effect;
+        let mut effects = Vec::new();
+        let layers = Layers { mempool: &self.mempool, executions: &self.executions };
+        self.hotstuff.handle(now, input, &layers, &mut effects);
+        let mut committed = false;
+        for effect in effects {
+            match effect {
+                Effect::Persist(record) => turn.records.extend(record_of(record)),
+                Effect::Broadcast(message) => turn.sends.push((To::All, message)),
+                Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
+                Effect::ServeBlocks { to, request } => {
+                    turn.history.push(HistoryRequest::Blocks { to, request });
+                }
+                Effect::Commit(block) => {
+                    self.unproven.push(block.header);
+                    if let Some(proof) = block.proof {
+                        self.committed(&proof, turn);
+                        committed = true;
+                    }
+                }
+                Effect::Evidence(evidence) => tracing::warn!(?evidence, "misbehaviour"),
+                Effect::Alarm(alarm) => tracing::error!(?alarm, "this must not happen"),
+            }
+        }
+        if committed {
+            self.feed_backlog(now, turn);
+        }
+    }
+
+    /// Marks every block up to the proven one as committed.
+    fn committed(&mut self, proof: &CommitProof, turn: &mut Turn) {
+        for header in self.unproven.drain(..) {
+            turn.records.push(Record::Committed(Committed {
+                height: header.height,
+                block_id: header.id(),
+                child_id: proof.child.id(),
+                child_qc: proof.qc.as_ref().clone(),
+            }));
+            self.backlog.push_back(header);
+        }
+    }
+
+    /// Hands committed blocks to the data layer as far as it has room.
+    fn feed_backlog(&mut self, now: Now, turn: &mut Turn) {
+        while self.mempool.committed_room() > 0
+            && let Some(header) = self.backlog.pop_front()
+        {
+            let parent_cut = std::mem::replace(&mut self.cut, header.cut.clone());
+            self.mempool(now, falconet_mempool::Input::Committed { header, parent_cut }, turn);
+        }
+    }
+
+    fn publish(&self, inputs: usize, start: Instant) {
+        let hotstuff = self.hotstuff.status();
+        let metrics = &self.metrics;
+        metrics.round.set(hotstuff.round.0 as i64);
+        metrics.committed_height.set(hotstuff.committed_height.0 as i64);
+        let may_sign = hotstuff.not_signing.is_none() && self.board.failure().is_none();
+        metrics.signing.set(i64::from(may_sign));
+        metrics.rounds_timed_out.set(hotstuff.counters.rounds_by_tc as i64);
+        metrics.turn_inputs.observe(inputs as f64);
+        metrics.turn_time.observe(start.elapsed().as_secs_f64());
+        *self.board.core.lock() = CoreStatus { hotstuff, mempool: self.mempool.status() };
+    }
+}
+
+fn admission_name(admission: Admission) -> &'static str {
+    match admission {
+        Admission::Accepted => "accepted",
+        Admission::Duplicate => "duplicate",
+        Admission::Busy { .. } => "busy",
+        Admission::Refused(outcome) => outcome.name(),
+    }
+}
+
+/// How the log keeps a record of the consensus core. Commit marks are made from the commits
+/// themselves.
+fn record_of(record: falconet_hotstuff::Record) -> Option<Record> {
+    use falconet_hotstuff::Record as R;
+    match record {
+        R::Safety(safety) => Some(Record::Safety(safety.to_bytes().into())),
+        R::Header(header) => Some(Record::Header(header)),
+        R::Tc(tc) => Some(Record::Tc(tc.as_ref().clone())),
+        R::Committed { .. } => None,
+    }
+}

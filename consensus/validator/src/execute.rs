@@ -1,0 +1,267 @@
+//! The execution thread: the application, the state on disk, receipts.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use falconet_ledger::{Account, Application, Block, BlockResult, Ledger, Opaque, Verdicts};
+use falconet_mempool::Payload;
+use falconet_store::{Reader, StateDb, StateUpdate, StoreError};
+use falconet_types::batch::Batch;
+use falconet_types::block::{Cut, SignedHeader};
+use falconet_types::genesis::ApplicationKind;
+use falconet_types::receipt::Outcome;
+use falconet_types::wire::{Wire, WireError};
+use falconet_types::{AccountId, Digest, Height};
+
+use crate::chain::Chain;
+use crate::clients::ReceiptSender;
+use crate::metrics::Metrics;
+use crate::pipeline::Executed;
+use crate::status::{ExecutionStatus, StatusBoard};
+use crate::verdicts::VerdictTable;
+
+/// After so much time without a block the state is made durable, so that a restart replays
+/// little.
+const IDLE_FLUSH: Duration = Duration::from_secs(2);
+
+/// The application with its state on disk.
+pub struct Executor {
+    application: Box<dyn Application>,
+    state: StateDb,
+}
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A row of the state cannot be read.
+    #[error("the row of account {id} in the state database is damaged: {source}; delete state.redb to have it rebuilt from the log, if the log goes back to genesis")]
+    Row {
+        /// The account.
+        id: AccountId,
+        /// What is wrong.
+        source: WireError,
+    },
+    /// The rows do not make a state.
+    #[error("state database: {0}")]
+    Restore(#[from] falconet_ledger::RestoreError),
+    /// The rows make another state than the one that was executed.
+    #[error(
+        "the state database is damaged: at height {height} its rows have commitment {found}, \
+         {expected} was executed; delete state.redb to have it rebuilt from the log, if the log \
+         goes back to genesis"
+    )]
+    Commitment {
+        /// Height of the state.
+        height: Height,
+        /// Of the rows.
+        found: Digest,
+        /// Of the execution.
+        expected: Digest,
+    },
+}
+
+impl Executor {
+    /// Restores the application to where the state on disk stands.
+    pub fn open(chain: &Chain, state: StateDb, reader: &Reader) -> Result<Self, ExecuteError> {
+        let height = state.height();
+        let row = reader.block_row(height)?;
+        let results = row.as_ref().map_or(Digest::ZERO, |row| row.results);
+        let application: Box<dyn Application> = match (chain.genesis.application, height) {
+            (ApplicationKind::Opaque, Height::ZERO) => Box::new(Opaque::from_genesis()),
+            (ApplicationKind::Opaque, _) => Box::new(Opaque::restore(height, results)),
+            (ApplicationKind::Ledger, Height::ZERO) => {
+                Box::new(Ledger::from_genesis(&chain.genesis))
+            }
+            (ApplicationKind::Ledger, _) => {
+                let rows = account_rows(&state)?;
+                Box::new(Ledger::restore(&chain.genesis, height, results, rows.into_iter())?)
+            }
+        };
+        let found = application.commitment();
+        if let Some(row) = row
+            && row.commitment != found
+        {
+            return Err(ExecuteError::Commitment { height, found, expected: row.commitment });
+        }
+        Ok(Self { application, state })
+    }
+
+    /// The application.
+    #[must_use]
+    pub fn application(&self) -> &dyn Application {
+        &*self.application
+    }
+
+    /// Executes the next block and writes what it changed.
+    pub fn execute(
+        &mut self,
+        header: &SignedHeader,
+        batches: Vec<Batch>,
+        verdicts: &VerdictTable,
+        metrics: Option<&Metrics>,
+    ) -> Result<BlockResult, StoreError> {
+        let start = Instant::now();
+        let batches: Vec<(Batch, Verdicts)> = batches
+            .into_iter()
+            .map(|batch| {
+                let known = verdicts.take(&batch.hash());
+                let verdicts = known.unwrap_or_else(|| Verdicts::unknown(&batch));
+                (batch, verdicts)
+            })
+            .collect();
+        let block =
+            Block { height: header.height, time_ms: header.time_ms, batches: &batches };
+        let result = self.application.execute(&block);
+        let executed = Instant::now();
+        let accounts: Vec<(AccountId, Option<Bytes>)> = result
+            .changes
+            .iter()
+            .map(|(id, account)| (*id, Some(account.to_bytes().into())))
+            .collect();
+        self.state.apply(&StateUpdate {
+            height: result.height,
+            commitment: result.commitment(),
+            accounts_root: result.roots.accounts,
+            results: result.roots.results,
+            receipts_root: result.roots.receipts,
+            accounts: &accounts,
+            receipts: &result.receipts,
+        })?;
+        if let Some(metrics) = metrics {
+            metrics.execute_time.observe((executed - start).as_secs_f64());
+            metrics.state_write_time.observe(executed.elapsed().as_secs_f64());
+        }
+        Ok(result)
+    }
+
+    /// Executes committed blocks out of the log, up to `committed` or until a batch is missing
+    /// (it was committed but had not arrived when the process ended). Returns the cut of the last
+    /// executed block.
+    pub fn replay(
+        &mut self,
+        chain: &Chain,
+        reader: &Reader,
+        committed: Height,
+        mut progress: impl FnMut(Height),
+    ) -> Result<Cut, ExecuteError> {
+        let nothing_known = VerdictTable::default();
+        let mut cut = match reader.header_at(self.application.height())? {
+            Some(header) => header.cut.clone(),
+            None => Cut::empty(chain.set.len()),
+        };
+        while self.application.height() < committed {
+            let height = self.application.height().next();
+            let Some(header) = reader.header_at(height)? else { break };
+            let Some(batches) = payload_of(reader, &header, &cut)? else { break };
+            self.execute(&header, batches, &nothing_known, None)?;
+            cut = header.cut.clone();
+            progress(height);
+        }
+        Ok(cut)
+    }
+
+    /// Makes the state durable.
+    pub fn flush(&mut self) -> Result<(), StoreError> {
+        self.state.flush()
+    }
+}
+
+fn account_rows(state: &StateDb) -> Result<Vec<(AccountId, Account)>, ExecuteError> {
+    let mut rows = Vec::new();
+    let mut bad = None;
+    state.for_each_account(|id, bytes| match Account::from_bytes(bytes) {
+        Ok(account) => rows.push((id, account)),
+        Err(source) => bad = bad.take().or(Some(ExecuteError::Row { id, source })),
+    })?;
+    match bad {
+        Some(error) => Err(error),
+        None => Ok(rows),
+    }
+}
+
+/// The batches of a block out of the log, in the order of execution; `None` when one is missing.
+/// Walks each lane back from the tip that the cut pins.
+pub fn payload_of(
+    reader: &Reader,
+    header: &SignedHeader,
+    parent_cut: &Cut,
+) -> Result<Option<Vec<Batch>>, StoreError> {
+    let mut batches = Vec::new();
+    for (_, old, new) in header.cut.advances(parent_cut) {
+        let lane_start = batches.len();
+        let mut hash = new.hash;
+        for _ in old.seq.0..new.seq.0 {
+            let Some(batch) = reader.batch(&hash)? else { return Ok(None) };
+            hash = batch.header().prev_hash;
+            batches.push(batch);
+        }
+        batches[lane_start..].reverse();
+    }
+    Ok(Some(batches))
+}
+
+/// Everything the execution thread owns.
+pub struct ExecuteThread {
+    /// Application and state.
+    pub executor: Executor,
+    /// Blocks whose data is complete, in height order.
+    pub payloads: Receiver<Payload>,
+    /// Where results go.
+    pub executed: Sender<Executed>,
+    /// What the verify stage found out.
+    pub verdicts: Arc<VerdictTable>,
+    /// Receipts for clients.
+    pub receipts: ReceiptSender,
+    /// Where the condition is published.
+    pub board: Arc<StatusBoard>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl ExecuteThread {
+    /// Runs until the log thread stops, then makes the state durable.
+    pub fn run(mut self) {
+        loop {
+            let done = match self.payloads.recv_timeout(IDLE_FLUSH) {
+                Ok(payload) => self.block(payload),
+                Err(RecvTimeoutError::Timeout) => self.executor.flush(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if let Err(error) = done {
+                tracing::error!(%error, "the state database failed: this validator stops");
+                self.board.fail(error.to_string());
+                return;
+            }
+        }
+        if let Err(error) = self.executor.flush() {
+            tracing::warn!(%error, "the state was not made durable; the next start replays it");
+        }
+    }
+
+    fn block(&mut self, payload: Payload) -> Result<(), StoreError> {
+        let Payload { header, batches } = payload;
+        let result =
+            self.executor.execute(&header, batches, &self.verdicts, Some(&self.metrics))?;
+        let commitment = result.commitment();
+        *self.board.execution.lock() =
+            ExecutionStatus { height: result.height.0, commitment };
+        // An error means that the core has stopped, which ends the process.
+        let _ = self.executed.send(Executed { height: result.height, commitment });
+        self.receipts.send(&result.receipts);
+        let metrics = &self.metrics;
+        metrics.blocks_executed.inc();
+        metrics.executed_height.set(result.height.0 as i64);
+        for outcome in Outcome::ALL {
+            let count = result.receipts.iter().filter(|r| r.outcome == outcome).count();
+            if count > 0 {
+                metrics.outcome(outcome, count as u64);
+            }
+        }
+        Ok(())
+    }
+}

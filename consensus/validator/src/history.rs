@@ -1,0 +1,256 @@
+//! What is read back from disk: headers and batches for peers that were away, proofs for clients.
+
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+use falconet_store::{BlockRow, Reader, StoreError, TxLocation};
+use falconet_types::batch::{Batch, BatchHeader};
+use falconet_types::block::{Cut, SignedHeader};
+use falconet_types::message::{BLOCKS_PER_ANSWER_MAX, ClientMessage, GetBlocks, PeerMessage};
+use falconet_types::proof::{CommittedChain, HEADERS_MAX, Pieces, TransactionProof, id_of};
+use falconet_types::receipt::{Receipt, StateRoots};
+use falconet_types::wire::Wire;
+use falconet_types::{Digest, Height, Seq, TxId, ValidatorIndex};
+use std::sync::Arc;
+
+use crate::chain::Chain;
+use crate::execute::payload_of;
+use crate::outbound::Outbound;
+use crate::pipeline::HistoryRequest;
+
+/// Answers from the store. Cheap to clone.
+#[derive(Clone)]
+pub struct History {
+    chain: Arc<Chain>,
+    reader: Reader,
+}
+
+impl History {
+    /// Reads through `reader`.
+    #[must_use]
+    pub fn new(chain: Arc<Chain>, reader: Reader) -> Self {
+        Self { chain, reader }
+    }
+
+    /// The committed header at a height.
+    #[must_use]
+    pub fn header_at(&self, height: Height) -> Option<SignedHeader> {
+        logged(self.reader.header_at(height)).flatten()
+    }
+
+    /// The state commitment after an executed block.
+    #[must_use]
+    pub fn commitment_at(&self, height: Height) -> Option<Digest> {
+        logged(self.reader.block_row(height)).flatten().map(|row| row.commitment)
+    }
+
+    /// Where a transaction was executed, or refused last.
+    #[must_use]
+    pub fn receipt(&self, id: &TxId) -> Option<Receipt> {
+        let TxLocation { height, lane, seq, index, outcome } =
+            logged(self.reader.tx_location(id)).flatten()?;
+        Some(Receipt { tx_id: *id, height, lane, seq, index, outcome })
+    }
+
+    /// The proof of a transaction; otherwise why there is none.
+    pub fn proof(&self, id: &TxId) -> Result<Vec<u8>, String> {
+        let receipt =
+            self.receipt(id).ok_or_else(|| format!("transaction {id} is not executed here"))?;
+        self.assemble(&receipt).map_err(|error| error.to_string())?.map_or_else(
+            || Err("the state of its block is not committed yet; try again shortly".into()),
+            Ok,
+        )
+    }
+
+    /// `None` while no committed header names the state of the receipt's height.
+    fn assemble(&self, receipt: &Receipt) -> Result<Option<Vec<u8>>, ProofError> {
+        let Some((chain, named)) = self.committed_chain(receipt.height)? else {
+            return Ok(None);
+        };
+        let block = self.need(self.reader.header_at(receipt.height)?, "the block's header")?;
+        let parent_cut = match self.reader.header_at(receipt.height.prev())? {
+            Some(parent) => parent.cut.clone(),
+            None => Cut::empty(self.chain.set.len()),
+        };
+        let payload = payload_of(&self.reader, &block, &parent_cut)?;
+        let batches = self.need(payload, "a batch of the block")?;
+        let in_lane = |batch: &&Batch| batch.header().lane == receipt.lane;
+        let batch = batches.iter().filter(in_lane).find(|b| b.header().seq == receipt.seq);
+        let batch = self.need(batch, "the batch")?;
+        let later: Vec<BatchHeader> = batches
+            .iter()
+            .filter(in_lane)
+            .map(|batch| batch.header().clone())
+            .filter(|header| header.seq > receipt.seq)
+            .collect();
+        let row = self.row(receipt.height)?;
+        let receipts = self.receipts_of(receipt.height, &batches, &row);
+        let results_before = match receipt.height.prev() {
+            Height::ZERO => Digest::ZERO,
+            before => self.row(before)?.results,
+        };
+        let mut roots = Vec::new();
+        for height in receipt.height.0..=named.0 {
+            let row = self.row(Height(height))?;
+            roots.push(StateRoots {
+                receipts: row.receipts_root,
+                accounts: row.accounts_root,
+                results: row.results,
+            });
+        }
+        let pieces = Pieces {
+            receipt: *receipt,
+            batch,
+            later_batches: &later,
+            receipts: &receipts,
+            results_before,
+            roots: &roots,
+            chain,
+        };
+        let proof = TransactionProof::build(self.chain.genesis.application, &pieces)?;
+        Ok(Some(proof.to_bytes()))
+    }
+
+    /// Headers from `height` to the first committed one that names the state of `height` or of a
+    /// later block, and on to a block with a certified child; with the height that is named.
+    fn committed_chain(
+        &self,
+        height: Height,
+    ) -> Result<Option<(CommittedChain, Height)>, ProofError> {
+        let mut headers = Vec::new();
+        let mut named = None;
+        let mut at = height;
+        while headers.len() < HEADERS_MAX - 1 {
+            let Some(header) = self.reader.header_at(at)? else { return Ok(None) };
+            named = named
+                .or((header.executed.height >= height).then_some(header.executed.height));
+            headers.push(header.header().clone());
+            if let Some(named) = named
+                && let Some(proof) = self.reader.commit_proof(at)?
+                && proof.child.parent_id == header.id()
+            {
+                headers.push(proof.child.header().clone());
+                let qc = proof.committed.child_qc;
+                return Ok(Some((CommittedChain { headers, qc }, named)));
+            }
+            at = at.next();
+        }
+        Ok(None)
+    }
+
+    /// The receipts of a block, made again from its batches and the outcomes that are stored.
+    fn receipts_of(&self, height: Height, batches: &[Batch], row: &BlockRow) -> Vec<Receipt> {
+        let application = self.chain.genesis.application;
+        let positions = batches.iter().flat_map(|batch| {
+            let header = batch.header();
+            (0u32..).zip(batch.transactions()).map(move |(index, tx)| Receipt {
+                tx_id: id_of(&tx, application),
+                height,
+                lane: header.lane,
+                seq: header.seq,
+                index,
+                outcome: falconet_types::receipt::Outcome::Executed,
+            })
+        });
+        positions
+            .zip(&row.outcomes)
+            .map(|(receipt, outcome)| Receipt { outcome: *outcome, ..receipt })
+            .collect()
+    }
+
+    fn row(&self, height: Height) -> Result<BlockRow, ProofError> {
+        self.need(self.reader.block_row(height)?, "the block's result")
+    }
+
+    fn need<T>(&self, found: Option<T>, what: &'static str) -> Result<T, ProofError> {
+        found.ok_or(ProofError::Pruned(what))
+    }
+
+    /// Headers from the one that is asked for towards genesis.
+    fn blocks(&self, request: &GetBlocks) -> Result<Vec<SignedHeader>, StoreError> {
+        let mut headers = Vec::new();
+        let mut id = request.from;
+        while headers.len() < usize::from(request.max).min(BLOCKS_PER_ANSWER_MAX) {
+            let Some(header) = self.reader.header(&id)? else { break };
+            if header.height <= request.stop_height {
+                break;
+            }
+            id = header.parent_id;
+            headers.push(header);
+        }
+        Ok(headers)
+    }
+
+    /// Batches of a lane from the newest to the oldest, until enough bytes are read.
+    fn batches(
+        &self,
+        lane: ValidatorIndex,
+        first: Seq,
+        last: Seq,
+        bytes_max: u64,
+        mut send: impl FnMut(Bytes),
+    ) -> Result<(), StoreError> {
+        let epoch = self.chain.set.epoch();
+        let mut sent = 0;
+        let mut next = self.reader.batch_hash_at(epoch, lane, last);
+        let mut seq = last;
+        while seq >= first
+            && sent < bytes_max
+            && let Some(hash) = next
+            && let Some(batch) = self.reader.batch(&hash)?
+        {
+            sent += batch.bytes().len() as u64;
+            send(batch.bytes().clone());
+            seq = seq.prev();
+            next = Some(batch.header().prev_hash);
+        }
+        Ok(())
+    }
+}
+
+/// Why a proof cannot be made.
+#[derive(Debug, thiserror::Error)]
+enum ProofError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Proof(#[from] falconet_types::proof::ProofError),
+    #[error("{0} is no longer kept here; ask a validator with a longer history")]
+    Pruned(&'static str),
+}
+
+fn logged<T>(result: Result<T, StoreError>) -> Option<T> {
+    result.inspect_err(|error| tracing::error!(%error, "reading the store failed")).ok()
+}
+
+/// The thread that answers requests for history, so that the log never waits for reads.
+pub struct HistoryThread {
+    /// The store.
+    pub history: History,
+    /// Requests.
+    pub requests: Receiver<HistoryRequest>,
+    /// The way out.
+    pub outbound: Outbound,
+}
+
+impl HistoryThread {
+    /// Runs until all who ask have stopped.
+    pub fn run(self) {
+        for request in &self.requests {
+            match request {
+                HistoryRequest::Blocks { to, request } => {
+                    if let Some(headers) = logged(self.history.blocks(&request)) {
+                        self.outbound.send(to, &PeerMessage::Blocks(headers));
+                    }
+                }
+                HistoryRequest::Batches { to, lane, first, last, bytes_max } => {
+                    let send = |bytes| self.outbound.send(to, &PeerMessage::Batch(bytes));
+                    logged(self.history.batches(lane, first, last, bytes_max, send));
+                }
+                HistoryRequest::Proof { conn, tx_id } => {
+                    let proof = self.history.proof(&tx_id).unwrap_or_default().into();
+                    self.outbound.client(conn, &ClientMessage::Proof { tx_id, proof });
+                }
+            }
+        }
+    }
+}

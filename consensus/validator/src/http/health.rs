@@ -1,0 +1,91 @@
+//! Is it alive, is it ready, how is it.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::error::ApiError;
+use super::{Api, Shared};
+use crate::status::{PeerStatus, Status};
+
+/// The process answers.
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// The validator takes part: it may sign, it is not catching up, and it reaches a quorum.
+pub(super) async fn readyz(State(api): Shared) -> Result<&'static str, ApiError> {
+    let unready =
+        |code, message: String| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
+    let status = status_of(&api);
+    if let Some(reason) = status.not_signing_reason {
+        return Err(unready("not_signing", reason));
+    }
+    if status.syncing {
+        return Err(unready("syncing", format!("catching up from height {}", status.height)));
+    }
+    let set = &api.chain.set;
+    let reached: u64 =
+        set.iter().zip(api.peers.connected()).filter(|(_, up)| *up).map(|(v, _)| v.weight).sum();
+    if reached < set.quorum_weight() {
+        let need = set.quorum_weight();
+        return Err(unready(
+            "no_quorum",
+            format!("connected with weight {reached}, a quorum is {need}"),
+        ));
+    }
+    Ok("ok\n")
+}
+
+/// Everything at a glance.
+pub(super) async fn status(State(api): Shared) -> Json<Status> {
+    Json(status_of(&api))
+}
+
+fn status_of(api: &Api) -> Status {
+    let core = api.board.core.lock().clone();
+    let execution = *api.board.execution.lock();
+    let chain = &api.chain;
+    let connected = api.peers.connected();
+    let failure = api.board.failure().map(|reason| reason.to_string());
+    let not_signing_reason = failure.or(core.hotstuff.not_signing);
+    let executed = api.metrics.executed_transactions();
+    Status {
+        chain_id: chain.id.to_string(),
+        name: chain.genesis.name.clone(),
+        application: chain.application_name().into(),
+        scheme: chain.myself().key.scheme().to_string(),
+        validator: chain.me.0,
+        validator_name: chain.name_of(chain.me).into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        epoch: core.hotstuff.epoch.0,
+        round: core.hotstuff.round.0,
+        leader: core.hotstuff.leader.0,
+        high_qc_round: core.hotstuff.high_qc_round.0,
+        height: core.hotstuff.committed_height.0,
+        committed_block: core.hotstuff.committed_id.to_string(),
+        executed_height: execution.height,
+        state_commitment: execution.commitment.to_string(),
+        transactions_committed: executed,
+        transactions_failed: api.metrics.transactions_total() - executed,
+        transactions_pending: core.mempool.pending_txs as u64,
+        signing: not_signing_reason.is_none(),
+        not_signing_reason,
+        syncing: core.hotstuff.syncing,
+        fsync: true,
+        peers: chain
+            .set
+            .iter()
+            .zip(connected)
+            .map(|(validator, connected)| PeerStatus {
+                index: validator.index.0,
+                name: chain.name_of(validator.index).into(),
+                connected,
+            })
+            .collect(),
+        clients: api.peers.clients(),
+        rounds_timed_out: core.hotstuff.counters.rounds_by_tc,
+        evidence: core.hotstuff.counters.evidence,
+        verifier_backend: chain.verifier_backend.clone(),
+    }
+}

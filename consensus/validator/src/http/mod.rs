@@ -1,0 +1,155 @@
+//! The HTTP API: for people, scripts and monitoring. Control plane only; bulk submission goes
+//! over STOQ. Described by the OpenAPI document at `/openapi.json`.
+
+mod accounts;
+mod blocks;
+mod error;
+mod health;
+mod transactions;
+
+use std::io;
+use std::net::{SocketAddrV6, TcpListener};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use crossbeam_channel::Sender;
+use falconet_ledger::View;
+use tokio::sync::watch;
+
+use crate::clients::ClientTable;
+use crate::history::History;
+use crate::metrics::Metrics;
+use crate::chain::Chain;
+use crate::peers::Peers;
+use crate::pipeline::Bulk;
+use crate::status::StatusBoard;
+
+pub use accounts::AccountAnswer;
+pub use blocks::BlockAnswer;
+pub use error::ErrorAnswer;
+pub use transactions::{SubmitAnswer, TransactionAnswer};
+
+/// Largest request body, bytes. A transaction has at most 16 KiB, a third more in base64.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// What the handlers need.
+pub struct Api {
+    /// The chain.
+    pub chain: Arc<Chain>,
+    /// Condition of the stages.
+    pub board: Arc<StatusBoard>,
+    /// Who is connected.
+    pub peers: Arc<Peers>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Accounts; `None` when the application is opaque.
+    pub view: Option<View>,
+    /// Committed blocks and where transactions are.
+    pub history: History,
+    /// Transactions on their way.
+    pub clients: Arc<ClientTable>,
+    /// The verify stage.
+    pub bulk: Sender<Bulk>,
+}
+
+type Shared = State<Arc<Api>>;
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr} for HTTP: {source}; {}", remedy(.source))]
+pub struct ListenError {
+    addr: SocketAddrV6,
+    source: io::Error,
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process listens there: stop it or change [http] listen"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "the machine does not have this address: change [http] listen"
+        }
+        _ => "change [http] listen",
+    }
+}
+
+/// Takes the address before anything else starts, so that a conflict is found early.
+pub fn bind(addr: SocketAddrV6) -> Result<TcpListener, ListenError> {
+    let listener = TcpListener::bind(addr).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|source| ListenError { addr, source })
+}
+
+/// Serves until `stop` turns true; then finishes open requests.
+pub async fn serve(
+    listener: TcpListener,
+    api: Arc<Api>,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    axum::serve(listener, router(api))
+        .with_graceful_shutdown(async move {
+            // An error means that the sender is gone, which also means stop.
+            let _ = stop.wait_for(|stop| *stop).await;
+        })
+        .await
+}
+
+/// All routes. Every one of them stands in `openapi.json`.
+fn router(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/v1/transactions", post(transactions::submit))
+        .route("/v1/transactions/{id}", get(transactions::show))
+        .route("/v1/accounts/{id}", get(accounts::show))
+        .route("/v1/blocks/{height}", get(blocks::show))
+        .route("/v1/status", get(health::status))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi))
+        .fallback(error::no_route)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api)
+}
+
+async fn metrics(State(api): Shared) -> impl IntoResponse {
+    const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, TYPE)], api.metrics.encode())
+}
+
+/// The description of this API.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
+}
+
+#[cfg(test)]
+mod tests {
+    /// The routes of [`super::router`], read from this file's own text, so that a new one cannot
+    /// be forgotten in the description.
+    #[test]
+    fn every_route_is_described_and_nothing_else() {
+        let document: serde_json::Value = serde_json::from_str(super::OPENAPI).unwrap();
+        let described: Vec<&str> =
+            document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let source = include_str!("mod.rs");
+        let routes: Vec<&str> = source
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(".route(\""))
+            .filter_map(|rest| rest.split('"').next())
+            .collect();
+        assert!(routes.len() >= 9);
+        for route in &routes {
+            assert!(described.contains(route), "{route} is not in openapi.json");
+        }
+        assert_eq!(described.len(), routes.len());
+    }
+}

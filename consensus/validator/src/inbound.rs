@@ -1,0 +1,163 @@
+//! Receiving: turns the transport's events into work for the verify stage and inputs for the
+//! core. One thread; it parses headers and votes, never batches or transactions.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use falconet_dataplane::{CloseCode, ConnId, Event, FrameLease, Remote, StoqHandle};
+use falconet_types::message::{ClientMessage, PeerMessage, kind};
+use falconet_types::signing::Verified;
+use falconet_types::wire::WireError;
+
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::pipeline::{Bulk, CoreInput, HistoryRequest, ReplyTo, Unverified};
+
+/// Close code for a frame that is no message of the protocol.
+pub const CLOSE_BAD_MESSAGE: CloseCode = CloseCode::Application(CloseCode::APPLICATION_MIN);
+
+/// The receiving side of a validator.
+pub struct Inbound {
+    /// The endpoint, to close connections of those who break the protocol.
+    pub stoq: StoqHandle,
+    /// Who is connected.
+    pub peers: Arc<Peers>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Consensus messages with signatures.
+    pub urgent: Sender<Unverified>,
+    /// Submissions and batches.
+    pub bulk: Sender<Bulk>,
+    /// Everything that needs no signature check.
+    pub core: Sender<CoreInput>,
+    /// Requests of clients for proofs.
+    pub history: Sender<HistoryRequest>,
+}
+
+impl Inbound {
+    /// Runs until the endpoint stops.
+    pub fn run(self, events: &Receiver<Event>) {
+        for event in events {
+            if self.event(event).is_none() {
+                return; // a stage is gone: the process stops
+            }
+        }
+    }
+
+    /// `None` when the process stops.
+    fn event(&self, event: Event) -> Option<()> {
+        match event {
+            Event::Connected { conn, remote, addr, .. } => match remote {
+                Remote::Validator(key_id) => {
+                    let index = self.peers.validator_up(conn, &key_id);
+                    self.count();
+                    let Some(index) = index else {
+                        self.refuse(conn, "key outside the validator set");
+                        return Some(());
+                    };
+                    tracing::info!(validator = index.0, %addr, "connected");
+                    self.core.send(CoreInput::PeerUp(index)).ok()
+                }
+                Remote::Anonymous => {
+                    self.peers.client_up(conn);
+                    self.count();
+                    tracing::debug!(%conn, %addr, "client connected");
+                    Some(())
+                }
+            },
+            Event::Closed { conn, reason, .. } => {
+                let index = self.peers.down(conn);
+                self.count();
+                match index {
+                    Some(index) => {
+                        tracing::info!(validator = index.0, %reason, "disconnected");
+                        self.core.send(CoreInput::PeerDown(index)).ok()
+                    }
+                    None => Some(()),
+                }
+            }
+            Event::Frame { conn, kind, payload, lease, .. } => {
+                let handled = match self.peers.validator(conn) {
+                    Some(from) if kind < kind::SUBMIT => {
+                        PeerMessage::parse(kind, &payload).map(|m| self.peer(from, m, lease))
+                    }
+                    _ => ClientMessage::parse(kind, &payload)
+                        .and_then(|m| self.client(conn, m, lease)),
+                };
+                match handled {
+                    Ok(alive) => alive,
+                    Err(error) => {
+                        self.refuse(conn, &error.to_string());
+                        Some(())
+                    }
+                }
+            }
+            _ => Some(()),
+        }
+    }
+
+    fn peer(
+        &self,
+        from: falconet_types::ValidatorIndex,
+        message: PeerMessage,
+        lease: FrameLease,
+    ) -> Option<()> {
+        match message {
+            PeerMessage::Batch(bytes) => {
+                self.bulk.send(Bulk::Batch { from, bytes, lease }).ok()
+            }
+            PeerMessage::Header(_)
+            | PeerMessage::Vote(_)
+            | PeerMessage::Timeout(_)
+            | PeerMessage::Qc(_)
+            | PeerMessage::Tc(_)
+            | PeerMessage::Blocks(_) => {
+                self.urgent.send(Unverified { from, message, lease }).ok()
+            }
+            PeerMessage::CertRefs(_)
+            | PeerMessage::GetCert(_)
+            | PeerMessage::GetBlocks(_)
+            | PeerMessage::Watermark(_)
+            | PeerMessage::GetBatches(_) => {
+                let message = Verified::trusted(message); // no signatures inside
+                self.core.send(CoreInput::Peer { from, message }).ok()
+            }
+        }
+    }
+
+    fn client(
+        &self,
+        conn: ConnId,
+        message: ClientMessage,
+        lease: FrameLease,
+    ) -> Result<Option<()>, WireError> {
+        match message {
+            ClientMessage::Submit { tag, txs } => {
+                let reply = ReplyTo::Stoq { conn, tag };
+                Ok(self.bulk.send(Bulk::Submission { reply, txs, lease: Some(lease) }).ok())
+            }
+            ClientMessage::GetProof(tx_id) => {
+                if self.history.try_send(HistoryRequest::Proof { conn, tx_id }).is_err() {
+                    self.metrics.history_requests_dropped.inc();
+                }
+                Ok(Some(()))
+            }
+            ClientMessage::Results { .. }
+            | ClientMessage::Receipts(_)
+            | ClientMessage::Proof { .. } => Err(WireError::Value("frame kind")),
+        }
+    }
+
+    fn refuse(&self, conn: ConnId, reason: &str) {
+        self.metrics.refused("malformed");
+        tracing::debug!(%conn, reason, "connection closed");
+        // An error means that the connection is gone already.
+        let _ = self.stoq.close(conn, CLOSE_BAD_MESSAGE, reason);
+    }
+
+    fn count(&self) {
+        let connected = self.peers.connected().iter().filter(|up| **up).count() - 1;
+        self.metrics.peers_connected.set(connected as i64);
+        self.metrics.clients_connected.set(self.peers.clients() as i64);
+    }
+}

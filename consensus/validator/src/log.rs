@@ -1,0 +1,120 @@
+//! The log thread: record, fsync, send.
+//!
+//! Takes all turns that wait, appends their records, makes them durable with one `fdatasync`,
+//! and only then lets go of what they send. A turn without records needs no sync of its own, but
+//! keeps its place in the order.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender};
+use falconet_mempool::Payload;
+use falconet_store::{LogWriter, Record, StoreError};
+use falconet_types::message::{Admission, ClientMessage};
+
+use crate::metrics::Metrics;
+use crate::outbound::Outbound;
+use crate::pipeline::{HistoryRequest, ReplyTo, TURN_QUEUE_MAX, To, Turn};
+use crate::status::StatusBoard;
+
+/// Everything the log thread owns.
+pub struct LogThread {
+    /// The log.
+    pub writer: LogWriter,
+    /// Turns of the core.
+    pub turns: Receiver<Turn>,
+    /// The way out.
+    pub outbound: Outbound,
+    /// Blocks for execution.
+    pub payloads: Sender<Payload>,
+    /// Requests for what is on disk.
+    pub history: Sender<HistoryRequest>,
+    /// Where a failure is published.
+    pub board: Arc<StatusBoard>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl LogThread {
+    /// Runs until the core stops. After a failed write or sync nothing leaves any more: whether
+    /// the records are on disk is unknown, so nothing may depend on them.
+    pub fn run(mut self) {
+        let mut batch = Vec::with_capacity(TURN_QUEUE_MAX);
+        while let Ok(first) = self.turns.recv() {
+            batch.push(first);
+            while batch.len() < TURN_QUEUE_MAX
+                && let Ok(next) = self.turns.try_recv()
+            {
+                batch.push(next);
+            }
+            if self.board.failure().is_some() {
+                batch.clear();
+                continue;
+            }
+            if let Err(error) = self.make_durable(&batch) {
+                tracing::error!(%error, "the log failed: this validator stops taking part");
+                self.board.fail(error.to_string());
+                batch.clear();
+                continue;
+            }
+            for turn in batch.drain(..) {
+                self.release(turn);
+            }
+        }
+    }
+
+    fn make_durable(&mut self, turns: &[Turn]) -> Result<(), StoreError> {
+        let mut records = turns.iter().flat_map(|turn| &turn.records).peekable();
+        if records.peek().is_none() {
+            return Ok(());
+        }
+        for record in records {
+            self.writer.append(record)?;
+            if let Record::Batch(batch) = record {
+                self.metrics.log_bytes.inc_by(batch.bytes().len() as u64);
+            }
+        }
+        let start = Instant::now();
+        self.writer.sync()?;
+        self.metrics.fsync_time.observe(start.elapsed().as_secs_f64());
+        self.metrics.fsync_turns.observe(turns.len() as f64);
+        Ok(())
+    }
+
+    fn release(&mut self, turn: Turn) {
+        for (to, message) in &turn.sends {
+            match to {
+                To::All => self.outbound.broadcast(message),
+                To::One(index) => self.outbound.send(*index, message),
+            }
+        }
+        for (reply, results) in turn.replies {
+            self.reply(reply, results);
+        }
+        for payload in turn.payloads {
+            // An error means that execution has stopped, which ends the process.
+            let _ = self.payloads.send(payload);
+        }
+        for request in turn.history {
+            if self.history.try_send(request).is_err() {
+                self.metrics.history_requests_dropped.inc();
+            }
+        }
+        if let Some(height) = turn.prune
+            && let Err(error) = self.writer.prune(height)
+        {
+            tracing::error!(%error, height = height.0, "old segments could not be deleted");
+            self.board.fail(error.to_string());
+        }
+    }
+
+    fn reply(&self, reply: ReplyTo, results: Vec<Admission>) {
+        match reply {
+            ReplyTo::Stoq { conn, tag } => {
+                self.outbound.client(conn, &ClientMessage::Results { tag, results });
+            }
+            // An error means that the request was given up.
+            ReplyTo::Http(sender) => drop(sender.send(results)),
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! Starting, running and stopping a validator.
+//!
+//! Order of start: everything that can be refused is checked before anything is changed
+//! (configuration, key, genesis, addresses), then the data directory is opened, committed blocks
+//! that the state lacks are executed again, and only then does the endpoint accept anybody.
+//! Order of stop: the endpoint first, then each stage ends when the one before it has, so that
+//! everything taken in is either finished or dropped whole.
+
+use std::collections::VecDeque;
+use std::net::SocketAddrV6;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use falconet_crypto::falcon::KeyPair;
+use falconet_crypto::hash;
+use falconet_crypto::keyfile::{KeyFileError, LockedKey};
+use falconet_dataplane::{
+    BindError, ConnectError, Event, PeerTarget, Stoq, StoqConfig, StoqHandle, TrustedKeys,
+};
+use falconet_hotstuff::{HotStuff, SafetyRecord};
+use falconet_mempool::Mempool;
+use falconet_store::{Reader, Safety, Store, StoreConfig, StoreError};
+use falconet_types::block::SignedHeader;
+use falconet_types::wire::Wire;
+use falconet_types::{Epoch, Height, ValidatorIndex};
+use tokio::sync::watch;
+
+use crate::chain::{Chain, ChainError};
+use crate::clients::{ClientTable, ReceiptSender};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError};
+use crate::core::{Core, Executions};
+use crate::door::Door;
+use crate::execute::{ExecuteError, ExecuteThread, Executor};
+use crate::history::{History, HistoryThread};
+use crate::http::{self, Api, ListenError};
+use crate::inbound::Inbound;
+use crate::log::LogThread;
+use crate::logging::{self, LevelError};
+use crate::metrics::Metrics;
+use crate::outbound::Outbound;
+use crate::peers::Peers;
+use crate::pipeline::{
+    CORE_QUEUE_MAX, EXECUTE_QUEUE_MAX, HISTORY_QUEUE_MAX, TURN_QUEUE_MAX, VERIFY_QUEUE_MAX,
+};
+use crate::status::{CoreStatus, ExecutionStatus, StatusBoard};
+use crate::verdicts::VerdictTable;
+use crate::verify::VerifyWorker;
+
+/// Why a validator does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log level is not understood.
+    #[error(transparent)]
+    Log(#[from] LevelError),
+    /// The key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// Genesis is refused, or does not know the key.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state cannot be used.
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    /// The HTTP address cannot be used.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The STOQ address cannot be used.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A peer cannot be dialled.
+    #[error("peer {name}: {source}")]
+    Dial {
+        /// Its name in genesis.
+        name: String,
+        /// Why.
+        source: ConnectError,
+    },
+    /// The consensus core refuses what was recovered.
+    #[error(transparent)]
+    HotStuff(#[from] falconet_hotstuff::RecoverError),
+    /// The data layer refuses what was recovered.
+    #[error(transparent)]
+    Mempool(#[from] falconet_mempool::RecoverError),
+    /// The control plane's runtime does not start.
+    #[error("the control plane cannot start: {0}")]
+    Control(std::io::Error),
+    /// A thread cannot be started.
+    #[error("a thread cannot be started: {0}; check the limit on processes (ulimit -u)")]
+    Thread(std::io::Error),
+    /// Something failed while running; the log and the status said so when it happened.
+    #[error("the validator stopped taking part: {0}")]
+    Failed(String),
+}
+
+/// A running validator.
+pub struct Node {
+    chain: Arc<Chain>,
+    stoq: Option<Stoq>,
+    stoq_addr: SocketAddrV6,
+    http_addr: SocketAddrV6,
+    board: Arc<StatusBoard>,
+    stop_http: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+    /// Holds the lock on the key file.
+    _key: LockedKey,
+}
+
+/// Runs a validator until SIGINT or SIGTERM; a second signal ends the process at once. Calls
+/// `ready` when the validator accepts connections.
+pub fn run(config: &Config, path: &Path, ready: impl FnOnce(&Node)) -> Result<(), RunError> {
+    logging::init(&config.log)?;
+    let control = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::Control)?;
+    let node = Node::start(config, path)?;
+    ready(&node);
+    let failure = control.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Control)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Control)?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping; a second signal ends the process at once");
+        let board = Arc::clone(&node.board);
+        let stopping = tokio::task::spawn_blocking(move || node.stop());
+        tokio::select! {
+            _ = stopping => {}
+            _ = interrupt.recv() => std::process::exit(130),
+            _ = terminate.recv() => std::process::exit(143),
+        }
+        Ok::<_, RunError>(board.failure())
+    })?;
+    match failure {
+        Some(reason) => Err(RunError::Failed(reason.to_string())),
+        None => Ok(()),
+    }
+}
+
+impl Node {
+    /// Starts a validator; returns when it accepts connections. `path` is the file that the
+    /// configuration came from, for messages.
+    pub fn start(config: &Config, path: &Path) -> Result<Self, RunError> {
+        let key = LockedKey::open(&config.key)?;
+        let chain = Chain::load(&config.genesis, &config.key, key.key().public())?;
+        config.check_peers(path, &chain.genesis, chain.name_of(chain.me))?;
+        let chain = Arc::new(chain);
+        let listener = http::bind(config.http.listen)?;
+        let http_addr = match listener.local_addr() {
+            Ok(std::net::SocketAddr::V6(addr)) => addr,
+            _ => config.http.listen,
+        };
+        let (stoq, events) = bind_stoq(config, &chain, key.key())?;
+        let stoq_addr = stoq.local_addr();
+        let recovered = recover(config, &chain, key.key())?;
+        let node = Assembly { config, chain: &chain, key: key.key(), stoq: &stoq }
+            .assemble(recovered, events, listener)?;
+        let (board, stop_http, threads) = node;
+        dial_peers(config, &chain, &stoq.handle())?;
+        tracing::info!(
+            validator = chain.me.0,
+            name = chain.name_of(chain.me),
+            chain = %chain.id,
+            stoq = %stoq_addr,
+            http = %http_addr,
+            io = stoq.backend(),
+            verifier = chain.verifier_backend,
+            "ready"
+        );
+        let stoq = Some(stoq);
+        Ok(Self { chain, stoq, stoq_addr, http_addr, board, stop_http, threads, _key: key })
+    }
+
+    /// This validator's index.
+    #[must_use]
+    pub fn index(&self) -> ValidatorIndex {
+        self.chain.me
+    }
+
+    /// Address of the STOQ endpoint.
+    #[must_use]
+    pub fn stoq_addr(&self) -> SocketAddrV6 {
+        self.stoq_addr
+    }
+
+    /// Address of the HTTP API.
+    #[must_use]
+    pub fn http_addr(&self) -> SocketAddrV6 {
+        self.http_addr
+    }
+
+    /// Stops and waits until everything on its way to disk is there.
+    pub fn stop(mut self) {
+        // An error means that the HTTP thread is gone already.
+        let _ = self.stop_http.send(true);
+        if let Some(stoq) = self.stoq.take() {
+            stoq.shutdown();
+        }
+        for thread in self.threads.drain(..) {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+fn bind_stoq(
+    config: &Config,
+    chain: &Chain,
+    key: &KeyPair,
+) -> Result<(Stoq, Receiver<Event>), BindError> {
+    let mut stoq = StoqConfig::new(config.stoq.listen, chain.id);
+    stoq.identity = Some(Arc::new(key.clone()));
+    stoq.trusted = TrustedKeys::new(chain.set.iter().map(|validator| &validator.key));
+    // Peers learn at once that a restarted validator forgot their connections.
+    let secret = hash::hash("falconet/stateless-reset", &[chain.id.as_ref(), key.secret_bytes()]);
+    stoq.reset_secret = Some(secret.0);
+    Stoq::bind(stoq)
+}
+
+/// Of each pair of validators the one with the lower index dials.
+fn dial_peers(config: &Config, chain: &Chain, stoq: &StoqHandle) -> Result<(), RunError> {
+    for validator in chain.set.iter().filter(|validator| validator.index > chain.me) {
+        let name = chain.name_of(validator.index);
+        let target = PeerTarget {
+            addr: config.peers[name],
+            key: validator.key.clone(),
+            persistent: true,
+        };
+        stoq.connect(target)
+            .map_err(|source| RunError::Dial { name: name.into(), source })?;
+    }
+    Ok(())
+}
+
+/// What a validator finds on its disk.
+struct Found {
+    store: StoreParts,
+    executor: Executor,
+    hotstuff: falconet_hotstuff::Recovered,
+    mempool: falconet_mempool::Recovered,
+    /// Committed blocks above the executed one, whose payload must be fetched first.
+    unexecuted: VecDeque<Arc<SignedHeader>>,
+}
+
+struct StoreParts {
+    log: falconet_store::LogWriter,
+    reader: Reader,
+}
+
+fn recover(config: &Config, chain: &Chain, key: &KeyPair) -> Result<Found, RunError> {
+    let key_id = key.public().id();
+    let (store, recovered) = Store::open(&config.data, &StoreConfig::new(chain.id, key_id))?;
+    let Store { log, reader, state } = store;
+    let committed = recovered.committed.as_ref().map_or(Height::ZERO, |mark| mark.height);
+    let mut executor = Executor::open(chain, state, &reader)?;
+    let start = executor.application().height();
+    if start < committed {
+        tracing::info!(from = start.0, to = committed.0, "executing committed blocks again");
+    }
+    let cut = executor.replay(chain, &reader, committed, |height| {
+        if height.0 % 1000 == 0 {
+            tracing::info!(height = height.0, to = committed.0, "executing again");
+        }
+    })?;
+    executor.flush()?;
+    let executed = executor.application().height();
+    let mut unexecuted = VecDeque::new();
+    for height in executed.0 + 1..=committed.0 {
+        if let Some(header) = reader.header_at(Height(height))? {
+            unexecuted.push_back(Arc::new(header));
+        }
+    }
+    let mut batches = Vec::new();
+    for (lane, tip) in chain.set.iter().zip(&cut.0) {
+        for above in reader.lane_above(chain.set.epoch(), lane.index, tip.seq) {
+            batches.extend(reader.batch(&above.hash)?);
+        }
+    }
+    let (safety, safety_damage) = match &recovered.safety {
+        Safety::Absent => (None, None),
+        Safety::Corrupt { why } => (None, Some(why.clone())),
+        Safety::Intact(bytes) => match SafetyRecord::from_bytes(bytes) {
+            Ok(record) => (Some(record), None),
+            Err(error) => (None, Some(error.to_string())),
+        },
+    };
+    let mut qcs = recovered.qcs;
+    qcs.extend(recovered.committed.iter().map(|mark| mark.child_qc.clone()));
+    Ok(Found {
+        store: StoreParts { log, reader },
+        executor,
+        hotstuff: falconet_hotstuff::Recovered {
+            safety,
+            committed: recovered.committed.map(|mark| (mark.height, mark.block_id)),
+            headers: recovered.headers,
+            qcs,
+            tcs: recovered.tcs,
+            safety_damage,
+        },
+        mempool: falconet_mempool::Recovered { executed, cut, batches },
+        unexecuted,
+    })
+}
+
+/// Puts the stages together.
+struct Assembly<'a> {
+    config: &'a Config,
+    chain: &'a Arc<Chain>,
+    key: &'a KeyPair,
+    stoq: &'a Stoq,
+}
+
+type Assembled = (Arc<StatusBoard>, watch::Sender<bool>, Vec<JoinHandle<()>>);
+
+impl Assembly<'_> {
+    fn assemble(
+        &self,
+        found: Found,
+        events: Receiver<Event>,
+        listener: std::net::TcpListener,
+    ) -> Result<Assembled, RunError> {
+        let chain = self.chain;
+        let peers = Arc::new(Peers::new(Arc::clone(&chain.set), chain.me));
+        let metrics = Metrics::new(self.stoq.handle());
+        let outbound =
+            Outbound::new(self.stoq.handle(), Arc::clone(&peers), Arc::clone(&metrics));
+        let verdicts = Arc::new(VerdictTable::default());
+        let clients = Arc::new(ClientTable::default());
+        let history = History::new(Arc::clone(chain), found.store.reader);
+        let view = found.executor.application().view();
+
+        let (urgent_in, urgent_out) = bounded(VERIFY_QUEUE_MAX);
+        let (bulk_in, bulk_out) = bounded(VERIFY_QUEUE_MAX);
+        let (core_in, core_out) = bounded(CORE_QUEUE_MAX);
+        let (turn_in, turn_out) = bounded(TURN_QUEUE_MAX);
+        let (payload_in, payload_out) = bounded(EXECUTE_QUEUE_MAX);
+        let (executed_in, executed_out) = unbounded();
+        let (history_in, history_out) = bounded(HISTORY_QUEUE_MAX);
+
+        let application = found.executor.application();
+        let height = application.height();
+        let commitment = application.commitment();
+        let executions =
+            Executions::new(application.genesis_commitment(), height, commitment);
+        let cut = found.mempool.cut.clone();
+        let (hotstuff, mempool) = self.cores(found.hotstuff, found.mempool)?;
+        let board = Arc::new(StatusBoard::new(
+            CoreStatus { hotstuff: hotstuff.status(), mempool: mempool.status() },
+            ExecutionStatus { height: height.0, commitment },
+        ));
+        metrics.executed_height.set(height.0 as i64);
+
+        let core = Core {
+            chain: Arc::clone(chain),
+            hotstuff,
+            mempool,
+            executions,
+            inputs: core_out,
+            executed: executed_out,
+            turns: turn_in,
+            clients: Arc::clone(&clients),
+            verdicts: Arc::clone(&verdicts),
+            board: Arc::clone(&board),
+            metrics: Arc::clone(&metrics),
+            clock: Clock::new(),
+            waiting: VecDeque::new(),
+            unproven: Vec::new(),
+            backlog: found.unexecuted,
+            cut,
+        };
+        let log = LogThread {
+            writer: found.store.log,
+            turns: turn_out,
+            outbound: outbound.clone(),
+            payloads: payload_in,
+            history: history_in.clone(),
+            board: Arc::clone(&board),
+            metrics: Arc::clone(&metrics),
+        };
+        let execute = ExecuteThread {
+            executor: found.executor,
+            payloads: payload_out,
+            executed: executed_in,
+            verdicts: Arc::clone(&verdicts),
+            receipts: ReceiptSender {
+                clients: Arc::clone(&clients),
+                outbound: outbound.clone(),
+                metrics: Arc::clone(&metrics),
+                me: chain.me,
+            },
+            board: Arc::clone(&board),
+            metrics: Arc::clone(&metrics),
+        };
+        let history_thread =
+            HistoryThread { history: history.clone(), requests: history_out, outbound };
+        let inbound = Inbound {
+            stoq: self.stoq.handle(),
+            peers: Arc::clone(&peers),
+            metrics: Arc::clone(&metrics),
+            urgent: urgent_in,
+            bulk: bulk_in.clone(),
+            core: core_in.clone(),
+            history: history_in,
+        };
+        let door = Arc::new(Door::new(view.clone()));
+        let api = Arc::new(Api {
+            chain: Arc::clone(chain),
+            board: Arc::clone(&board),
+            peers,
+            metrics: Arc::clone(&metrics),
+            view,
+            history,
+            clients,
+            bulk: bulk_in,
+        });
+
+        let mut threads = Vec::new();
+        for i in 0..self.config.threads.verify_threads() {
+            let worker = VerifyWorker {
+                chain: Arc::clone(chain),
+                door: Arc::clone(&door),
+                verdicts: Arc::clone(&verdicts),
+                metrics: Arc::clone(&metrics),
+                urgent: urgent_out.clone(),
+                bulk: bulk_out.clone(),
+                core: core_in.clone(),
+            };
+            threads.push(spawn(&format!("verify-{i}"), move || worker.run())?);
+        }
+        drop((urgent_out, bulk_out, core_in));
+        threads.push(spawn("history", move || history_thread.run())?);
+        threads.push(spawn("execute", move || execute.run())?);
+        threads.push(spawn("log", move || log.run())?);
+        threads.push(spawn("core", move || core.run())?);
+        threads.push(spawn("inbound", move || inbound.run(&events))?);
+        let (stop_http, stop) = watch::channel(false);
+        threads.push(serve_http(listener, api, stop)?);
+        Ok((board, stop_http, threads))
+    }
+
+    fn cores(
+        &self,
+        hotstuff: falconet_hotstuff::Recovered,
+        mempool: falconet_mempool::Recovered,
+    ) -> Result<(HotStuff, Mempool), RunError> {
+        let chain = self.chain;
+        let signer = || Box::new(self.key.clone());
+        let params = &chain.genesis.params;
+        let hotstuff = HotStuff::new(
+            falconet_hotstuff::Config {
+                chain_id: chain.id,
+                me: chain.me,
+                set: Arc::clone(&chain.set),
+                params: params.clone(),
+                genesis_time_ms: chain.genesis.time_ms,
+            },
+            signer(),
+            hotstuff,
+        )?;
+        let mempool = Mempool::new(
+            falconet_mempool::Config {
+                chain_id: chain.id,
+                me: chain.me,
+                set: Arc::clone(&chain.set),
+                params: params.clone(),
+            },
+            signer(),
+            mempool,
+        )?;
+        Ok((hotstuff, mempool))
+    }
+}
+
+fn serve_http(
+    listener: std::net::TcpListener,
+    api: Arc<Api>,
+    stop: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::Control)?;
+    spawn("control", move || {
+        if let Err(error) = runtime.block_on(http::serve(listener, api, stop)) {
+            tracing::error!(%error, "the HTTP API stopped");
+        }
+    })
+}
+
+fn spawn(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, RunError> {
+    std::thread::Builder::new().name(name.into()).spawn(body).map_err(RunError::Thread)
+}

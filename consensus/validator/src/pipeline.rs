@@ -1,0 +1,200 @@
+//! What the stages hand to each other.
+//!
+//! ```text
+//!  STOQ ─▶ inbound ─▶ verify ─▶ core ─▶ persist ─▶ peers, clients
+//!                                          └─────▶ execute ─▶ clients, state
+//! ```
+//!
+//! Every arrow is a bounded queue. Frames keep their share of the transport's event budget (a
+//! lease) until the verify stage has dealt with them, so a slow stage makes the transport stop
+//! reading and QUIC's flow control stops the sender.
+
+use bytes::Bytes;
+use falconet_dataplane::{ConnId, FrameLease};
+use falconet_mempool::Payload;
+use falconet_store::Record;
+use falconet_types::batch::Batch;
+use falconet_types::message::{Admission, GetBlocks, PeerMessage};
+use falconet_types::signing::Verified;
+use falconet_types::{Digest, Height, Seq, TxId, ValidatorIndex};
+use tokio::sync::oneshot;
+
+/// Inputs that may wait for the core.
+pub const CORE_QUEUE_MAX: usize = 8192;
+/// Turns that may wait for the log.
+pub const TURN_QUEUE_MAX: usize = 64;
+/// Blocks that may wait for execution. The mempool hands out at most one window ahead of
+/// execution, so this queue never fills and the log never waits for the ledger.
+pub const EXECUTE_QUEUE_MAX: usize = 2 * falconet_mempool::limits::PAYLOAD_WINDOW_BLOCKS as usize;
+/// Requests for history that may wait.
+pub const HISTORY_QUEUE_MAX: usize = 256;
+/// Frames that may wait for verification, in each of its two queues. The transport's event
+/// budget is the tighter bound.
+pub const VERIFY_QUEUE_MAX: usize = 16_384;
+
+/// A consensus message that waits for its signatures to be checked.
+pub struct Unverified {
+    /// The connection's validator.
+    pub from: ValidatorIndex,
+    /// Parsed, signatures not checked.
+    pub message: PeerMessage,
+    /// Held until it is checked.
+    pub lease: FrameLease,
+}
+
+/// Work for the verify stage that comes in bulk.
+pub enum Bulk {
+    /// Transactions of a client.
+    Submission {
+        /// Whom to answer.
+        reply: ReplyTo,
+        /// Whole transactions.
+        txs: Vec<Bytes>,
+        /// Held until they are checked; none for the HTTP API, which limits requests itself.
+        lease: Option<FrameLease>,
+    },
+    /// A batch of a peer.
+    Batch {
+        /// The connection's validator.
+        from: ValidatorIndex,
+        /// As received.
+        bytes: Bytes,
+        /// Held until it is checked.
+        lease: FrameLease,
+    },
+}
+
+/// Whom to answer about a submission.
+pub enum ReplyTo {
+    /// A STOQ client.
+    Stoq {
+        /// Its connection.
+        conn: ConnId,
+        /// The submission's tag.
+        tag: u64,
+    },
+    /// A request of the HTTP API.
+    Http(oneshot::Sender<Vec<Admission>>),
+}
+
+/// One transaction of a submission after the door: refused, or ready for the lane.
+pub enum Checked {
+    /// Valid as far as can be known now.
+    Good {
+        /// Its identity.
+        id: TxId,
+        /// All its bytes.
+        bytes: Bytes,
+    },
+    /// Would not execute.
+    Refused(Admission),
+}
+
+/// What reaches the core.
+pub enum CoreInput {
+    /// A message of a validator; its signatures, where it has any, were checked.
+    Peer {
+        /// The connection's validator.
+        from: ValidatorIndex,
+        /// The message.
+        message: Verified<PeerMessage>,
+    },
+    /// A batch of a validator.
+    Batch {
+        /// The connection's validator.
+        from: ValidatorIndex,
+        /// Parsed, owner's signature checked.
+        batch: Verified<Batch>,
+    },
+    /// Transactions that passed the door.
+    Submission {
+        /// Whom to answer.
+        reply: ReplyTo,
+        /// In the order of the submission.
+        txs: Vec<Checked>,
+    },
+    /// A validator is connected.
+    PeerUp(ValidatorIndex),
+    /// A validator is no longer connected.
+    PeerDown(ValidatorIndex),
+}
+
+/// Execution's word to the core. It has a channel of its own without a bound, so that core, log
+/// and execution can never wait for each other in a circle; there is at most one for each block
+/// of the mempool's window.
+pub struct Executed {
+    /// Height of the block.
+    pub height: Height,
+    /// State commitment after it.
+    pub commitment: Digest,
+}
+
+/// Where a message goes.
+pub enum To {
+    /// Every connected validator.
+    All,
+    /// One validator.
+    One(ValidatorIndex),
+}
+
+/// A request for history that the core does not hold in memory.
+pub enum HistoryRequest {
+    /// Headers from a block towards genesis.
+    Blocks {
+        /// Who asks.
+        to: ValidatorIndex,
+        /// What for.
+        request: GetBlocks,
+    },
+    /// Batches of a lane, newest first.
+    Batches {
+        /// Who asks.
+        to: ValidatorIndex,
+        /// The lane.
+        lane: ValidatorIndex,
+        /// Lowest sequence number.
+        first: Seq,
+        /// Highest sequence number.
+        last: Seq,
+        /// Bytes after which to stop.
+        bytes_max: u64,
+    },
+    /// The proof of a transaction, for a client.
+    Proof {
+        /// Who asks.
+        conn: ConnId,
+        /// The transaction.
+        tx_id: TxId,
+    },
+}
+
+/// Everything that one turn of the core wants done. Nothing of it leaves before the records of
+/// this and all earlier turns are on disk.
+#[derive(Default)]
+pub struct Turn {
+    /// For the log, in order.
+    pub records: Vec<Record>,
+    /// For validators.
+    pub sends: Vec<(To, PeerMessage)>,
+    /// For clients.
+    pub replies: Vec<(ReplyTo, Vec<Admission>)>,
+    /// For execution, in height order.
+    pub payloads: Vec<Payload>,
+    /// For the history server.
+    pub history: Vec<HistoryRequest>,
+    /// Blocks and batches at and below this height may be deleted.
+    pub prune: Option<Height>,
+}
+
+impl Turn {
+    /// True when there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+            && self.sends.is_empty()
+            && self.replies.is_empty()
+            && self.payloads.is_empty()
+            && self.history.is_empty()
+            && self.prune.is_none()
+    }
+}

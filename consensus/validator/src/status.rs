@@ -1,0 +1,128 @@
+//! What a validator says of itself, as the HTTP API and the command line show it.
+
+use std::sync::Arc;
+
+use falconet_types::Digest;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+/// The answer of `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Chain id, hexadecimal.
+    pub chain_id: String,
+    /// The chain's name.
+    pub name: String,
+    /// `ledger` or `opaque`.
+    pub application: String,
+    /// Signature scheme of this validator's key.
+    pub scheme: String,
+    /// This validator's index.
+    pub validator: u16,
+    /// This validator's name.
+    pub validator_name: String,
+    /// Version of the software.
+    pub version: String,
+    /// Epoch.
+    pub epoch: u64,
+    /// Current round.
+    pub round: u64,
+    /// Leader of the current round.
+    pub leader: u16,
+    /// Round of the highest QC.
+    pub high_qc_round: u64,
+    /// Height of the last committed block.
+    pub height: u64,
+    /// Id of the last committed block, hexadecimal.
+    pub committed_block: String,
+    /// Height of the last executed block.
+    pub executed_height: u64,
+    /// State commitment after the last executed block, hexadecimal.
+    pub state_commitment: String,
+    /// Transactions that took effect, since the process started.
+    pub transactions_committed: u64,
+    /// Transactions that were ordered and failed, since the process started.
+    pub transactions_failed: u64,
+    /// Transactions that wait in this validator's lane for a batch.
+    pub transactions_pending: u64,
+    /// False when this validator must not sign.
+    pub signing: bool,
+    /// Why it must not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_signing_reason: Option<String>,
+    /// True while it fetches blocks that others have committed.
+    pub syncing: bool,
+    /// Always true: votes, proposals, batches and commits are on disk before they count.
+    pub fsync: bool,
+    /// Every validator of the epoch.
+    pub peers: Vec<PeerStatus>,
+    /// Clients that are connected.
+    pub clients: usize,
+    /// Rounds that ended by a timeout certificate, since the process started.
+    pub rounds_timed_out: u64,
+    /// Pieces of evidence of misbehaviour seen, since the process started.
+    pub evidence: u64,
+    /// Signature verification code in use.
+    pub verifier_backend: String,
+}
+
+/// One validator as another sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Index.
+    pub index: u16,
+    /// Name in genesis.
+    pub name: String,
+    /// True for a connected peer, and for the validator itself.
+    pub connected: bool,
+}
+
+/// What the core thread last said.
+#[derive(Debug, Clone)]
+pub struct CoreStatus {
+    /// The HotStuff core.
+    pub hotstuff: falconet_hotstuff::Status,
+    /// The mempool core.
+    pub mempool: falconet_mempool::Status,
+}
+
+/// What the executor last said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecutionStatus {
+    /// Height of the last executed block.
+    pub height: u64,
+    /// State commitment after it.
+    pub commitment: Digest,
+}
+
+/// Where the stages leave their condition for whoever asks.
+pub struct StatusBoard {
+    /// The core's.
+    pub core: Mutex<CoreStatus>,
+    /// The executor's.
+    pub execution: Mutex<ExecutionStatus>,
+    fatal: Mutex<Option<Arc<str>>>,
+}
+
+impl StatusBoard {
+    /// A board with first entries.
+    #[must_use]
+    pub fn new(core: CoreStatus, execution: ExecutionStatus) -> Self {
+        Self {
+            core: Mutex::new(core),
+            execution: Mutex::new(execution),
+            fatal: Mutex::new(None),
+        }
+    }
+
+    /// Records why this validator can no longer take part. The first reason stays.
+    pub fn fail(&self, reason: String) {
+        self.fatal.lock().get_or_insert_with(|| reason.into());
+    }
+
+    /// Why this validator can no longer take part.
+    #[must_use]
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.fatal.lock().clone()
+    }
+}

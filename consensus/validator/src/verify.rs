@@ -1,0 +1,291 @@
+//! The verify stage: the only place where signatures of others are checked.
+//!
+//! Consensus messages come first: a worker looks for them before every piece of bulk work and
+//! between pieces, so a lone vote waits for at most [`PIECE_JOBS`] verifications. Bulk work is
+//! gathered until [`GATHER_JOBS`] signatures are at hand or nothing more is waiting (never for a
+//! time: waiting for company would only add delay when the stage is idle and gain nothing when
+//! it is busy), so the batch verifier sees full batches under load and a lone submission is
+//! checked at once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, select_biased};
+use falconet_crypto::falcon::{Bitmap, Job, Key, PreparedKey, SIGNING_MESSAGE_LEN, Verifier};
+use falconet_ledger::{Verdict, Verdicts};
+use falconet_types::batch::Batch;
+use falconet_types::message::{Admission, PeerMessage};
+use falconet_types::receipt::Outcome;
+use falconet_types::signing::{self, Verified};
+use falconet_types::transaction::SignedTransaction;
+use falconet_types::{ValidatorIndex, transaction};
+
+use crate::door::Door;
+use crate::metrics::Metrics;
+use crate::chain::Chain;
+use crate::pipeline::{Bulk, Checked, CoreInput, ReplyTo, Unverified};
+use crate::verdicts::VerdictTable;
+
+/// Signatures that a worker gathers before it verifies.
+const GATHER_JOBS: usize = 512;
+/// Signatures between two looks at the urgent queue.
+const PIECE_JOBS: usize = 128;
+/// Urgent messages that are verified together.
+const URGENT_MAX: usize = 64;
+
+/// One worker of the stage; several may share the queues.
+pub struct VerifyWorker {
+    /// Chain, genesis, validator set.
+    pub chain: Arc<Chain>,
+    /// What the ledger says of a transaction before it is executed.
+    pub door: Arc<Door>,
+    /// Where results for batches go.
+    pub verdicts: Arc<VerdictTable>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Consensus messages.
+    pub urgent: Receiver<Unverified>,
+    /// Submissions and batches.
+    pub bulk: Receiver<Bulk>,
+    /// Where verified things go.
+    pub core: Sender<CoreInput>,
+}
+
+/// The process stops.
+struct Stopped;
+
+/// A signature to check, with what it belongs to.
+struct Pending {
+    key: Arc<PreparedKey>,
+    message: [u8; SIGNING_MESSAGE_LEN],
+    tx: SignedTransaction,
+}
+
+/// A piece of bulk work between parsing and answer.
+enum Parsed {
+    Submission { reply: ReplyTo, entries: Vec<Entry> },
+    Batch { from: ValidatorIndex, batch: Verified<Batch>, entries: Vec<Entry> },
+}
+
+/// A transaction of a piece of bulk work.
+enum Entry {
+    /// Its signature is job number so-and-so.
+    Job(usize),
+    /// It needs no signature check.
+    Ready(Checked),
+    /// Its signature cannot be checked yet or will never verify.
+    Verdict(Verdict),
+}
+
+impl VerifyWorker {
+    /// Runs until the queues close.
+    pub fn run(self) {
+        let mut verifier = Verifier::new();
+        loop {
+            let done = select_biased! {
+                recv(self.urgent) -> message => match message {
+                    Ok(message) => self.urgent(message, &mut verifier),
+                    Err(_) => Err(Stopped),
+                },
+                recv(self.bulk) -> work => match work {
+                    Ok(work) => self.bulk(work, &mut verifier),
+                    Err(_) => Err(Stopped),
+                },
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Verifies the message and all others that wait, in one batch.
+    fn urgent(&self, first: Unverified, verifier: &mut Verifier) -> Result<(), Stopped> {
+        let mut froms = vec![first.from];
+        let mut leases = vec![first.lease];
+        let mut messages = vec![first.message];
+        while messages.len() < URGENT_MAX
+            && let Ok(next) = self.urgent.try_recv()
+        {
+            froms.push(next.from);
+            leases.push(next.lease);
+            messages.push(next.message);
+        }
+        self.metrics.verify_queue_urgent.set(self.urgent.len() as i64);
+        let start = Instant::now();
+        let results = signing::verify_many(messages, self.chain.id, &self.chain.set, verifier);
+        self.count(results.len(), start);
+        for (from, result) in froms.into_iter().zip(results) {
+            match result {
+                Ok(message) => self.pass(from, message)?,
+                Err(error) => {
+                    self.metrics.refused("signature");
+                    tracing::debug!(validator = from.0, %error, "message refused");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pass(&self, from: ValidatorIndex, message: Verified<PeerMessage>) -> Result<(), Stopped> {
+        self.core.send(CoreInput::Peer { from, message }).map_err(|_| Stopped)
+    }
+
+    /// Gathers bulk work, verifies it in pieces, and passes it on.
+    fn bulk(&self, first: Bulk, verifier: &mut Verifier) -> Result<(), Stopped> {
+        let mut jobs = Vec::with_capacity(GATHER_JOBS);
+        let mut parsed = Vec::new();
+        let mut leases = Vec::new();
+        let mut next = Some(first);
+        while let Some(work) = next {
+            match work {
+                Bulk::Submission { reply, txs, lease } => {
+                    leases.extend(lease);
+                    let now_ms = crate::clock::wall_ms();
+                    let entries =
+                        txs.into_iter().map(|tx| self.at_the_door(tx, now_ms, &mut jobs)).collect();
+                    parsed.push(Parsed::Submission { reply, entries });
+                }
+                Bulk::Batch { from, bytes, lease } => {
+                    leases.push(lease);
+                    let batch = Batch::parse(bytes).map_err(|error| error.to_string());
+                    let batch = batch.and_then(|batch| {
+                        signing::verify(batch, self.chain.id, &self.chain.set, verifier)
+                            .map_err(|error| error.to_string())
+                    });
+                    match batch {
+                        Ok(batch) => {
+                            let txs = batch.transactions();
+                            let entries = txs.map(|tx| self.in_batch(tx, &mut jobs)).collect();
+                            parsed.push(Parsed::Batch { from, batch, entries });
+                        }
+                        Err(error) => {
+                            self.metrics.refused("batch");
+                            tracing::debug!(validator = from.0, error, "batch refused");
+                        }
+                    }
+                }
+            }
+            next = if jobs.len() < GATHER_JOBS { self.bulk.try_recv().ok() } else { None };
+        }
+        self.metrics.verify_queue_bulk.set(self.bulk.len() as i64);
+        let valid = self.verify(&jobs, verifier)?;
+        let mut jobs: Vec<Option<SignedTransaction>> =
+            jobs.into_iter().map(|job| Some(job.tx)).collect();
+        for work in parsed {
+            self.answer(work, &valid, &mut jobs)?;
+        }
+        Ok(())
+    }
+
+    /// Verifies in pieces; urgent messages overtake between them.
+    fn verify(&self, jobs: &[Pending], verifier: &mut Verifier) -> Result<Vec<bool>, Stopped> {
+        let mut valid = Vec::with_capacity(jobs.len());
+        let mut bits = Bitmap::with_capacity(PIECE_JOBS);
+        for piece in jobs.chunks(PIECE_JOBS) {
+            if let Ok(message) = self.urgent.try_recv() {
+                self.urgent(message, verifier)?;
+            }
+            let start = Instant::now();
+            let piece: Vec<Job<'_>> = piece
+                .iter()
+                .map(|job| Job {
+                    key: Key::Prepared(&job.key),
+                    message: &job.message,
+                    signature: job.tx.signature(),
+                })
+                .collect();
+            verifier.verify_batch(&piece, &mut bits);
+            self.count(piece.len(), start);
+            valid.extend(bits.iter());
+        }
+        Ok(valid)
+    }
+
+    /// A client's transaction: every rule that can be checked now is.
+    fn at_the_door(
+        &self,
+        bytes: bytes::Bytes,
+        now_ms: u64,
+        jobs: &mut Vec<Pending>,
+    ) -> Entry {
+        if self.door.is_opaque() {
+            let id = transaction::opaque_id(&bytes);
+            return Entry::Ready(match self.door.check_opaque(&bytes) {
+                Ok(()) => Checked::Good { id, bytes },
+                Err(outcome) => Checked::Refused(Admission::Refused(outcome)),
+            });
+        }
+        let refused = |outcome| Entry::Ready(Checked::Refused(Admission::Refused(outcome)));
+        let Ok(tx) = SignedTransaction::parse(bytes) else { return refused(Outcome::Malformed) };
+        match self.door.check(&tx, now_ms) {
+            Ok(key) => {
+                jobs.push(Pending { key, message: tx.message(), tx });
+                Entry::Job(jobs.len() - 1)
+            }
+            Err(outcome) => refused(outcome),
+        }
+    }
+
+    /// A transaction in a peer's batch: only its signature matters here, execution judges the
+    /// rest.
+    fn in_batch(&self, bytes: bytes::Bytes, jobs: &mut Vec<Pending>) -> Entry {
+        if self.door.is_opaque() {
+            return Entry::Verdict(Verdict::Valid);
+        }
+        let Ok(tx) = SignedTransaction::parse(bytes) else {
+            return Entry::Verdict(Verdict::Invalid);
+        };
+        match self.door.key(&tx) {
+            Some(key) => {
+                jobs.push(Pending { key, message: tx.message(), tx });
+                Entry::Job(jobs.len() - 1)
+            }
+            None => Entry::Verdict(Verdict::Unknown),
+        }
+    }
+
+    fn answer(
+        &self,
+        work: Parsed,
+        valid: &[bool],
+        jobs: &mut [Option<SignedTransaction>],
+    ) -> Result<(), Stopped> {
+        let input = match work {
+            Parsed::Submission { reply, entries } => {
+                let txs = entries
+                    .into_iter()
+                    .map(|entry| match entry {
+                        Entry::Job(i) if valid[i] => {
+                            let tx = jobs[i].take().expect("each job belongs to one entry");
+                            Checked::Good { id: tx.id(), bytes: tx.bytes().clone() }
+                        }
+                        Entry::Job(_) | Entry::Verdict(_) => {
+                            Checked::Refused(Admission::Refused(Outcome::BadSignature))
+                        }
+                        Entry::Ready(checked) => checked,
+                    })
+                    .collect();
+                CoreInput::Submission { reply, txs }
+            }
+            Parsed::Batch { from, batch, entries } => {
+                let verdicts = entries
+                    .iter()
+                    .map(|entry| match entry {
+                        Entry::Job(i) if valid[*i] => Verdict::Valid,
+                        Entry::Job(_) | Entry::Ready(_) => Verdict::Invalid,
+                        Entry::Verdict(verdict) => *verdict,
+                    })
+                    .collect();
+                self.verdicts.put(batch.hash(), Verdicts(verdicts));
+                CoreInput::Batch { from, batch }
+            }
+        };
+        self.core.send(input).map_err(|_| Stopped)
+    }
+
+    fn count(&self, signatures: usize, start: Instant) {
+        self.metrics.signatures_verified.inc_by(signatures as u64);
+        self.metrics.verify_batch_size.observe(signatures as f64);
+        self.metrics.verify_time.observe(start.elapsed().as_secs_f64());
+    }
+}
