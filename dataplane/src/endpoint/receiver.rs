@@ -214,9 +214,10 @@ impl InStream {
                     .decoder
                     .next_frame(&mut self.pending)
                     .map_err(failure)?;
-                core.stats
-                    .payload_bytes_copied
-                    .add(self.decoder.take_copied_bytes());
+                let copied = self.decoder.take_copied_bytes();
+                if matches!(phase, Phase::Open { .. }) {
+                    core.stats.payload_bytes_copied.add(copied);
+                }
                 let Some(frame) = frame else { continue };
                 self.frames += 1;
                 self.begun = None;

@@ -1,1 +1,0 @@
-//! The endpoint under a virtual network.
