@@ -88,7 +88,7 @@ pub enum Input {
         request: GetBatches,
     },
     /// A block was committed. In height order, each height once, without gaps; at most
-    /// `Mempool::committed_room` more may follow.
+    /// [`crate::Mempool::committed_room`] more may follow.
     Committed {
         /// The block.
         header: Arc<SignedHeader>,

@@ -28,10 +28,11 @@
 //!
 //! **Call order.** `admit` any number of transactions and then `handle(Input::Tick)` once: batches
 //! are sealed in `handle`, never in `admit`, so that transactions which arrive together travel
-//! together. Call `handle(Input::Tick)` whenever `Mempool::next_deadline_us` has passed.
+//! together. Call `handle(Input::Tick)` whenever [`Mempool::next_deadline_us`] has passed.
 //!
 //! | module | what |
 //! |---|---|
+//! | `mempool` | the core: inputs in, effects out |
 //! | [`limits`] | every bound, named |
 //! | `lane` | one lane as this node holds it: chain, early batches, superseded branches |
 //! | `own` | admission, sealing, what may stop this node from sealing |
@@ -42,10 +43,19 @@
 //! | `serve` | answers to peers that ask |
 
 mod api;
+mod cut;
+mod delivery;
+mod fetch;
+mod lane;
 pub mod limits;
+mod mempool;
+mod own;
+mod serve;
+mod watermarks;
 
 pub use api::{
     Config, Counters, Effect, Evidence, Input, LaneStatus, OwnLaneState, Payload, RecoverError,
     Recovered, SignedBatchHeader, Status,
 };
 pub use falconet_types::message::Admission;
+pub use mempool::Mempool;

@@ -45,14 +45,15 @@ pub const WATERMARK_REFRESH_US: u64 = 500_000;
 pub const COMMITTED_QUEUE_MAX: usize = 65_536;
 /// Blocks ahead of execution whose payload is fetched, held or delivered.
 pub const PAYLOAD_WINDOW_BLOCKS: u64 = 256;
-/// Fetched payload that waits for delivery or execution, in blocks of `block_bytes_max`; the
-/// block that is next to be delivered is fetched regardless.
+/// No payload is fetched ahead while this much waits for delivery or execution, in blocks of
+/// `block_bytes_max`; the block that is next to be delivered is fetched regardless.
 pub const PAYLOAD_WINDOW_FULL_BLOCKS: u64 = 2;
 /// Batches of committed blocks that may be missing here while this node still votes for more.
 pub const FETCH_DEBT_BATCHES_MAX: u64 = 256;
 /// Committed payload that may wait for execution while this node still votes for more, in blocks
 /// of `block_bytes_max`. A leader stops at half of it, so that slow execution makes blocks empty
-/// before it makes rounds fail.
+/// before it makes rounds fail. At the full debt the node takes no more batches from streams
+/// either: it fetches them later, when their block is next in turn.
 pub const EXECUTION_DEBT_FULL_BLOCKS: u64 = 4;
 
 /// Requests for batches in flight, over all lanes and peers.

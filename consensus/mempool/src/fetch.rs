@@ -1,0 +1,375 @@
+//! Whom to ask for what, and how often.
+//!
+//! Two needs exist. *Committed* data: a block waits for batches whose hashes are known, and any
+//! peer's answer is judged by them. *Repair*: peers hold batches that extend a lane beyond this
+//! node's tip and the owner's stream does not bring them (it was cut, or the owner withholds);
+//! they are asked for before any block names them, and judged like streamed ones. Committed data
+//! comes first; a lane has at most one need at a time.
+//!
+//! One request a lane, a second to another peer when the first makes no progress. Peers are tried
+//! in this order: not demoted lately; known to hold the data; the lane's owner; anybody else;
+//! among equals those with the fewest requests, in rotation. A peer that has nothing costs a
+//! time-out and is asked last for a while; so is one that sent another branch.
+
+use falconet_types::message::{GetBatches, PeerMessage};
+use falconet_types::time::Now;
+use falconet_types::{Seq, ValidatorIndex};
+
+use crate::api::{Effect, OwnLaneState};
+use crate::limits::{
+    EARLY_BATCHES_MAX, EARLY_BYTES_MAX, PAYLOAD_WINDOW_FULL_BLOCKS, PEER_DEMOTED_US,
+    REPAIR_AFTER_US, REQUEST_BATCHES_MAX, REQUEST_HEDGE_US, REQUEST_TIMEOUT_US, REQUESTS_MAX,
+    REQUESTS_PER_LANE_MAX, RETRY_US, RETRY_US_MAX, SERVE_BYTES_MAX,
+};
+use crate::mempool::Mempool;
+
+/// Batches asked for at once to repair a lane: half of what the early buffer takes, because the
+/// newest comes first and waits there for the oldest.
+fn repair_batches(batch_bytes_target: u64) -> u64 {
+    let by_bytes = EARLY_BYTES_MAX / 2 / batch_bytes_target.max(1);
+    by_bytes.clamp(1, EARLY_BATCHES_MAX as u64 / 2)
+}
+
+/// A request in flight.
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    peer: ValidatorIndex,
+    lane: ValidatorIndex,
+    first: Seq,
+    last: Seq,
+    /// When it was sent, or last brought a batch.
+    progress_us: u64,
+    bytes: u64,
+}
+
+/// What a lane lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Want {
+    first: Seq,
+    last: Seq,
+    /// Named by a commit; otherwise a repair.
+    committed: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct LaneState {
+    failures: u32,
+    /// No request before this time.
+    next_us: u64,
+    /// Since when peers have been ahead without this lane's tip moving.
+    behind_since_us: Option<u64>,
+}
+
+pub(crate) struct Fetch {
+    requests: Vec<Request>,
+    lanes: Vec<LaneState>,
+    /// Until when each peer is asked last.
+    demoted_until_us: Vec<u64>,
+    connected: Vec<bool>,
+    /// Where the rotation among equal peers, and among lanes, stands.
+    turn: usize,
+    deadline_us: Option<u64>,
+}
+
+impl Fetch {
+    pub(crate) fn new(validators: usize) -> Self {
+        Self {
+            requests: Vec::with_capacity(REQUESTS_MAX),
+            lanes: vec![LaneState::default(); validators],
+            demoted_until_us: vec![0; validators],
+            connected: vec![false; validators],
+            turn: 0,
+            deadline_us: None,
+        }
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// When [`Mempool::schedule`] has something to do next.
+    pub(crate) fn deadline_us(&self) -> Option<u64> {
+        self.deadline_us
+    }
+
+    pub(crate) fn peer_up(&mut self, peer: ValidatorIndex) {
+        self.connected[peer.at()] = true;
+        self.demoted_until_us[peer.at()] = 0;
+        // A new connection is a new chance for whatever was given up for a while.
+        for lane in &mut self.lanes {
+            (lane.failures, lane.next_us) = (0, 0);
+        }
+    }
+
+    pub(crate) fn peer_down(&mut self, peer: ValidatorIndex) {
+        self.connected[peer.at()] = false;
+        self.requests.retain(|request| request.peer != peer);
+    }
+
+    /// A batch arrived; if it answers a request, that request made progress. True if it did.
+    pub(crate) fn answered(
+        &mut self,
+        now: Now,
+        from: ValidatorIndex,
+        lane: ValidatorIndex,
+        seq: Seq,
+        bytes: u64,
+    ) -> bool {
+        let found = self.requests.iter().position(|request| {
+            (request.peer, request.lane) == (from, lane)
+                && (request.first..=request.last).contains(&seq)
+        });
+        let Some(index) = found else { return false };
+        let request = &mut self.requests[index];
+        request.bytes += bytes;
+        request.progress_us = now.mono_us;
+        // The answer ends at the oldest batch or at the answer's bound.
+        if seq == request.first || request.bytes >= SERVE_BYTES_MAX {
+            self.requests.remove(index);
+        }
+        true
+    }
+
+    /// A lane got a batch that it lacked, `asked` for or streamed. A stream that moves again needs
+    /// no repair; a repair that succeeds goes on without another pause.
+    pub(crate) fn progressed(&mut self, lane: ValidatorIndex, asked: bool) {
+        let state = &mut self.lanes[lane.at()];
+        (state.failures, state.next_us) = (0, 0);
+        if !asked {
+            state.behind_since_us = None;
+        }
+    }
+
+    /// `peer` sent what it was asked for, on another branch.
+    pub(crate) fn wrong_branch(&mut self, now: Now, peer: ValidatorIndex, lane: ValidatorIndex) {
+        self.demoted_until_us[peer.at()] = now.mono_us.saturating_add(PEER_DEMOTED_US);
+        self.requests
+            .retain(|request| (request.peer, request.lane) != (peer, lane));
+    }
+
+    /// Removes requests that ran out of time and returns how many.
+    fn expire(&mut self, now: Now) -> u64 {
+        let mut expired = 0;
+        let (lanes, demoted) = (&mut self.lanes, &mut self.demoted_until_us);
+        self.requests.retain(|request| {
+            if request.progress_us.saturating_add(REQUEST_TIMEOUT_US) > now.mono_us {
+                return true;
+            }
+            expired += 1;
+            demoted[request.peer.at()] = now.mono_us.saturating_add(PEER_DEMOTED_US);
+            let state = &mut lanes[request.lane.at()];
+            let wait_us = (RETRY_US << state.failures.min(16)).min(RETRY_US_MAX);
+            state.failures += 1;
+            state.next_us = now.mono_us.saturating_add(wait_us);
+            false
+        });
+        expired
+    }
+
+    fn note_deadline(&mut self, at_us: u64) {
+        self.deadline_us = Some(self.deadline_us.map_or(at_us, |other| other.min(at_us)));
+    }
+}
+
+impl Mempool {
+    /// Sends the requests that are due.
+    pub(crate) fn schedule(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.fetch.deadline_us = None;
+        self.counters.requests_failed += self.fetch.expire(now);
+        let committed = self.committed_wants();
+        let lanes = self.lanes.len();
+        for offset in 0..lanes {
+            let index = (offset + self.fetch.turn) % lanes;
+            let lane = ValidatorIndex(u16::try_from(index).expect("VALIDATORS_MAX fits u16"));
+            match committed[index].or_else(|| self.repair_want(now, lane)) {
+                Some(want) => self.ask(now, lane, want, out),
+                // What is still in flight is not needed any more.
+                None => self.fetch.requests.retain(|request| request.lane != lane),
+            }
+        }
+        let fetch = &mut self.fetch;
+        for index in 0..fetch.requests.len() {
+            let progress_us = fetch.requests[index].progress_us;
+            fetch.note_deadline(progress_us.saturating_add(REQUEST_TIMEOUT_US));
+        }
+    }
+
+    /// For each lane the oldest range that committed blocks lack. Ranges of adjacent blocks are
+    /// joined, so that small blocks do not cost a round trip each.
+    fn committed_wants(&self) -> Vec<Option<Want>> {
+        let mut wants: Vec<Option<Want>> = vec![None; self.lanes.len()];
+        if self.delivery.missing() == 0 {
+            return wants;
+        }
+        let mut open = vec![true; self.lanes.len()];
+        let window_bytes = self
+            .config
+            .params
+            .block_bytes_max
+            .saturating_mul(PAYLOAD_WINDOW_FULL_BLOCKS);
+        for segment in self.delivery.incomplete(window_bytes) {
+            let (want, open) = (&mut wants[segment.lane.at()], &mut open[segment.lane.at()]);
+            let joins = match want {
+                None => true,
+                Some(want) => {
+                    *open
+                        && segment.is_untouched()
+                        && want.last == segment.old.seq
+                        && segment.new.seq.0 - want.first.0 < REQUEST_BATCHES_MAX
+                }
+            };
+            if !joins {
+                *open = false;
+                continue;
+            }
+            let first = want.map_or(segment.old.seq.next(), |want| want.first);
+            *want = Some(Want {
+                first,
+                last: segment.head.seq,
+                committed: true,
+            });
+            // A segment that was begun ends below its tip: the next one does not adjoin.
+            *open &= segment.is_untouched();
+        }
+        for want in wants.iter_mut().flatten() {
+            let lowest = Seq(want.last.0.saturating_sub(REQUEST_BATCHES_MAX - 1));
+            want.first = want.first.max(lowest);
+        }
+        wants
+    }
+
+    /// The range by which peers are ahead of this node, once the lane made no progress for a
+    /// while.
+    fn repair_want(&mut self, now: Now, index: ValidatorIndex) -> Option<Want> {
+        let lane = &self.lanes[index.at()];
+        let (tip, own) = (lane.tip(), index == self.config.me);
+        let claimed = self.claimed[index.at()].max(lane.early_first().unwrap_or(Seq::ZERO));
+        let wanted = if own {
+            matches!(self.own.state, OwnLaneState::Behind { .. })
+        } else {
+            !lane.forked && !self.delivery.is_congested(self.execution_debt_bytes_max())
+        };
+        let state = &mut self.fetch.lanes[index.at()];
+        // Below the committed batch, what is missing comes with the blocks.
+        let unsettled = claimed > tip.seq && tip.seq >= lane.committed().seq;
+        if !wanted || !unsettled || !lane.within_quota(1) {
+            state.behind_since_us = None;
+            return None;
+        }
+        let since_us = *state.behind_since_us.get_or_insert(now.mono_us);
+        let due_us = since_us.saturating_add(REPAIR_AFTER_US);
+        if due_us > now.mono_us {
+            self.fetch.note_deadline(due_us);
+            return None;
+        }
+        let batches = repair_batches(self.config.params.batch_bytes_target);
+        let mut last = claimed.min(Seq(tip.seq.0.saturating_add(batches)));
+        if let Some(early) = lane.early_first().filter(|early| *early > tip.seq.next()) {
+            last = last.min(early.prev());
+        }
+        Some(Want {
+            first: tip.seq.next(),
+            last,
+            committed: false,
+        })
+    }
+
+    fn ask(&mut self, now: Now, lane: ValidatorIndex, want: Want, out: &mut Vec<Effect>) {
+        let next_us = self.fetch.lanes[lane.at()].next_us;
+        let mut newest_us = None;
+        let mut open = 0;
+        for request in self
+            .fetch
+            .requests
+            .iter()
+            .filter(|request| request.lane == lane)
+        {
+            open += 1;
+            newest_us = newest_us.max(Some(request.progress_us));
+        }
+        let due_us = match newest_us {
+            None => next_us,
+            Some(progress_us) if open < REQUESTS_PER_LANE_MAX => {
+                progress_us.saturating_add(REQUEST_HEDGE_US)
+            }
+            Some(_) => return,
+        };
+        if due_us > now.mono_us {
+            self.fetch.note_deadline(due_us);
+            return;
+        }
+        if self.fetch.requests.len() == REQUESTS_MAX {
+            return; // the end of another request is the next occasion
+        }
+        let Some(peer) = self.source(now, lane, want) else {
+            return;
+        };
+        self.fetch.turn = self.fetch.turn.wrapping_add(1);
+        let (first, last) = (want.first, want.last);
+        let progress_us = now.mono_us;
+        self.fetch.requests.push(Request {
+            peer,
+            lane,
+            first,
+            last,
+            progress_us,
+            bytes: 0,
+        });
+        self.fetch
+            .note_deadline(progress_us.saturating_add(REQUEST_HEDGE_US));
+        self.counters.requests += 1;
+        let request = GetBatches {
+            epoch: self.config.set.epoch(),
+            lane,
+            first,
+            last,
+        };
+        out.push(Effect::Send {
+            to: peer,
+            message: PeerMessage::GetBatches(request),
+        });
+    }
+
+    /// The peer to ask, see the module's text for the order.
+    fn source(&self, now: Now, lane: ValidatorIndex, want: Want) -> Option<ValidatorIndex> {
+        let n = self.lanes.len();
+        let fetch = &self.fetch;
+        let rank = |peer: ValidatorIndex| {
+            let reaches = self.marks.latest(peer, lane);
+            if reaches >= want.last {
+                0
+            } else if peer == lane || reaches >= want.first {
+                1
+            } else {
+                2
+            }
+        };
+        self.config
+            .set
+            .iter()
+            .map(|validator| validator.index)
+            .filter(|peer| *peer != self.config.me && fetch.connected[peer.at()])
+            .filter(|peer| {
+                !fetch
+                    .requests
+                    .iter()
+                    .any(|open| (open.peer, open.lane) == (*peer, lane))
+            })
+            // Nobody but its owner can have what no watermark names.
+            .filter(|peer| want.committed || rank(*peer) < 2)
+            .min_by_key(|peer| {
+                let demoted = fetch.demoted_until_us[peer.at()] > now.mono_us;
+                let load = fetch
+                    .requests
+                    .iter()
+                    .filter(|open| open.peer == *peer)
+                    .count();
+                (
+                    demoted,
+                    rank(*peer),
+                    load,
+                    (peer.at() + n - fetch.turn % n) % n,
+                )
+            })
+    }
+}
