@@ -1,0 +1,9 @@
+//! Tests of the ledger through its public interface.
+
+mod applications;
+mod commitment;
+mod model;
+mod outcomes;
+mod restore;
+mod verdicts;
+mod world;
