@@ -4,7 +4,7 @@ use std::{net::SocketAddrV6, sync::Arc, time::Duration};
 
 use falconet_crypto::{falcon::KeyPair, falcon::PublicKey, hash::Digest};
 
-use crate::{Channel, tls::TrustedKeys};
+use crate::{BindError, Channel, tls::TrustedKeys};
 
 /// What to bind and how.
 pub struct StoqConfig {
@@ -246,6 +246,69 @@ impl Limits {
             Channel::Bulk => self.bulk_queue_bytes_max,
             Channel::Client => self.client_queue_bytes_max,
         }
+    }
+
+    /// Limits that would make the endpoint useless are refused at once.
+    pub(crate) fn check(&self) -> Result<(), BindError> {
+        let at_least = |name, value: u64, least: u64, problem| {
+            if value < least {
+                Err(BindError::Limit {
+                    name,
+                    value,
+                    problem,
+                })
+            } else {
+                Ok(())
+            }
+        };
+        at_least(
+            "event_frames_max",
+            self.event_frames_max as u64,
+            8,
+            "channels share it in quarters; at least 8",
+        )?;
+        at_least(
+            "event_bytes_max",
+            self.event_bytes_max as u64,
+            64,
+            "channels share it in quarters; at least 64",
+        )?;
+        at_least(
+            "send_window_bytes",
+            self.send_window_bytes,
+            self.send_window_reserve_bytes + 1,
+            "must exceed send_window_reserve_bytes",
+        )?;
+        at_least(
+            "bulk_streams_max",
+            self.bulk_streams_max.into(),
+            1,
+            "Bulk needs a stream",
+        )?;
+        at_least(
+            "stream_window_bytes",
+            self.stream_window_bytes.into(),
+            4096,
+            "a stream needs a window of some packets",
+        )?;
+        at_least(
+            "anonymous_window_bytes",
+            self.anonymous_window_bytes.into(),
+            4096,
+            "a connection needs a window of some packets",
+        )?;
+        at_least(
+            "idle_timeout_validator",
+            self.idle_timeout_validator.as_millis() as u64,
+            2 * self.keep_alive_validator.as_millis() as u64,
+            "must be at least twice keep_alive_validator",
+        )?;
+        at_least(
+            "idle_timeout_client",
+            self.idle_timeout_client.as_millis() as u64,
+            2 * self.keep_alive_client.as_millis() as u64,
+            "must be at least twice keep_alive_client",
+        )
     }
 
     /// Flow-control window of a connection with a trusted peer, bytes: enough for every stream

@@ -38,8 +38,9 @@ pub(crate) const ALERT_ACCESS_DENIED: u8 = 49;
 /// key is pinned), but quinn-proto wants one.
 pub(crate) const SERVER_NAME: &str = "stoq";
 
-/// TLS configuration of the accepting side.
-pub(crate) fn server_config(
+/// TLS configuration of the accepting side; also for other QUIC implementations that are to
+/// speak with STOQ.
+pub fn server_config(
     identity: &Arc<KeyPair>,
     trusted: &TrustedKeys,
 ) -> Result<QuicServerConfig, rustls::Error> {
@@ -54,8 +55,9 @@ pub(crate) fn server_config(
     QuicServerConfig::try_from(config).map_err(no_initial_suite)
 }
 
-/// TLS configuration for dialling the owner of `server`, with `identity` or anonymously.
-pub(crate) fn client_config(
+/// TLS configuration for dialling the owner of `server`, with `identity` or anonymously; also for
+/// other QUIC implementations that are to speak with STOQ.
+pub fn client_config(
     identity: Option<&Arc<KeyPair>>,
     server: &PublicKey,
 ) -> Result<QuicClientConfig, rustls::Error> {
