@@ -5,6 +5,7 @@
 //! * [`hash`]: SHA3-256 digests with domain separation, Merkle trees.
 //! * [`keccak`]: the sponge itself (SHA3-256, SHAKE256), one message at a time and many at once.
 //! * [`falcon`]: round-3 FALCON in its padded encoding: keys, signing, strict verification.
+//! * [`cpu`]: which SIMD features this CPU has.
 //! * [`keyfile`]: secret keys on disk.
 //!
 //! ```
@@ -17,6 +18,7 @@
 //! assert!(!verify(&key, b"pay 500 to carol", signature.as_bytes()));
 //! ```
 
+pub mod cpu;
 pub mod falcon;
 pub mod hash;
 pub mod keccak;

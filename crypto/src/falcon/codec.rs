@@ -135,17 +135,17 @@ fn load_window(padded: &[u8], position: usize) -> u64 {
 
 /// Checks that `bytes` is the canonical encoding of a public key.
 pub(super) fn check_public_key(scheme: Scheme, bytes: &[u8]) -> Result<(), KeyError> {
+    check_public_key_frame(scheme, bytes)?;
     let mut coefficients = [0; super::DEGREE_MAX];
-    decode_public_key(scheme, bytes, &mut coefficients[..scheme.degree()])
+    if decode_public_key(bytes, &mut coefficients[..scheme.degree()]) {
+        Ok(())
+    } else {
+        Err(KeyError::Coefficient { scheme })
+    }
 }
 
-/// Decodes a public key into coefficients in [0, q).
-pub(super) fn decode_public_key(
-    scheme: Scheme,
-    bytes: &[u8],
-    out: &mut [i16],
-) -> Result<(), KeyError> {
-    assert_eq!(out.len(), scheme.degree());
+/// Checks length and header of a public key.
+pub(super) fn check_public_key_frame(scheme: Scheme, bytes: &[u8]) -> Result<(), KeyError> {
     if bytes.len() != scheme.public_key_len() {
         return Err(KeyError::Length {
             scheme,
@@ -158,6 +158,12 @@ pub(super) fn decode_public_key(
             found: bytes[0],
         });
     }
+    Ok(())
+}
+
+/// Decodes a public key of the right length and header; false if a coefficient is not below q.
+pub(super) fn decode_public_key(bytes: &[u8], out: &mut [i16]) -> bool {
+    assert_eq!(bytes.len(), 1 + out.len() * 14 / 8);
     let mut below_q = true;
     // Four coefficients of 14 bits are seven bytes.
     for (group, seven) in out.chunks_exact_mut(4).zip(bytes[1..].chunks_exact(7)) {
@@ -169,9 +175,5 @@ pub(super) fn decode_public_key(
             below_q &= *coefficient < Q;
         }
     }
-    if below_q {
-        Ok(())
-    } else {
-        Err(KeyError::Coefficient { scheme })
-    }
+    below_q
 }

@@ -20,6 +20,10 @@
 //!
 //! Signing uses floating point and is not constant-time on every CPU.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod bitmap;
 mod cache;
 mod codec;
@@ -32,6 +36,8 @@ mod portable;
 mod prepared;
 mod public_key;
 mod signature;
+#[cfg(target_arch = "x86_64")]
+mod simd;
 mod verifier;
 
 use std::fmt;

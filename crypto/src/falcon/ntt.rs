@@ -59,21 +59,15 @@ pub(super) fn forward(a: &mut [i16]) {
     }
 }
 
-/// Multiplies `a` by `b`, element by element; `b` is in Montgomery form ([`to_montgomery`]).
-pub(super) fn multiply_pointwise(a: &mut [i16], b: &[i16]) {
-    for (x, &y) in a.iter_mut().zip(b) {
+/// Multiplies `a` by `b`, element by element, and divides by 2^16 (which [`inverse`] undoes).
+pub(super) fn multiply_pointwise(a: &mut [i16], b: impl Iterator<Item = i16>) {
+    for (x, y) in a.iter_mut().zip(b) {
         // Both factors are centred, so the product is at most 0.05 q + 0.5 q.
         *x = multiply_montgomery(*x, y);
     }
 }
 
-/// Brings transformed coefficients to Montgomery form, centred.
-pub(super) fn to_montgomery(a: &mut [i16]) {
-    const FACTOR: Factor = Factor::new(R);
-    a.iter_mut().for_each(|x| *x = reduce(multiply(*x, FACTOR)));
-}
-
-/// Transforms back in place; the result is centred.
+/// Transforms a result of [`multiply_pointwise`] back in place; the result is centred.
 ///
 /// Inputs are at most 0.6 q in magnitude.
 pub(super) fn inverse(a: &mut [i16]) {
@@ -97,7 +91,7 @@ pub(super) fn inverse(a: &mut [i16]) {
         }
         len *= 2;
     }
-    let scale = Factor::new(power(n as i64, Q as u64 - 2));
+    let scale = Factor::new(power(n as i64, Q as u64 - 2) * R);
     a.iter_mut().for_each(|x| *x = reduce(multiply(*x, scale)));
 }
 
@@ -153,8 +147,7 @@ mod tests {
                 let (mut a, mut b) = (a, b);
                 forward(&mut a);
                 forward(&mut b);
-                to_montgomery(&mut b);
-                multiply_pointwise(&mut a, &b);
+                multiply_pointwise(&mut a, b.into_iter());
                 inverse(&mut a);
                 assert_eq!(a, expected, "degree {n}, case {case}");
             }

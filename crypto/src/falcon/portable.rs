@@ -27,7 +27,7 @@ pub(super) fn verify(key: &PreparedKey, message: &[u8], signature: &[u8]) -> boo
 
     // s1 = c - s2 · h, centred.
     ntt::forward(s2);
-    ntt::multiply_pointwise(s2, key.coefficients());
+    ntt::multiply_pointwise(s2, key.coefficients().gather(n));
     ntt::inverse(s2);
     // c is in [0, q) and the product centred: the difference is within 1.5 q, where `reduce` is
     // exact.

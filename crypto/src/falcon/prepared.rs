@@ -2,14 +2,66 @@
 
 use std::fmt;
 
+#[cfg(target_arch = "x86_64")]
+use super::simd::words::Polynomial;
+use super::verifier::Backend;
 use super::{DEGREE_MAX, KeyError, PublicKey, Scheme, codec, field, ntt};
 
 /// A decoded public key in the NTT domain: 2 KB, reusable for any number of verifications.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PreparedKey {
     scheme: Scheme,
-    /// Montgomery form, centred, in the order of the transform; the first n are used.
-    coefficients: [i16; DEGREE_MAX],
+    coefficients: Coefficients,
+}
+
+/// A transformed key: coefficients modulo q, centred. The first n are used.
+///
+/// Coefficient i of the transform (in bit-reversed order) is at i / 32 + (n / 32) · (i mod 32):
+/// where the SIMD transform leaves it.
+#[derive(Clone, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub(super) struct Coefficients([i16; DEGREE_MAX]);
+
+impl Coefficients {
+    pub(super) const ZERO: Self = Self([0; DEGREE_MAX]);
+
+    /// Takes the coefficients from a transform in bit-reversed order.
+    fn scatter(&mut self, transformed: &[i16]) {
+        let rows = transformed.len() / 32;
+        for (i, &value) in transformed.iter().enumerate() {
+            self.0[i / 32 + rows * (i % 32)] = value;
+        }
+    }
+
+    /// The coefficients of degree `n` in bit-reversed order.
+    pub(super) fn gather(&self, n: usize) -> impl Iterator<Item = i16> + '_ {
+        let rows = n / 32;
+        (0..rows).flat_map(move |row| self.0[row..n].iter().step_by(rows).copied())
+    }
+
+    /// Takes the coefficients from a SIMD transform of degree `N`. A degree of 512 fills the left
+    /// half of each row.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn set<const N: usize>(&mut self, rows: &Polynomial) {
+        let width = N / 32;
+        for (to, from) in self.0.chunks_exact_mut(width).zip(&rows.0) {
+            to.copy_from_slice(&from[..width]);
+        }
+    }
+
+    /// Row `index` of degree 1024.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn row(&self, index: usize) -> &[i16; 32] {
+        self.0[32 * index..].first_chunk().expect("32 rows of 32")
+    }
+
+    /// Row `index` of degree 512.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn half_row(&self, index: usize) -> &[i16; 16] {
+        self.0[16 * index..].first_chunk().expect("32 rows of 16")
+    }
 }
 
 impl PreparedKey {
@@ -20,16 +72,24 @@ impl PreparedKey {
 
     /// Strict decoding of the canonical encoding, without the scheme byte.
     pub fn from_bytes(scheme: Scheme, bytes: &[u8]) -> Result<Self, KeyError> {
+        Self::with_backend(Backend::best(), scheme, bytes)
+    }
+
+    /// [`PreparedKey::from_bytes`] with the given backend; the result is the same for all.
+    ///
+    /// # Panics
+    /// If this CPU cannot run the backend.
+    pub fn with_backend(backend: Backend, scheme: Scheme, bytes: &[u8]) -> Result<Self, KeyError> {
+        codec::check_public_key_frame(scheme, bytes)?;
         let mut key = Self {
             scheme,
-            coefficients: [0; DEGREE_MAX],
+            coefficients: Coefficients::ZERO,
         };
-        let coefficients = &mut key.coefficients[..scheme.degree()];
-        codec::decode_public_key(scheme, bytes, coefficients)?;
-        coefficients.iter_mut().for_each(|x| *x = field::reduce(*x));
-        ntt::forward(coefficients);
-        ntt::to_montgomery(coefficients);
-        Ok(key)
+        if backend.prepare_key(scheme, bytes, &mut key.coefficients) {
+            Ok(key)
+        } else {
+            Err(KeyError::Coefficient { scheme })
+        }
     }
 
     /// The parameter set.
@@ -37,9 +97,23 @@ impl PreparedKey {
         self.scheme
     }
 
-    pub(super) fn coefficients(&self) -> &[i16] {
-        &self.coefficients[..self.scheme.degree()]
+    pub(super) fn coefficients(&self) -> &Coefficients {
+        &self.coefficients
     }
+}
+
+/// The portable way to prepare a key of the right length and header; false if a coefficient is not
+/// below q.
+pub(super) fn prepare_portable(scheme: Scheme, bytes: &[u8], key: &mut Coefficients) -> bool {
+    let mut h = [0; DEGREE_MAX];
+    let h = &mut h[..scheme.degree()];
+    if !codec::decode_public_key(bytes, h) {
+        return false;
+    }
+    h.iter_mut().for_each(|x| *x = field::reduce(*x));
+    ntt::forward(h);
+    key.scatter(h);
+    true
 }
 
 impl fmt::Debug for PreparedKey {

@@ -1,22 +1,84 @@
 //! The verifier: batches of jobs in, one bit per job out.
 
+use std::fmt;
+
 use rayon::prelude::*;
 
+use super::prepared::{self, Coefficients};
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Kernels, batch::Batch};
 use super::{Bitmap, PreparedKey, Scheme, portable};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::{Avx2, Avx512};
 
-/// Which code path verifies.
+/// Jobs that a thread of [`verify_batch_parallel`] takes at a time: a few chunks of each scheme.
+const PARALLEL_JOBS: usize = 128;
+
+/// Which code path verifies. All give the same answer to every input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backend {
-    /// Plain Rust, on any CPU.
+    /// 32 signatures at a time with AVX-512 (F, BW, VL, DQ, CD, VBMI, VBMI2).
+    Avx512,
+    /// Batches with AVX2.
+    Avx2,
+    /// Plain Rust, on any CPU, one signature at a time.
     Portable,
 }
 
 impl Backend {
     /// The backends that this CPU can run, the fastest first.
     pub fn available() -> impl Iterator<Item = Backend> {
-        [Backend::Portable].into_iter()
+        [Backend::Avx512, Backend::Avx2, Backend::Portable]
+            .into_iter()
+            .filter(|backend| match backend {
+                #[cfg(target_arch = "x86_64")]
+                Backend::Avx512 => Avx512::detect().is_some(),
+                #[cfg(target_arch = "x86_64")]
+                Backend::Avx2 => Avx2::detect().is_some(),
+                #[cfg(not(target_arch = "x86_64"))]
+                Backend::Avx512 | Backend::Avx2 => false,
+                Backend::Portable => true,
+            })
     }
+
+    /// The fastest backend of this CPU.
+    pub fn best() -> Backend {
+        Self::available()
+            .next()
+            .expect("the portable backend is always there")
+    }
+
+    /// Decodes and transforms a key of the right length and header; false if it is not canonical.
+    pub(super) fn prepare_key(self, scheme: Scheme, bytes: &[u8], key: &mut Coefficients) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512 => avx512().prepare_key(scheme, bytes, key),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2 => avx2().prepare_key(scheme, bytes, key),
+            _ => prepared::prepare_portable(scheme, bytes, key),
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backend::Avx512 => "avx512",
+            Backend::Avx2 => "avx2",
+            Backend::Portable => "portable",
+        })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn avx512() -> Avx512 {
+    Avx512::detect().expect("this CPU has AVX-512 (see Backend::available)")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn avx2() -> Avx2 {
+    Avx2::detect().expect("this CPU has AVX2 (see Backend::available)")
 }
 
 /// The key of a job.
@@ -55,8 +117,14 @@ pub struct Job<'a> {
 }
 
 /// Verifies batches. Owns its scratch memory: one verifier per thread.
-pub struct Verifier {
-    backend: Backend,
+pub struct Verifier(Engine);
+
+enum Engine {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Batch<Avx512>),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Batch<Avx2>),
+    Portable,
 }
 
 /// Verifies one signature. For many, a [`Verifier`] is several times faster.
@@ -67,42 +135,55 @@ pub fn verify(key: &PreparedKey, message: &[u8], signature: &[u8]) -> bool {
 impl Verifier {
     /// A verifier with the fastest backend that this CPU has.
     pub fn new() -> Self {
-        Self::with_backend(Backend::Portable)
+        Self::with_backend(Backend::best())
     }
 
     /// A verifier with the given backend.
+    ///
+    /// # Panics
+    /// If this CPU cannot run the backend ([`Backend::available`]).
     pub fn with_backend(backend: Backend) -> Self {
-        Self { backend }
+        Self(match backend {
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512 => Engine::Avx512(Batch::new(avx512())),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2 => Engine::Avx2(Batch::new(avx2())),
+            #[cfg(not(target_arch = "x86_64"))]
+            Backend::Avx512 | Backend::Avx2 => panic!("this CPU has no {backend}"),
+            Backend::Portable => Engine::Portable,
+        })
     }
 
     /// The backend in use.
     pub fn backend(&self) -> Backend {
-        self.backend
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512(_) => Backend::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2(_) => Backend::Avx2,
+            Engine::Portable => Backend::Portable,
+        }
     }
 
     /// Verifies every job; afterwards bit i of `valid` says whether `jobs[i]` is valid.
     ///
     /// Exact for each job: there is no probabilistic shortcut, and no job affects another.
+    /// Allocates only if `valid` has to grow.
     pub fn verify_batch(&mut self, jobs: &[Job<'_>], valid: &mut Bitmap) {
         valid.reset(jobs.len());
-        for (word, jobs) in valid.words_mut().iter_mut().zip(jobs.chunks(64)) {
-            *word = self.verify_word(jobs);
-        }
+        self.verify_words(jobs, valid.words_mut());
     }
 
-    /// Verifies up to 64 jobs; bit i of the result is the answer for `jobs[i]`.
-    fn verify_word(&mut self, jobs: &[Job<'_>]) -> u64 {
-        assert!(jobs.len() <= 64);
-        let mut word = 0;
-        for (at, job) in jobs.iter().enumerate() {
-            let valid = match job.key {
-                Key::Prepared(key) => portable::verify(key, job.message, job.signature),
-                Key::Encoded { scheme, bytes } => PreparedKey::from_bytes(scheme, bytes)
-                    .is_ok_and(|key| portable::verify(&key, job.message, job.signature)),
-            };
-            word |= u64::from(valid) << at;
+    /// Sets bit i of `words`, which are zero, for every valid `jobs[i]`.
+    fn verify_words(&mut self, jobs: &[Job<'_>], words: &mut [u64]) {
+        let accept = |index: usize| words[index / 64] |= 1 << (index % 64);
+        match &mut self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512(batch) => batch.verify(jobs, accept),
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2(batch) => batch.verify(jobs, accept),
+            Engine::Portable => verify_one_by_one(jobs, accept),
         }
-        word
     }
 }
 
@@ -112,20 +193,39 @@ impl Default for Verifier {
     }
 }
 
-/// [`Verifier::verify_batch`] on the threads of `pool`, 64 jobs at a time. Every thread of the
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Verifier({})", self.backend())
+    }
+}
+
+fn verify_one_by_one(jobs: &[Job<'_>], mut accept: impl FnMut(usize)) {
+    for (index, job) in jobs.iter().enumerate() {
+        let valid = match job.key {
+            Key::Prepared(key) => portable::verify(key, job.message, job.signature),
+            Key::Encoded { scheme, bytes } => {
+                PreparedKey::with_backend(Backend::Portable, scheme, bytes)
+                    .is_ok_and(|key| portable::verify(&key, job.message, job.signature))
+            }
+        };
+        if valid {
+            accept(index);
+        }
+    }
+}
+
+/// [`Verifier::verify_batch`] on the threads of `pool`, 128 jobs at a time. Every thread of the
 /// pool keeps a verifier of its own.
 pub fn verify_batch_parallel(pool: &rayon::ThreadPool, jobs: &[Job<'_>], valid: &mut Bitmap) {
     thread_local! {
         static VERIFIER: std::cell::RefCell<Verifier> = std::cell::RefCell::new(Verifier::new());
     }
     valid.reset(jobs.len());
-    let words = valid.words_mut();
+    let words = valid.words_mut().par_chunks_mut(PARALLEL_JOBS / 64);
+    let pieces = words.zip(jobs.par_chunks(PARALLEL_JOBS));
     pool.install(|| {
-        words
-            .par_iter_mut()
-            .zip(jobs.par_chunks(64))
-            .for_each(|(word, jobs)| {
-                *word = VERIFIER.with_borrow_mut(|verifier| verifier.verify_word(jobs));
-            });
+        pieces.for_each(|(words, jobs)| {
+            VERIFIER.with_borrow_mut(|verifier| verifier.verify_words(jobs, words));
+        });
     });
 }

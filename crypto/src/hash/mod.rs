@@ -9,7 +9,7 @@ pub mod merkle;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::keccak::Sha3_256;
+use crate::keccak::{Engine, Sha3_256};
 
 /// Longest domain tag, in bytes: its length is written as one byte.
 pub const DOMAIN_LEN_MAX: usize = u8::MAX as usize;
@@ -36,6 +36,12 @@ impl Digest {
 impl AsRef<[u8]> for Digest {
     fn as_ref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl AsMut<[u8]> for Digest {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.0
     }
 }
 
@@ -133,15 +139,16 @@ pub fn hash(domain: &str, parts: &[&[u8]]) -> Digest {
     hasher.finish()
 }
 
-/// `out[i] = hash(domain, &[items[i]])` for every item.
+/// `out[i] = hash(domain, &[items[i]])` for every item, several items at a time.
 ///
 /// # Panics
 /// If `items` and `out` differ in length, or `domain` is longer than [`DOMAIN_LEN_MAX`] bytes.
 pub fn hash_many<T: AsRef<[u8]>>(domain: &str, items: &[T], out: &mut [Digest]) {
-    assert_eq!(items.len(), out.len(), "one digest per item");
-    for (digest, item) in out.iter_mut().zip(items) {
-        *digest = hash(domain, &[item.as_ref()]);
-    }
+    let mut prefix = [0; 1 + DOMAIN_LEN_MAX];
+    prefix[0] = domain_len(domain);
+    let prefix = &mut prefix[..1 + domain.len()];
+    prefix[1..].copy_from_slice(domain.as_bytes());
+    Engine::best().sha3_256_many(prefix, items, out);
 }
 
 fn domain_len(domain: &str) -> u8 {

@@ -1,10 +1,20 @@
-//! SHA3-256 and SHAKE256 (FIPS 202).
+//! SHA3-256 and SHAKE256 (FIPS 202), one message at a time and many at once.
 //!
-//! Both use Keccak-f\[1600\] with a rate of 136 bytes; they differ in the suffix that follows the
+//! [`Sha3_256`] and [`Shake256`] take one message in pieces. [`Engine`] takes many whole messages
+//! and hashes four or eight of them at a time with SIMD.
+//!
+//! Both functions use Keccak-f\[1600\] with a rate of 136 bytes; they differ in the suffix that follows the
 //! message (0x06 and 0x1f) and in how much output is taken.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod lanes;
+mod many;
 mod scalar;
 
+pub use many::Engine;
 pub use scalar::keccak_f1600;
 
 /// Bytes absorbed or squeezed by one permutation, for SHA3-256 and for SHAKE256.
@@ -13,7 +23,7 @@ pub const RATE: usize = 136;
 /// First padding byte of SHA3-256 (FIPS 202, section 6.1: suffix 01, then the first pad bit).
 const SUFFIX_SHA3: u8 = 0x06;
 /// First padding byte of SHAKE256 (FIPS 202, section 6.2: suffix 1111, then the first pad bit).
-const SUFFIX_SHAKE: u8 = 0x1f;
+pub(crate) const SUFFIX_SHAKE: u8 = 0x1f;
 
 /// Streaming SHA3-256.
 #[derive(Clone)]

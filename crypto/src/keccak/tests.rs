@@ -53,3 +53,48 @@ fn shake256_agrees_with_fn_dsa_for_long_outputs() {
         assert_eq!(out, expected, "length {len}");
     }
 }
+
+#[test]
+fn every_engine_hashes_many_like_one_by_one() {
+    for engine in Engine::available() {
+        for count in [0usize, 1, 2, 3, 5, 8, 9, 20, 67] {
+            // Lengths around the block boundaries, in an order that makes lanes drift apart.
+            let messages: Vec<Vec<u8>> = (0..count)
+                .map(|i| message([0, 135, 136, 137, 40, 300, 271, 1000][i * 5 % 8] + i))
+                .collect();
+            let mut digests = vec![[0; 32]; count];
+            engine.sha3_256_many(b"prefix", &messages, &mut digests);
+            let mut streams = vec![[0; 301]; count];
+            engine.shake256_many(b"prefix", &messages, &mut streams);
+            for (i, data) in messages.iter().enumerate() {
+                let mut sha = Sha3_256::new();
+                sha.update(b"prefix");
+                sha.update(data);
+                assert_eq!(
+                    digests[i],
+                    sha.finish(),
+                    "{engine:?}, message {i} of {count}"
+                );
+                let mut shake = Shake256::new();
+                shake.update(b"prefix");
+                shake.update(data);
+                let mut expected = [0; 301];
+                shake.finish().read(&mut expected);
+                assert_eq!(streams[i], expected, "{engine:?}, message {i} of {count}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prefix_may_be_longer_than_a_block() {
+    let prefix = message(500);
+    for engine in Engine::available() {
+        let mut digests = [[0; 32]; 3];
+        engine.sha3_256_many(&prefix, &[b"a", b"b", b"c"], &mut digests);
+        let mut one = Sha3_256::new();
+        one.update(&prefix);
+        one.update(b"b");
+        assert_eq!(digests[1], one.finish());
+    }
+}
