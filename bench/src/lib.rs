@@ -3,6 +3,7 @@
 pub mod accounts;
 mod files;
 pub mod hgrm;
+pub mod load;
 pub mod machine;
 pub mod process;
 pub mod progress;

@@ -1,0 +1,459 @@
+//! The book-keeping of a load: what is due, what is on its way, what came of it. Times are
+//! nanoseconds since the start; nothing here reads a clock or touches a socket.
+//!
+//! Order of calls: `on_*` for what happened, then [`Core::turn`] for what to send. A frame that
+//! could not be sent goes back by [`Core::on_unsent`].
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use bytes::Bytes;
+use falconet_client::Filling;
+use falconet_types::TxId;
+use falconet_types::message::Admission;
+use falconet_types::receipt::{Outcome, Receipt};
+use hdrhistogram::Histogram;
+
+use super::BusyPolicy;
+use super::live::LiveSnapshot;
+use super::outcome::{Counters, INTERVALS_MAX, Interval, LoadOutcome, histogram, quantile_ms};
+use crate::schedule::Schedule;
+use crate::supply::Supply;
+
+/// A transaction sent this much later than meant counts as late.
+pub(super) const LATE_NS: u64 = 10_000_000;
+/// Wait before a frame that found no room, or no connection, is tried again.
+pub(super) const UNSENT_WAIT_NS: u64 = 10_000_000;
+/// Shortest wait before a busy validator is asked again.
+const BUSY_WAIT_NS_MIN: u64 = 1_000_000;
+const NS_PER_MS: u64 = 1_000_000;
+const NS_PER_US: u64 = 1_000;
+const INTERVAL_NS: u64 = 1_000_000_000;
+
+/// What a load is meant to do.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) schedule: Schedule,
+    pub(super) warmup_ns: u64,
+    pub(super) measured_ns: Option<u64>,
+    pub(super) drain_ns: u64,
+    pub(super) tick_ns: u64,
+    pub(super) busy: BusyPolicy,
+    pub(super) in_flight_max: usize,
+    pub(super) links: usize,
+}
+
+/// Transactions to send to one validator at once.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) link: usize,
+    pub(super) tag: u64,
+    pub(super) txs: Vec<Bytes>,
+    ids: Vec<TxId>,
+    filling: Filling,
+}
+
+/// A transaction without a final answer.
+struct Flight {
+    intended_ns: u64,
+    bytes: Bytes,
+    home: usize,
+    /// Where it was sent; nothing while it waits to be sent.
+    link: Option<usize>,
+    sent: bool,
+    resent: bool,
+}
+
+/// See the module.
+pub(super) struct Core {
+    settings: Settings,
+    /// First nanosecond after the measured time.
+    end_ns: Option<u64>,
+    next: u64,
+    next_tag: u64,
+    last_turn_ns: u64,
+    up: Vec<bool>,
+    flights: HashMap<TxId, Flight, BuildHasherDefault<IdHasher>>,
+    /// Ids of submissions whose results are awaited.
+    tags: HashMap<(usize, u64), Vec<TxId>>,
+    /// When to send again what waits.
+    waiting: BinaryHeap<Reverse<(u64, TxId)>>,
+    counters: Counters,
+    committed_measured: u64,
+    latency_us: Histogram<u64>,
+    send_delay_us: Histogram<u64>,
+    interval: CurrentInterval,
+    intervals: VecDeque<Interval>,
+}
+
+struct CurrentInterval {
+    end_ns: u64,
+    committed: u64,
+    latency_us: Histogram<u64>,
+}
+
+impl Core {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            end_ns: settings
+                .measured_ns
+                .map(|ns| settings.warmup_ns.saturating_add(ns)),
+            next: 0,
+            next_tag: 1,
+            last_turn_ns: 0,
+            up: vec![false; settings.links],
+            flights: HashMap::default(),
+            tags: HashMap::new(),
+            waiting: BinaryHeap::new(),
+            counters: Counters::default(),
+            committed_measured: 0,
+            latency_us: histogram(),
+            send_delay_us: histogram(),
+            interval: CurrentInterval {
+                end_ns: INTERVAL_NS,
+                committed: 0,
+                latency_us: histogram(),
+            },
+            intervals: VecDeque::new(),
+            settings,
+        }
+    }
+
+    /// The validator is connected.
+    pub(super) fn on_up(&mut self, link: usize) {
+        self.up[link] = true;
+    }
+
+    /// The connection is lost: whatever was sent over it and has no final answer is sent again.
+    pub(super) fn on_down(&mut self, now_ns: u64, link: usize) {
+        self.up[link] = false;
+        self.counters.disconnects += 1;
+        self.tags.retain(|(of, _), _| *of != link);
+        for (id, flight) in &mut self.flights {
+            if flight.link == Some(link) {
+                flight.link = None;
+                flight.resent = true;
+                self.counters.resent += 1;
+                self.waiting.push(Reverse((now_ns, *id)));
+            }
+        }
+    }
+
+    /// A validator's answer at the door.
+    pub(super) fn on_results(&mut self, now_ns: u64, link: usize, tag: u64, results: &[Admission]) {
+        let Some(ids) = self.tags.remove(&(link, tag)) else {
+            return;
+        };
+        for (id, result) in ids.iter().zip(results) {
+            // Its receipt may have come first.
+            let Some(flight) = self.flights.get_mut(id) else {
+                continue;
+            };
+            let resent = flight.resent;
+            match result {
+                Admission::Accepted => continue,
+                Admission::Busy { retry_after_ms } => {
+                    self.counters.busy += 1;
+                    if self.settings.busy == BusyPolicy::Retry {
+                        let wait = u64::from(*retry_after_ms) * NS_PER_MS;
+                        flight.link = None;
+                        self.waiting
+                            .push(Reverse((now_ns + wait.max(BUSY_WAIT_NS_MIN), *id)));
+                        continue;
+                    }
+                    self.counters.dropped += 1;
+                }
+                Admission::Duplicate | Admission::Refused(Outcome::Replayed) if resent => {
+                    self.counters.known += 1;
+                }
+                Admission::Duplicate | Admission::Refused(_) => self.counters.refused += 1,
+            }
+            self.flights.remove(id);
+        }
+    }
+
+    /// Transactions were executed.
+    pub(super) fn on_receipts(&mut self, now_ns: u64, receipts: &[Receipt]) {
+        for receipt in receipts {
+            let Some(flight) = self.flights.remove(&receipt.tx_id) else {
+                self.counters.repeated_receipts += 1;
+                continue;
+            };
+            match receipt.outcome {
+                Outcome::Executed => self.committed(now_ns, &flight),
+                Outcome::Replayed if flight.resent => self.counters.known += 1,
+                _ => self.counters.failed += 1,
+            }
+        }
+    }
+
+    fn committed(&mut self, now_ns: u64, flight: &Flight) {
+        self.counters.committed += 1;
+        self.interval.committed += 1;
+        let latency_us = now_ns.saturating_sub(flight.intended_ns) / NS_PER_US;
+        self.interval.latency_us.saturating_record(latency_us);
+        if self.is_measured(now_ns) {
+            self.committed_measured += 1;
+        }
+        if self.is_measured(flight.intended_ns) {
+            self.latency_us.saturating_record(latency_us);
+        }
+    }
+
+    /// A frame of the last turn was not taken.
+    pub(super) fn on_unsent(&mut self, now_ns: u64, link: usize, tag: u64) {
+        let ids = self
+            .tags
+            .remove(&(link, tag))
+            .expect("the frame was made and not answered");
+        for id in ids {
+            let flight = self.flights.get_mut(&id).expect("nothing answered it");
+            flight.link = None;
+            self.counters.overruns += 1;
+            self.waiting.push(Reverse((now_ns + UNSENT_WAIT_NS, id)));
+        }
+    }
+
+    /// Ends the measured time now, if it has not ended.
+    pub(super) fn stop(&mut self, now_ns: u64) {
+        self.end_ns = Some(self.end_ns.map_or(now_ns, |end| end.min(now_ns)));
+    }
+
+    /// What is to be sent now.
+    pub(super) fn turn(&mut self, now_ns: u64, supply: &mut impl Supply) -> Vec<Frame> {
+        self.close_intervals(now_ns);
+        let mut open = OpenFrames::new(self.settings.links);
+        while let Some(Reverse((due_ns, _))) = self.waiting.peek()
+            && *due_ns <= now_ns
+        {
+            let Reverse((_, id)) = self.waiting.pop().expect("peeked");
+            if self
+                .flights
+                .get(&id)
+                .is_some_and(|flight| flight.link.is_none())
+            {
+                self.dispatch(now_ns, id, &mut open);
+            }
+        }
+        let last_ns = self
+            .end_ns
+            .map_or(now_ns, |end| now_ns.min(end.saturating_sub(1)));
+        let due = if self.end_ns == Some(0) {
+            0
+        } else {
+            self.settings.schedule.due(last_ns)
+        };
+        while self.next < due {
+            let intended_ns = self.settings.schedule.intended_ns(self.next);
+            self.next += 1;
+            self.counters.scheduled += 1;
+            if self.flights.len() >= self.settings.in_flight_max {
+                self.counters.shed += 1;
+                continue;
+            }
+            let Some(tx) = supply.next() else {
+                self.counters.starved += 1;
+                continue;
+            };
+            let flight = Flight {
+                intended_ns,
+                bytes: tx.bytes,
+                home: tx.home,
+                link: None,
+                sent: false,
+                resent: false,
+            };
+            let before = self.flights.insert(tx.id, flight);
+            assert!(before.is_none(), "the supply yields every transaction once");
+            self.dispatch(now_ns, tx.id, &mut open);
+        }
+        self.last_turn_ns = now_ns;
+        let frames = open.finish();
+        for frame in &frames {
+            self.tags.insert((frame.link, frame.tag), frame.ids.clone());
+        }
+        frames
+    }
+
+    /// Puts a transaction into a frame to its home, or to the next validator that is connected.
+    fn dispatch(&mut self, now_ns: u64, id: TxId, open: &mut OpenFrames) {
+        let flight = self.flights.get_mut(&id).expect("the caller looked");
+        let links = self.up.len();
+        let mut candidates = (0..links).map(|step| (flight.home + step) % links);
+        let Some(link) = candidates.find(|link| self.up[*link]) else {
+            self.waiting.push(Reverse((now_ns + UNSENT_WAIT_NS, id)));
+            return;
+        };
+        flight.link = Some(link);
+        let first = !std::mem::replace(&mut flight.sent, true);
+        let (bytes, intended_ns) = (flight.bytes.clone(), flight.intended_ns);
+        if first {
+            self.counters.sent += 1;
+            let delay_ns = now_ns.saturating_sub(intended_ns);
+            self.counters.late += u64::from(delay_ns > LATE_NS);
+            if self.is_measured(intended_ns) {
+                self.send_delay_us.saturating_record(delay_ns / NS_PER_US);
+            }
+        }
+        open.add(link, id, bytes, &mut self.next_tag);
+    }
+
+    /// When the next turn is needed.
+    pub(super) fn next_wake_ns(&self) -> u64 {
+        let next_ns = self.settings.schedule.intended_ns(self.next);
+        let ended = self.end_ns.is_some_and(|end| next_ns >= end);
+        let due = (!ended).then(|| next_ns.max(self.last_turn_ns + self.settings.tick_ns));
+        let waiting = self.waiting.peek().map(|Reverse((due_ns, _))| *due_ns);
+        due.into_iter().chain(waiting).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether nothing is left to do or to wait for.
+    pub(super) fn is_finished(&self, now_ns: u64) -> bool {
+        self.end_ns.is_some_and(|end| {
+            let last = self
+                .settings
+                .schedule
+                .due(now_ns.min(end.saturating_sub(1)));
+            let all_sent = end == 0 || self.next >= last;
+            let drained = self.flights.is_empty() || now_ns >= end + self.settings.drain_ns;
+            now_ns >= end && all_sent && drained
+        })
+    }
+
+    pub(super) fn snapshot(&self, now_ns: u64) -> LiveSnapshot {
+        let last = self.intervals.back();
+        let some = last.filter(|interval| interval.committed > 0);
+        LiveSnapshot {
+            elapsed_s: now_ns as f64 / 1e9,
+            offered_tps: self.settings.schedule.rate(),
+            sent: self.counters.sent,
+            committed: self.counters.committed,
+            committed_tps: last.map_or(0.0, |interval| interval.committed as f64),
+            p50_ms: some.map(|interval| interval.p50_ms),
+            p99_ms: some.map(|interval| interval.p99_ms),
+            in_flight: self.flights.len() as u64,
+            busy: self.counters.busy,
+            refused: self.counters.refused + self.counters.failed,
+            starved: self.counters.starved,
+            connected: self.up.iter().filter(|up| **up).count(),
+            generator_behind: self.counters.generator_behind(),
+        }
+    }
+
+    pub(super) fn into_outcome(mut self, now_ns: u64) -> LoadOutcome {
+        self.counters.unresolved = self.flights.len() as u64;
+        assert!(
+            self.counters.balance(),
+            "a transaction is lost or counted twice: {:?}",
+            self.counters
+        );
+        let end_ns = self.end_ns.unwrap_or(now_ns);
+        let duration_s = end_ns.saturating_sub(self.settings.warmup_ns) as f64 / 1e9;
+        let committed = self.committed_measured;
+        LoadOutcome {
+            offered_tps: self.settings.schedule.rate(),
+            duration_s,
+            committed,
+            committed_tps: if duration_s > 0.0 {
+                committed as f64 / duration_s
+            } else {
+                0.0
+            },
+            latency_us: self.latency_us,
+            send_delay_us: self.send_delay_us,
+            counters: self.counters,
+            intervals: self.intervals.into(),
+        }
+    }
+
+    fn is_measured(&self, at_ns: u64) -> bool {
+        at_ns >= self.settings.warmup_ns && self.end_ns.is_none_or(|end| at_ns < end)
+    }
+
+    fn close_intervals(&mut self, now_ns: u64) {
+        while now_ns >= self.interval.end_ns {
+            let latency_us = &mut self.interval.latency_us;
+            let interval = Interval {
+                end_s: self.interval.end_ns as f64 / 1e9,
+                committed: self.interval.committed,
+                p50_ms: quantile_ms(latency_us, 0.5),
+                p99_ms: quantile_ms(latency_us, 0.99),
+                max_ms: quantile_ms(latency_us, 1.0),
+            };
+            latency_us.reset();
+            self.interval.committed = 0;
+            self.interval.end_ns += INTERVAL_NS;
+            if self.intervals.len() == INTERVALS_MAX {
+                self.intervals.pop_front();
+            }
+            self.intervals.push_back(interval);
+        }
+    }
+}
+
+/// The frames of one turn, at most one of them open for each validator.
+struct OpenFrames {
+    open: Vec<Option<Frame>>,
+    full: Vec<Frame>,
+}
+
+impl OpenFrames {
+    fn new(links: usize) -> Self {
+        Self {
+            open: (0..links).map(|_| None).collect(),
+            full: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, link: usize, id: TxId, bytes: Bytes, next_tag: &mut u64) {
+        let slot = &mut self.open[link];
+        if slot
+            .as_mut()
+            .is_none_or(|frame| !frame.filling.add(bytes.len()))
+        {
+            self.full.extend(slot.take());
+            let mut filling = Filling::default();
+            assert!(filling.add(bytes.len()), "a transaction fits a frame");
+            let tag = *next_tag;
+            *next_tag += 1;
+            *slot = Some(Frame {
+                link,
+                tag,
+                txs: Vec::new(),
+                ids: Vec::new(),
+                filling,
+            });
+        }
+        let frame = slot.as_mut().expect("set above");
+        frame.txs.push(bytes);
+        frame.ids.push(id);
+    }
+
+    fn finish(mut self) -> Vec<Frame> {
+        self.full.extend(self.open.into_iter().flatten());
+        self.full
+    }
+}
+
+/// Ids are digests already: their first bytes are as good as any hash of them.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    /// A slice announces its length first; ids all have the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests;
