@@ -41,7 +41,10 @@ impl ClientTable {
         if let Entry::Vacant(entry) = table.entry(id)
             && room
         {
-            entry.insert(Tracked { conn, since: Instant::now() });
+            entry.insert(Tracked {
+                conn,
+                since: Instant::now(),
+            });
         }
     }
 
@@ -56,7 +59,11 @@ impl ClientTable {
         receipts
             .iter()
             .filter(|receipt| receipt.lane == me)
-            .filter_map(|receipt| table.remove(&receipt.tx_id).map(|tracked| (*receipt, tracked)))
+            .filter_map(|receipt| {
+                table
+                    .remove(&receipt.tx_id)
+                    .map(|tracked| (*receipt, tracked))
+            })
             .collect()
     }
 }
@@ -87,7 +94,8 @@ impl ReceiptSender {
         }
         for (conn, receipts) in by_conn {
             for chunk in receipts.chunks(RECEIPTS_MAX) {
-                self.outbound.client(conn, &ClientMessage::Receipts(chunk.to_vec()));
+                self.outbound
+                    .client(conn, &ClientMessage::Receipts(chunk.to_vec()));
             }
         }
     }

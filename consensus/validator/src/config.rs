@@ -86,7 +86,10 @@ pub struct LogSection {
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Human }
+        Self {
+            level: "info".into(),
+            format: LogFormat::Human,
+        }
     }
 }
 
@@ -142,8 +145,10 @@ pub enum ConfigError {
 impl Config {
     /// Reads a configuration, resolves its paths, and checks that the files exist.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         let mut config: Self = toml::from_str(&text).map_err(|error| ConfigError::Parse {
             path: path.to_owned(),
             message: error.to_string().trim_end().to_owned(),
@@ -166,8 +171,12 @@ impl Config {
 
     /// Checks that `[peers]` names every other validator of genesis and nobody else.
     pub fn check_peers(&self, path: &Path, genesis: &Genesis, me: &str) -> Result<(), ConfigError> {
-        let refuse =
-            |message: String| Err(ConfigError::Peers { path: path.to_owned(), message });
+        let refuse = |message: String| {
+            Err(ConfigError::Peers {
+                path: path.to_owned(),
+                message,
+            })
+        };
         for name in self.peers.keys() {
             if !genesis.validators.iter().any(|v| v.name == *name) {
                 return refuse(format!(
@@ -224,7 +233,10 @@ mod tests {
     #[test]
     fn a_written_configuration_reads_back() {
         let config: Config = toml::from_str(GOOD).unwrap();
-        assert_eq!(toml::from_str::<Config>(&config.to_string()).unwrap(), config);
+        assert_eq!(
+            toml::from_str::<Config>(&config.to_string()).unwrap(),
+            config
+        );
         load(GOOD).unwrap();
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, after, never, select_biased};
-use falconet_hotstuff::{CommitProof, HotStuff};
+use falconet_hotstuff::HotStuff;
 use falconet_ledger::{Verdict, Verdicts};
 use falconet_mempool::Mempool;
 use falconet_store::{Committed, Record};
@@ -21,10 +21,10 @@ use falconet_types::time::Now;
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Height, ValidatorIndex, block};
 
+use crate::chain::Chain;
 use crate::clients::ClientTable;
 use crate::clock::Clock;
 use crate::metrics::{Cause, Metrics};
-use crate::chain::Chain;
 use crate::pipeline::{Checked, CoreInput, Executed, HistoryRequest, ReplyTo, To, Turn};
 use crate::status::{CoreStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
@@ -62,9 +62,6 @@ pub struct Core {
     pub clock: Clock,
     /// Submissions whose transactions are not all durable yet, oldest first.
     pub waiting: VecDeque<Waiting>,
-    /// Final blocks that wait for the direct proof of a descendant, which their commit marks
-    /// name. Only while catching up, and then for a few rounds.
-    pub unproven: Vec<Arc<SignedHeader>>,
     /// Committed blocks that the mempool has no room for yet; only while catching up from far
     /// behind.
     pub backlog: VecDeque<Arc<SignedHeader>>,
@@ -89,7 +86,10 @@ impl Executions {
     /// What is known at start: genesis, and the block that execution stands at.
     #[must_use]
     pub fn new(genesis: Digest, height: Height, commitment: Digest) -> Self {
-        Self { by_height: BTreeMap::from([(height, commitment)]), genesis }
+        Self {
+            by_height: BTreeMap::from([(height, commitment)]),
+            genesis,
+        }
     }
 
     fn add(&mut self, executed: &Executed) {
@@ -122,7 +122,10 @@ impl falconet_hotstuff::Payload for Layers<'_> {
             .by_height
             .last_key_value()
             .expect("there is always the last executed block");
-        block::Executed { height: *height, root: *root }
+        block::Executed {
+            height: *height,
+            root: *root,
+        }
     }
     fn commitment_at(&self, height: Height) -> Option<Digest> {
         if height == Height::ZERO {
@@ -202,7 +205,10 @@ impl Core {
 
     /// Waits for an input, a result of execution, or the next deadline.
     fn wait(&self) -> Result<Wake, Stopped> {
-        let deadlines = [self.hotstuff.next_deadline_us(), self.mempool.next_deadline_us()];
+        let deadlines = [
+            self.hotstuff.next_deadline_us(),
+            self.mempool.next_deadline_us(),
+        ];
         let now_us = self.clock.now().mono_us;
         let timer = match deadlines.into_iter().flatten().min() {
             Some(at) if at <= now_us => return Ok(Wake::Time),
@@ -247,13 +253,26 @@ impl Core {
         use falconet_mempool::Input as M;
         // Each part was verified together with the whole.
         let input = match message.into_inner() {
-            PeerMessage::Header(header) => H::Header { from, header: Verified::trusted(header) },
-            PeerMessage::Vote(vote) => H::Vote { from, vote: Verified::trusted(vote) },
-            PeerMessage::Timeout(timeout) => {
-                H::Timeout { from, timeout: Verified::trusted(timeout) }
-            }
-            PeerMessage::Qc(qc) => H::Qc { from, qc: Verified::trusted(qc) },
-            PeerMessage::Tc(tc) => H::Tc { from, tc: Verified::trusted(tc) },
+            PeerMessage::Header(header) => H::Header {
+                from,
+                header: Verified::trusted(header),
+            },
+            PeerMessage::Vote(vote) => H::Vote {
+                from,
+                vote: Verified::trusted(vote),
+            },
+            PeerMessage::Timeout(timeout) => H::Timeout {
+                from,
+                timeout: Verified::trusted(timeout),
+            },
+            PeerMessage::Qc(qc) => H::Qc {
+                from,
+                qc: Verified::trusted(qc),
+            },
+            PeerMessage::Tc(tc) => H::Tc {
+                from,
+                tc: Verified::trusted(tc),
+            },
             PeerMessage::CertRefs(refs) => H::CertRefs { from, refs },
             PeerMessage::GetCert(cert) => H::GetCert { from, cert },
             PeerMessage::GetBlocks(request) => H::GetBlocks { from, request },
@@ -292,12 +311,19 @@ impl Core {
         }
         for admission in &results {
             let cause = admission_name(*admission);
-            self.metrics.admissions.get_or_create(&Cause { cause }).inc();
+            self.metrics
+                .admissions
+                .get_or_create(&Cause { cause })
+                .inc();
         }
         if unsealed == 0 {
             turn.replies.push((reply, results));
         } else {
-            self.waiting.push_back(Waiting { reply, results, unsealed });
+            self.waiting.push_back(Waiting {
+                reply,
+                results,
+                unsealed,
+            });
         }
     }
 
@@ -305,11 +331,14 @@ impl Core {
     /// Transactions are sealed in the order of admission.
     fn sealed(&mut self, batch: &Batch, turn: &mut Turn) {
         let count = batch.header().tx_count as usize;
-        self.verdicts.put(batch.hash(), Verdicts(vec![Verdict::Valid; count]));
+        self.verdicts
+            .put(batch.hash(), Verdicts(vec![Verdict::Valid; count]));
         let mut left = count;
         while left > 0 {
             // After a restart, recovered batches have nobody waiting.
-            let Some(first) = self.waiting.front_mut() else { return };
+            let Some(first) = self.waiting.front_mut() else {
+                return;
+            };
             let taken = left.min(first.unsealed);
             first.unsealed -= taken;
             left -= taken;
@@ -330,7 +359,11 @@ impl Core {
 
     fn tick(&mut self, now: Now, turn: &mut Turn) {
         self.mempool(now, falconet_mempool::Input::Tick, turn);
-        if self.hotstuff.next_deadline_us().is_some_and(|at| at <= now.mono_us) {
+        if self
+            .hotstuff
+            .next_deadline_us()
+            .is_some_and(|at| at <= now.mono_us)
+        {
             self.hotstuff(now, falconet_hotstuff::Input::Tick, turn);
         }
     }
@@ -351,9 +384,19 @@ impl Core {
                 }
                 Effect::Broadcast(message) => turn.sends.push((To::All, message)),
                 Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
-                Effect::Serve { to, lane, first, last, bytes_max } => turn
-                    .history
-                    .push(HistoryRequest::Batches { to, lane, first, last, bytes_max }),
+                Effect::Serve {
+                    to,
+                    lane,
+                    first,
+                    last,
+                    bytes_max,
+                } => turn.history.push(HistoryRequest::Batches {
+                    to,
+                    lane,
+                    first,
+                    last,
+                    bytes_max,
+                }),
                 Effect::Deliver(payload) => turn.payloads.push(payload),
                 Effect::Prune { height, .. } => turn.prune = Some(height),
                 Effect::PayloadChanged => changed = true,
@@ -373,23 +416,23 @@ impl Core {
     fn hotstuff(&mut self, now: Now, input: falconet_hotstuff::Input, turn: &mut Turn) {
         use falconet_hotstuff::Effect;
         let mut effects = Vec::new();
-        let layers = Layers { mempool: &self.mempool, executions: &self.executions };
+        let layers = Layers {
+            mempool: &self.mempool,
+            executions: &self.executions,
+        };
         self.hotstuff.handle(now, input, &layers, &mut effects);
         let mut committed = false;
         for effect in effects {
             match effect {
-                Effect::Persist(record) => turn.records.extend(record_of(record)),
+                Effect::Persist(record) => turn.records.push(record_of(record)),
                 Effect::Broadcast(message) => turn.sends.push((To::All, message)),
                 Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
                 Effect::ServeBlocks { to, request } => {
                     turn.history.push(HistoryRequest::Blocks { to, request });
                 }
                 Effect::Commit(block) => {
-                    self.unproven.push(block.header);
-                    if let Some(proof) = block.proof {
-                        self.committed(&proof, turn);
-                        committed = true;
-                    }
+                    self.backlog.push_back(block.header);
+                    committed = true;
                 }
                 Effect::Evidence(evidence) => tracing::warn!(?evidence, "misbehaviour"),
                 Effect::Alarm(alarm) => tracing::error!(?alarm, "this must not happen"),
@@ -400,26 +443,17 @@ impl Core {
         }
     }
 
-    /// Marks every block up to the proven one as committed.
-    fn committed(&mut self, proof: &CommitProof, turn: &mut Turn) {
-        for header in self.unproven.drain(..) {
-            turn.records.push(Record::Committed(Committed {
-                height: header.height,
-                block_id: header.id(),
-                child_id: proof.child.id(),
-                child_qc: proof.qc.as_ref().clone(),
-            }));
-            self.backlog.push_back(header);
-        }
-    }
-
     /// Hands committed blocks to the data layer as far as it has room.
     fn feed_backlog(&mut self, now: Now, turn: &mut Turn) {
         while self.mempool.committed_room() > 0
             && let Some(header) = self.backlog.pop_front()
         {
             let parent_cut = std::mem::replace(&mut self.cut, header.cut.clone());
-            self.mempool(now, falconet_mempool::Input::Committed { header, parent_cut }, turn);
+            self.mempool(
+                now,
+                falconet_mempool::Input::Committed { header, parent_cut },
+                turn,
+            );
         }
     }
 
@@ -427,13 +461,20 @@ impl Core {
         let hotstuff = self.hotstuff.status();
         let metrics = &self.metrics;
         metrics.round.set(hotstuff.round.0 as i64);
-        metrics.committed_height.set(hotstuff.committed_height.0 as i64);
+        metrics
+            .committed_height
+            .set(hotstuff.committed_height.0 as i64);
         let may_sign = hotstuff.not_signing.is_none() && self.board.failure().is_none();
         metrics.signing.set(i64::from(may_sign));
-        metrics.rounds_timed_out.set(hotstuff.counters.rounds_by_tc as i64);
+        metrics
+            .rounds_timed_out
+            .set(hotstuff.counters.rounds_by_tc as i64);
         metrics.turn_inputs.observe(inputs as f64);
         metrics.turn_time.observe(start.elapsed().as_secs_f64());
-        *self.board.core.lock() = CoreStatus { hotstuff, mempool: self.mempool.status() };
+        *self.board.core.lock() = CoreStatus {
+            hotstuff,
+            mempool: self.mempool.status(),
+        };
     }
 }
 
@@ -446,14 +487,22 @@ fn admission_name(admission: Admission) -> &'static str {
     }
 }
 
-/// How the log keeps a record of the consensus core. Commit marks are made from the commits
-/// themselves.
-fn record_of(record: falconet_hotstuff::Record) -> Option<Record> {
+/// How the log keeps a record of the consensus core.
+fn record_of(record: falconet_hotstuff::Record) -> Record {
     use falconet_hotstuff::Record as R;
     match record {
-        R::Safety(safety) => Some(Record::Safety(safety.to_bytes().into())),
-        R::Header(header) => Some(Record::Header(header)),
-        R::Tc(tc) => Some(Record::Tc(tc.as_ref().clone())),
-        R::Committed { .. } => None,
+        R::Safety(safety) => Record::Safety(safety.to_bytes().into()),
+        R::Header(header) => Record::Header(header),
+        R::Tc(tc) => Record::Tc(tc.as_ref().clone()),
+        R::Committed {
+            height,
+            block_id,
+            proof,
+        } => Record::Committed(Committed {
+            height,
+            block_id,
+            child_id: proof.child.id(),
+            child_qc: proof.qc.as_ref().clone(),
+        }),
     }
 }

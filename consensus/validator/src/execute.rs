@@ -39,7 +39,9 @@ pub enum ExecuteError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A row of the state cannot be read.
-    #[error("the row of account {id} in the state database is damaged: {source}; delete state.redb to have it rebuilt from the log, if the log goes back to genesis")]
+    #[error(
+        "the row of account {id} in the state database is damaged: {source}; delete state.redb to have it rebuilt from the log, if the log goes back to genesis"
+    )]
     Row {
         /// The account.
         id: AccountId,
@@ -79,14 +81,23 @@ impl Executor {
             }
             (ApplicationKind::Ledger, _) => {
                 let rows = account_rows(&state)?;
-                Box::new(Ledger::restore(&chain.genesis, height, results, rows.into_iter())?)
+                Box::new(Ledger::restore(
+                    &chain.genesis,
+                    height,
+                    results,
+                    rows.into_iter(),
+                )?)
             }
         };
         let found = application.commitment();
         if let Some(row) = row
             && row.commitment != found
         {
-            return Err(ExecuteError::Commitment { height, found, expected: row.commitment });
+            return Err(ExecuteError::Commitment {
+                height,
+                found,
+                expected: row.commitment,
+            });
         }
         Ok(Self { application, state })
     }
@@ -114,8 +125,11 @@ impl Executor {
                 (batch, verdicts)
             })
             .collect();
-        let block =
-            Block { height: header.height, time_ms: header.time_ms, batches: &batches };
+        let block = Block {
+            height: header.height,
+            time_ms: header.time_ms,
+            batches: &batches,
+        };
         let result = self.application.execute(&block);
         let executed = Instant::now();
         let accounts: Vec<(AccountId, Option<Bytes>)> = result
@@ -133,8 +147,12 @@ impl Executor {
             receipts: &result.receipts,
         })?;
         if let Some(metrics) = metrics {
-            metrics.execute_time.observe((executed - start).as_secs_f64());
-            metrics.state_write_time.observe(executed.elapsed().as_secs_f64());
+            metrics
+                .execute_time
+                .observe((executed - start).as_secs_f64());
+            metrics
+                .state_write_time
+                .observe(executed.elapsed().as_secs_f64());
         }
         Ok(result)
     }
@@ -156,8 +174,12 @@ impl Executor {
         };
         while self.application.height() < committed {
             let height = self.application.height().next();
-            let Some(header) = reader.header_at(height)? else { break };
-            let Some(batches) = payload_of(reader, &header, &cut)? else { break };
+            let Some(header) = reader.header_at(height)? else {
+                break;
+            };
+            let Some(batches) = payload_of(reader, &header, &cut)? else {
+                break;
+            };
             self.execute(&header, batches, &nothing_known, None)?;
             cut = header.cut.clone();
             progress(height);
@@ -196,7 +218,9 @@ pub fn payload_of(
         let lane_start = batches.len();
         let mut hash = new.hash;
         for _ in old.seq.0..new.seq.0 {
-            let Some(batch) = reader.batch(&hash)? else { return Ok(None) };
+            let Some(batch) = reader.batch(&hash)? else {
+                return Ok(None);
+            };
             hash = batch.header().prev_hash;
             batches.push(batch);
         }
@@ -246,18 +270,28 @@ impl ExecuteThread {
     fn block(&mut self, payload: Payload) -> Result<(), StoreError> {
         let Payload { header, batches } = payload;
         let result =
-            self.executor.execute(&header, batches, &self.verdicts, Some(&self.metrics))?;
+            self.executor
+                .execute(&header, batches, &self.verdicts, Some(&self.metrics))?;
         let commitment = result.commitment();
-        *self.board.execution.lock() =
-            ExecutionStatus { height: result.height.0, commitment };
+        *self.board.execution.lock() = ExecutionStatus {
+            height: result.height.0,
+            commitment,
+        };
         // An error means that the core has stopped, which ends the process.
-        let _ = self.executed.send(Executed { height: result.height, commitment });
+        let _ = self.executed.send(Executed {
+            height: result.height,
+            commitment,
+        });
         self.receipts.send(&result.receipts);
         let metrics = &self.metrics;
         metrics.blocks_executed.inc();
         metrics.executed_height.set(result.height.0 as i64);
         for outcome in Outcome::ALL {
-            let count = result.receipts.iter().filter(|r| r.outcome == outcome).count();
+            let count = result
+                .receipts
+                .iter()
+                .filter(|r| r.outcome == outcome)
+                .count();
             if count > 0 {
                 metrics.outcome(outcome, count as u64);
             }

@@ -40,25 +40,42 @@ impl History {
     /// The state commitment after an executed block.
     #[must_use]
     pub fn commitment_at(&self, height: Height) -> Option<Digest> {
-        logged(self.reader.block_row(height)).flatten().map(|row| row.commitment)
+        logged(self.reader.block_row(height))
+            .flatten()
+            .map(|row| row.commitment)
     }
 
     /// Where a transaction was executed, or refused last.
     #[must_use]
     pub fn receipt(&self, id: &TxId) -> Option<Receipt> {
-        let TxLocation { height, lane, seq, index, outcome } =
-            logged(self.reader.tx_location(id)).flatten()?;
-        Some(Receipt { tx_id: *id, height, lane, seq, index, outcome })
+        let TxLocation {
+            height,
+            lane,
+            seq,
+            index,
+            outcome,
+        } = logged(self.reader.tx_location(id)).flatten()?;
+        Some(Receipt {
+            tx_id: *id,
+            height,
+            lane,
+            seq,
+            index,
+            outcome,
+        })
     }
 
     /// The proof of a transaction; otherwise why there is none.
     pub fn proof(&self, id: &TxId) -> Result<Vec<u8>, String> {
-        let receipt =
-            self.receipt(id).ok_or_else(|| format!("transaction {id} is not executed here"))?;
-        self.assemble(&receipt).map_err(|error| error.to_string())?.map_or_else(
-            || Err("the state of its block is not committed yet; try again shortly".into()),
-            Ok,
-        )
+        let receipt = self
+            .receipt(id)
+            .ok_or_else(|| format!("transaction {id} is not executed here"))?;
+        self.assemble(&receipt)
+            .map_err(|error| error.to_string())?
+            .map_or_else(
+                || Err("the state of its block is not committed yet; try again shortly".into()),
+                Ok,
+            )
     }
 
     /// `None` while no committed header names the state of the receipt's height.
@@ -74,7 +91,10 @@ impl History {
         let payload = payload_of(&self.reader, &block, &parent_cut)?;
         let batches = self.need(payload, "a batch of the block")?;
         let in_lane = |batch: &&Batch| batch.header().lane == receipt.lane;
-        let batch = batches.iter().filter(in_lane).find(|b| b.header().seq == receipt.seq);
+        let batch = batches
+            .iter()
+            .filter(in_lane)
+            .find(|b| b.header().seq == receipt.seq);
         let batch = self.need(batch, "the batch")?;
         let later: Vec<BatchHeader> = batches
             .iter()
@@ -120,9 +140,10 @@ impl History {
         let mut named = None;
         let mut at = height;
         while headers.len() < HEADERS_MAX - 1 {
-            let Some(header) = self.reader.header_at(at)? else { return Ok(None) };
-            named = named
-                .or((header.executed.height >= height).then_some(header.executed.height));
+            let Some(header) = self.reader.header_at(at)? else {
+                return Ok(None);
+            };
+            named = named.or((header.executed.height >= height).then_some(header.executed.height));
             headers.push(header.header().clone());
             if let Some(named) = named
                 && let Some(proof) = self.reader.commit_proof(at)?
@@ -142,18 +163,23 @@ impl History {
         let application = self.chain.genesis.application;
         let positions = batches.iter().flat_map(|batch| {
             let header = batch.header();
-            (0u32..).zip(batch.transactions()).map(move |(index, tx)| Receipt {
-                tx_id: id_of(&tx, application),
-                height,
-                lane: header.lane,
-                seq: header.seq,
-                index,
-                outcome: falconet_types::receipt::Outcome::Executed,
-            })
+            (0u32..)
+                .zip(batch.transactions())
+                .map(move |(index, tx)| Receipt {
+                    tx_id: id_of(&tx, application),
+                    height,
+                    lane: header.lane,
+                    seq: header.seq,
+                    index,
+                    outcome: falconet_types::receipt::Outcome::Executed,
+                })
         });
         positions
             .zip(&row.outcomes)
-            .map(|(receipt, outcome)| Receipt { outcome: *outcome, ..receipt })
+            .map(|(receipt, outcome)| Receipt {
+                outcome: *outcome,
+                ..receipt
+            })
             .collect()
     }
 
@@ -170,7 +196,9 @@ impl History {
         let mut headers = Vec::new();
         let mut id = request.from;
         while headers.len() < usize::from(request.max).min(BLOCKS_PER_ANSWER_MAX) {
-            let Some(header) = self.reader.header(&id)? else { break };
+            let Some(header) = self.reader.header(&id)? else {
+                break;
+            };
             if header.height <= request.stop_height {
                 break;
             }
@@ -219,7 +247,9 @@ enum ProofError {
 }
 
 fn logged<T>(result: Result<T, StoreError>) -> Option<T> {
-    result.inspect_err(|error| tracing::error!(%error, "reading the store failed")).ok()
+    result
+        .inspect_err(|error| tracing::error!(%error, "reading the store failed"))
+        .ok()
 }
 
 /// The thread that answers requests for history, so that the log never waits for reads.
@@ -242,13 +272,20 @@ impl HistoryThread {
                         self.outbound.send(to, &PeerMessage::Blocks(headers));
                     }
                 }
-                HistoryRequest::Batches { to, lane, first, last, bytes_max } => {
+                HistoryRequest::Batches {
+                    to,
+                    lane,
+                    first,
+                    last,
+                    bytes_max,
+                } => {
                     let send = |bytes| self.outbound.send(to, &PeerMessage::Batch(bytes));
                     logged(self.history.batches(lane, first, last, bytes_max, send));
                 }
                 HistoryRequest::Proof { conn, tx_id } => {
                     let proof = self.history.proof(&tx_id).unwrap_or_default().into();
-                    self.outbound.client(conn, &ClientMessage::Proof { tx_id, proof });
+                    self.outbound
+                        .client(conn, &ClientMessage::Proof { tx_id, proof });
                 }
             }
         }

@@ -47,7 +47,9 @@ impl Inbound {
     /// `None` when the process stops.
     fn event(&self, event: Event) -> Option<()> {
         match event {
-            Event::Connected { conn, remote, addr, .. } => match remote {
+            Event::Connected {
+                conn, remote, addr, ..
+            } => match remote {
                 Remote::Validator(key_id) => {
                     let index = self.peers.validator_up(conn, &key_id);
                     self.count();
@@ -76,7 +78,13 @@ impl Inbound {
                     None => Some(()),
                 }
             }
-            Event::Frame { conn, kind, payload, lease, .. } => {
+            Event::Frame {
+                conn,
+                kind,
+                payload,
+                lease,
+                ..
+            } => {
                 let handled = match self.peers.validator(conn) {
                     Some(from) if kind < kind::SUBMIT => {
                         PeerMessage::parse(kind, &payload).map(|m| self.peer(from, m, lease))
@@ -103,17 +111,20 @@ impl Inbound {
         lease: FrameLease,
     ) -> Option<()> {
         match message {
-            PeerMessage::Batch(bytes) => {
-                self.bulk.send(Bulk::Batch { from, bytes, lease }).ok()
-            }
+            PeerMessage::Batch(bytes) => self.bulk.send(Bulk::Batch { from, bytes, lease }).ok(),
             PeerMessage::Header(_)
             | PeerMessage::Vote(_)
             | PeerMessage::Timeout(_)
             | PeerMessage::Qc(_)
             | PeerMessage::Tc(_)
-            | PeerMessage::Blocks(_) => {
-                self.urgent.send(Unverified { from, message, lease }).ok()
-            }
+            | PeerMessage::Blocks(_) => self
+                .urgent
+                .send(Unverified {
+                    from,
+                    message,
+                    lease,
+                })
+                .ok(),
             PeerMessage::CertRefs(_)
             | PeerMessage::GetCert(_)
             | PeerMessage::GetBlocks(_)
@@ -134,10 +145,21 @@ impl Inbound {
         match message {
             ClientMessage::Submit { tag, txs } => {
                 let reply = ReplyTo::Stoq { conn, tag };
-                Ok(self.bulk.send(Bulk::Submission { reply, txs, lease: Some(lease) }).ok())
+                Ok(self
+                    .bulk
+                    .send(Bulk::Submission {
+                        reply,
+                        txs,
+                        lease: Some(lease),
+                    })
+                    .ok())
             }
             ClientMessage::GetProof(tx_id) => {
-                if self.history.try_send(HistoryRequest::Proof { conn, tx_id }).is_err() {
+                if self
+                    .history
+                    .try_send(HistoryRequest::Proof { conn, tx_id })
+                    .is_err()
+                {
                     self.metrics.history_requests_dropped.inc();
                 }
                 Ok(Some(()))
@@ -158,6 +180,8 @@ impl Inbound {
     fn count(&self) {
         let connected = self.peers.connected().iter().filter(|up| **up).count() - 1;
         self.metrics.peers_connected.set(connected as i64);
-        self.metrics.clients_connected.set(self.peers.clients() as i64);
+        self.metrics
+            .clients_connected
+            .set(self.peers.clients() as i64);
     }
 }

@@ -76,7 +76,9 @@ impl LogThread {
         }
         let start = Instant::now();
         self.writer.sync()?;
-        self.metrics.fsync_time.observe(start.elapsed().as_secs_f64());
+        self.metrics
+            .fsync_time
+            .observe(start.elapsed().as_secs_f64());
         self.metrics.fsync_turns.observe(turns.len() as f64);
         Ok(())
     }
@@ -111,7 +113,8 @@ impl LogThread {
     fn reply(&self, reply: ReplyTo, results: Vec<Admission>) {
         match reply {
             ReplyTo::Stoq { conn, tag } => {
-                self.outbound.client(conn, &ClientMessage::Results { tag, results });
+                self.outbound
+                    .client(conn, &ClientMessage::Results { tag, results });
             }
             // An error means that the request was given up.
             ReplyTo::Http(sender) => drop(sender.send(results)),

@@ -6,7 +6,9 @@ use crate::config::{LogFormat, LogSection};
 
 /// A log level that cannot be understood.
 #[derive(Debug, thiserror::Error)]
-#[error("[log] level = {level:?} is not understood: {reason}; use error, warn, info, debug or trace")]
+#[error(
+    "[log] level = {level:?} is not understood: {reason}; use error, warn, info, debug or trace"
+)]
 pub struct LevelError {
     level: String,
     reason: String,
@@ -18,8 +20,9 @@ pub fn init(config: &LogSection) -> Result<(), LevelError> {
         level: config.level.clone(),
         reason: error.to_string(),
     })?;
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // An error means that a subscriber exists already, as in tests with many validators.
     let _ = match config.format {
         LogFormat::Human => builder.with_target(false).try_init(),

@@ -130,13 +130,21 @@ impl Metrics {
 
     /// Counts executed transactions.
     pub fn outcome(&self, outcome: Outcome, count: u64) {
-        self.transactions.get_or_create(&Cause { cause: outcome.name() }).inc_by(count);
+        self.transactions
+            .get_or_create(&Cause {
+                cause: outcome.name(),
+            })
+            .inc_by(count);
     }
 
     /// Transactions that took effect so far.
     #[must_use]
     pub fn executed_transactions(&self) -> u64 {
-        self.transactions.get_or_create(&Cause { cause: Outcome::Executed.name() }).get()
+        self.transactions
+            .get_or_create(&Cause {
+                cause: Outcome::Executed.name(),
+            })
+            .get()
     }
 
     /// Transactions executed so far, whatever their outcome.
@@ -144,7 +152,11 @@ impl Metrics {
     pub fn transactions_total(&self) -> u64 {
         Outcome::ALL
             .iter()
-            .map(|o| self.transactions.get_or_create(&Cause { cause: o.name() }).get())
+            .map(|o| {
+                self.transactions
+                    .get_or_create(&Cause { cause: o.name() })
+                    .get()
+            })
             .sum()
     }
 
@@ -165,8 +177,9 @@ struct TransportCounters(StoqHandle);
 impl Collector for TransportCounters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let snapshot = self.0.stats();
-        for ((name, help), (_, value)) in
-            falconet_dataplane::StatsSnapshot::NAMES.iter().zip(snapshot.values())
+        for ((name, help), (_, value)) in falconet_dataplane::StatsSnapshot::NAMES
+            .iter()
+            .zip(snapshot.values())
         {
             let help = help.trim();
             let full = format!("stoq_{name}");
@@ -177,12 +190,10 @@ impl Collector for TransportCounters {
                 gauge.encode(metric)?;
             } else {
                 let counter = ConstCounter::new(value);
-                let metric =
-                    encoder.encode_descriptor(&full, help, None, counter.metric_type())?;
+                let metric = encoder.encode_descriptor(&full, help, None, counter.metric_type())?;
                 counter.encode(metric)?;
             }
         }
         Ok(())
     }
 }
-

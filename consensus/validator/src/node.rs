@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 use falconet_crypto::falcon::KeyPair;
 use falconet_crypto::hash;
 use falconet_crypto::keyfile::{KeyFileError, LockedKey};
@@ -24,7 +24,7 @@ use falconet_mempool::Mempool;
 use falconet_store::{Reader, Safety, Store, StoreConfig, StoreError};
 use falconet_types::block::SignedHeader;
 use falconet_types::wire::Wire;
-use falconet_types::{Epoch, Height, ValidatorIndex};
+use falconet_types::{Height, ValidatorIndex};
 use tokio::sync::watch;
 
 use crate::chain::{Chain, ChainError};
@@ -164,8 +164,13 @@ impl Node {
         let (stoq, events) = bind_stoq(config, &chain, key.key())?;
         let stoq_addr = stoq.local_addr();
         let recovered = recover(config, &chain, key.key())?;
-        let node = Assembly { config, chain: &chain, key: key.key(), stoq: &stoq }
-            .assemble(recovered, events, listener)?;
+        let node = Assembly {
+            config,
+            chain: &chain,
+            key: key.key(),
+            stoq: &stoq,
+        }
+        .assemble(recovered, events, listener)?;
         let (board, stop_http, threads) = node;
         dial_peers(config, &chain, &stoq.handle())?;
         tracing::info!(
@@ -179,7 +184,16 @@ impl Node {
             "ready"
         );
         let stoq = Some(stoq);
-        Ok(Self { chain, stoq, stoq_addr, http_addr, board, stop_http, threads, _key: key })
+        Ok(Self {
+            chain,
+            stoq,
+            stoq_addr,
+            http_addr,
+            board,
+            stop_http,
+            threads,
+            _key: key,
+        })
     }
 
     /// This validator's index.
@@ -224,22 +238,31 @@ fn bind_stoq(
     stoq.identity = Some(Arc::new(key.clone()));
     stoq.trusted = TrustedKeys::new(chain.set.iter().map(|validator| &validator.key));
     // Peers learn at once that a restarted validator forgot their connections.
-    let secret = hash::hash("falconet/stateless-reset", &[chain.id.as_ref(), key.secret_bytes()]);
+    let secret = hash::hash(
+        "falconet/stateless-reset",
+        &[chain.id.as_ref(), key.secret_bytes()],
+    );
     stoq.reset_secret = Some(secret.0);
     Stoq::bind(stoq)
 }
 
 /// Of each pair of validators the one with the lower index dials.
 fn dial_peers(config: &Config, chain: &Chain, stoq: &StoqHandle) -> Result<(), RunError> {
-    for validator in chain.set.iter().filter(|validator| validator.index > chain.me) {
+    for validator in chain
+        .set
+        .iter()
+        .filter(|validator| validator.index > chain.me)
+    {
         let name = chain.name_of(validator.index);
         let target = PeerTarget {
             addr: config.peers[name],
             key: validator.key.clone(),
             persistent: true,
         };
-        stoq.connect(target)
-            .map_err(|source| RunError::Dial { name: name.into(), source })?;
+        stoq.connect(target).map_err(|source| RunError::Dial {
+            name: name.into(),
+            source,
+        })?;
     }
     Ok(())
 }
@@ -263,11 +286,18 @@ fn recover(config: &Config, chain: &Chain, key: &KeyPair) -> Result<Found, RunEr
     let key_id = key.public().id();
     let (store, recovered) = Store::open(&config.data, &StoreConfig::new(chain.id, key_id))?;
     let Store { log, reader, state } = store;
-    let committed = recovered.committed.as_ref().map_or(Height::ZERO, |mark| mark.height);
+    let committed = recovered
+        .committed
+        .as_ref()
+        .map_or(Height::ZERO, |mark| mark.height);
     let mut executor = Executor::open(chain, state, &reader)?;
     let start = executor.application().height();
     if start < committed {
-        tracing::info!(from = start.0, to = committed.0, "executing committed blocks again");
+        tracing::info!(
+            from = start.0,
+            to = committed.0,
+            "executing committed blocks again"
+        );
     }
     let cut = executor.replay(chain, &reader, committed, |height| {
         if height.0 % 1000 == 0 {
@@ -309,7 +339,11 @@ fn recover(config: &Config, chain: &Chain, key: &KeyPair) -> Result<Found, RunEr
             tcs: recovered.tcs,
             safety_damage,
         },
-        mempool: falconet_mempool::Recovered { executed, cut, batches },
+        mempool: falconet_mempool::Recovered {
+            executed,
+            cut,
+            batches,
+        },
         unexecuted,
     })
 }
@@ -334,8 +368,7 @@ impl Assembly<'_> {
         let chain = self.chain;
         let peers = Arc::new(Peers::new(Arc::clone(&chain.set), chain.me));
         let metrics = Metrics::new(self.stoq.handle());
-        let outbound =
-            Outbound::new(self.stoq.handle(), Arc::clone(&peers), Arc::clone(&metrics));
+        let outbound = Outbound::new(self.stoq.handle(), Arc::clone(&peers), Arc::clone(&metrics));
         let verdicts = Arc::new(VerdictTable::default());
         let clients = Arc::new(ClientTable::default());
         let history = History::new(Arc::clone(chain), found.store.reader);
@@ -352,13 +385,18 @@ impl Assembly<'_> {
         let application = found.executor.application();
         let height = application.height();
         let commitment = application.commitment();
-        let executions =
-            Executions::new(application.genesis_commitment(), height, commitment);
+        let executions = Executions::new(application.genesis_commitment(), height, commitment);
         let cut = found.mempool.cut.clone();
         let (hotstuff, mempool) = self.cores(found.hotstuff, found.mempool)?;
         let board = Arc::new(StatusBoard::new(
-            CoreStatus { hotstuff: hotstuff.status(), mempool: mempool.status() },
-            ExecutionStatus { height: height.0, commitment },
+            CoreStatus {
+                hotstuff: hotstuff.status(),
+                mempool: mempool.status(),
+            },
+            ExecutionStatus {
+                height: height.0,
+                commitment,
+            },
         ));
         metrics.executed_height.set(height.0 as i64);
 
@@ -376,7 +414,6 @@ impl Assembly<'_> {
             metrics: Arc::clone(&metrics),
             clock: Clock::new(),
             waiting: VecDeque::new(),
-            unproven: Vec::new(),
             backlog: found.unexecuted,
             cut,
         };
@@ -403,8 +440,11 @@ impl Assembly<'_> {
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
         };
-        let history_thread =
-            HistoryThread { history: history.clone(), requests: history_out, outbound };
+        let history_thread = HistoryThread {
+            history: history.clone(),
+            requests: history_out,
+            outbound,
+        };
         let inbound = Inbound {
             stoq: self.stoq.handle(),
             peers: Arc::clone(&peers),
@@ -499,9 +539,9 @@ fn serve_http(
     })
 }
 
-fn spawn(
-    name: &str,
-    body: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, RunError> {
-    std::thread::Builder::new().name(name.into()).spawn(body).map_err(RunError::Thread)
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, RunError> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map_err(RunError::Thread)
 }

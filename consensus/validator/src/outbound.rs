@@ -26,7 +26,11 @@ impl Outbound {
     /// Sends over `stoq` to whoever `peers` lists.
     #[must_use]
     pub fn new(stoq: StoqHandle, peers: Arc<Peers>, metrics: Arc<Metrics>) -> Self {
-        Self { stoq, peers, metrics }
+        Self {
+            stoq,
+            peers,
+            metrics,
+        }
     }
 
     /// Sends to every connected validator.

@@ -28,8 +28,15 @@ impl Peers {
     /// Nobody is connected yet.
     #[must_use]
     pub fn new(set: Arc<ValidatorSet>, me: ValidatorIndex) -> Self {
-        let table = Table { conn_of: vec![None; set.len()], ..Table::default() };
-        Self { set, me, table: RwLock::new(table) }
+        let table = Table {
+            conn_of: vec![None; set.len()],
+            ..Table::default()
+        };
+        Self {
+            set,
+            me,
+            table: RwLock::new(table),
+        }
     }
 
     /// Records a connection with the validator who proved `key_id`. Returns its index, `None`
@@ -77,7 +84,13 @@ impl Peers {
     /// Connections to all validators that are connected.
     #[must_use]
     pub fn conns(&self) -> Vec<ConnId> {
-        self.table.read().conn_of.iter().flatten().copied().collect()
+        self.table
+            .read()
+            .conn_of
+            .iter()
+            .flatten()
+            .copied()
+            .collect()
     }
 
     /// For each validator in order: is it connected (this validator itself counts as such).

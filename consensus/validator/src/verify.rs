@@ -20,9 +20,9 @@ use falconet_types::signing::{self, Verified};
 use falconet_types::transaction::SignedTransaction;
 use falconet_types::{ValidatorIndex, transaction};
 
+use crate::chain::Chain;
 use crate::door::Door;
 use crate::metrics::Metrics;
-use crate::chain::Chain;
 use crate::pipeline::{Bulk, Checked, CoreInput, ReplyTo, Unverified};
 use crate::verdicts::VerdictTable;
 
@@ -63,8 +63,15 @@ struct Pending {
 
 /// A piece of bulk work between parsing and answer.
 enum Parsed {
-    Submission { reply: ReplyTo, entries: Vec<Entry> },
-    Batch { from: ValidatorIndex, batch: Verified<Batch>, entries: Vec<Entry> },
+    Submission {
+        reply: ReplyTo,
+        entries: Vec<Entry>,
+    },
+    Batch {
+        from: ValidatorIndex,
+        batch: Verified<Batch>,
+        entries: Vec<Entry>,
+    },
 }
 
 /// A transaction of a piece of bulk work.
@@ -110,7 +117,9 @@ impl VerifyWorker {
             leases.push(next.lease);
             messages.push(next.message);
         }
-        self.metrics.verify_queue_urgent.set(self.urgent.len() as i64);
+        self.metrics
+            .verify_queue_urgent
+            .set(self.urgent.len() as i64);
         let start = Instant::now();
         let results = signing::verify_many(messages, self.chain.id, &self.chain.set, verifier);
         self.count(results.len(), start);
@@ -127,7 +136,9 @@ impl VerifyWorker {
     }
 
     fn pass(&self, from: ValidatorIndex, message: Verified<PeerMessage>) -> Result<(), Stopped> {
-        self.core.send(CoreInput::Peer { from, message }).map_err(|_| Stopped)
+        self.core
+            .send(CoreInput::Peer { from, message })
+            .map_err(|_| Stopped)
     }
 
     /// Gathers bulk work, verifies it in pieces, and passes it on.
@@ -141,8 +152,10 @@ impl VerifyWorker {
                 Bulk::Submission { reply, txs, lease } => {
                     leases.extend(lease);
                     let now_ms = crate::clock::wall_ms();
-                    let entries =
-                        txs.into_iter().map(|tx| self.at_the_door(tx, now_ms, &mut jobs)).collect();
+                    let entries = txs
+                        .into_iter()
+                        .map(|tx| self.at_the_door(tx, now_ms, &mut jobs))
+                        .collect();
                     parsed.push(Parsed::Submission { reply, entries });
                 }
                 Bulk::Batch { from, bytes, lease } => {
@@ -156,7 +169,11 @@ impl VerifyWorker {
                         Ok(batch) => {
                             let txs = batch.transactions();
                             let entries = txs.map(|tx| self.in_batch(tx, &mut jobs)).collect();
-                            parsed.push(Parsed::Batch { from, batch, entries });
+                            parsed.push(Parsed::Batch {
+                                from,
+                                batch,
+                                entries,
+                            });
                         }
                         Err(error) => {
                             self.metrics.refused("batch");
@@ -165,7 +182,11 @@ impl VerifyWorker {
                     }
                 }
             }
-            next = if jobs.len() < GATHER_JOBS { self.bulk.try_recv().ok() } else { None };
+            next = if jobs.len() < GATHER_JOBS {
+                self.bulk.try_recv().ok()
+            } else {
+                None
+            };
         }
         self.metrics.verify_queue_bulk.set(self.bulk.len() as i64);
         let valid = self.verify(&jobs, verifier)?;
@@ -202,12 +223,7 @@ impl VerifyWorker {
     }
 
     /// A client's transaction: every rule that can be checked now is.
-    fn at_the_door(
-        &self,
-        bytes: bytes::Bytes,
-        now_ms: u64,
-        jobs: &mut Vec<Pending>,
-    ) -> Entry {
+    fn at_the_door(&self, bytes: bytes::Bytes, now_ms: u64, jobs: &mut Vec<Pending>) -> Entry {
         if self.door.is_opaque() {
             let id = transaction::opaque_id(&bytes);
             return Entry::Ready(match self.door.check_opaque(&bytes) {
@@ -216,10 +232,16 @@ impl VerifyWorker {
             });
         }
         let refused = |outcome| Entry::Ready(Checked::Refused(Admission::Refused(outcome)));
-        let Ok(tx) = SignedTransaction::parse(bytes) else { return refused(Outcome::Malformed) };
+        let Ok(tx) = SignedTransaction::parse(bytes) else {
+            return refused(Outcome::Malformed);
+        };
         match self.door.check(&tx, now_ms) {
             Ok(key) => {
-                jobs.push(Pending { key, message: tx.message(), tx });
+                jobs.push(Pending {
+                    key,
+                    message: tx.message(),
+                    tx,
+                });
                 Entry::Job(jobs.len() - 1)
             }
             Err(outcome) => refused(outcome),
@@ -237,7 +259,11 @@ impl VerifyWorker {
         };
         match self.door.key(&tx) {
             Some(key) => {
-                jobs.push(Pending { key, message: tx.message(), tx });
+                jobs.push(Pending {
+                    key,
+                    message: tx.message(),
+                    tx,
+                });
                 Entry::Job(jobs.len() - 1)
             }
             None => Entry::Verdict(Verdict::Unknown),
@@ -257,7 +283,10 @@ impl VerifyWorker {
                     .map(|entry| match entry {
                         Entry::Job(i) if valid[i] => {
                             let tx = jobs[i].take().expect("each job belongs to one entry");
-                            Checked::Good { id: tx.id(), bytes: tx.bytes().clone() }
+                            Checked::Good {
+                                id: tx.id(),
+                                bytes: tx.bytes().clone(),
+                            }
                         }
                         Entry::Job(_) | Entry::Verdict(_) => {
                             Checked::Refused(Admission::Refused(Outcome::BadSignature))
@@ -267,7 +296,11 @@ impl VerifyWorker {
                     .collect();
                 CoreInput::Submission { reply, txs }
             }
-            Parsed::Batch { from, batch, entries } => {
+            Parsed::Batch {
+                from,
+                batch,
+                entries,
+            } => {
                 let verdicts = entries
                     .iter()
                     .map(|entry| match entry {
@@ -286,6 +319,8 @@ impl VerifyWorker {
     fn count(&self, signatures: usize, start: Instant) {
         self.metrics.signatures_verified.inc_by(signatures as u64);
         self.metrics.verify_batch_size.observe(signatures as f64);
-        self.metrics.verify_time.observe(start.elapsed().as_secs_f64());
+        self.metrics
+            .verify_time
+            .observe(start.elapsed().as_secs_f64());
     }
 }

@@ -28,7 +28,10 @@ pub(super) async fn show(
 ) -> Result<Json<AccountAnswer>, ApiError> {
     let id = error::digest(&id, "an account id")?;
     let Some(view) = &api.view else {
-        return Err(ApiError::not_found("no_accounts", "this chain orders opaque bytes"));
+        return Err(ApiError::not_found(
+            "no_accounts",
+            "this chain orders opaque bytes",
+        ));
     };
     let height = view.height().0;
     let account = view.account(&id).ok_or_else(|| {

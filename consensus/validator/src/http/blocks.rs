@@ -48,16 +48,20 @@ pub(super) async fn show(
     State(api): Shared,
     Path(height): Path<String>,
 ) -> Result<Json<BlockAnswer>, ApiError> {
-    let height = height.parse().map(Height).map_err(|_| {
-        ApiError::bad_request("bad_height", format!("{height:?} is not a height"))
-    })?;
+    let height = height
+        .parse()
+        .map(Height)
+        .map_err(|_| ApiError::bad_request("bad_height", format!("{height:?} is not a height")))?;
     let header = api.history.header_at(height).ok_or_else(|| {
         ApiError::not_found(
             "unknown_block",
             format!("no block at height {height} is committed here; see /v1/status"),
         )
     })?;
-    let commitment = api.history.commitment_at(height).map(|c: Digest| c.to_string());
+    let commitment = api
+        .history
+        .commitment_at(height)
+        .map(|c: Digest| c.to_string());
     Ok(Json(BlockAnswer {
         height: header.height.0,
         id: header.id().to_string(),
@@ -70,7 +74,10 @@ pub(super) async fn show(
             .cut
             .0
             .iter()
-            .map(|tip| LaneAnswer { seq: tip.seq.0, hash: tip.hash.to_string() })
+            .map(|tip| LaneAnswer {
+                seq: tip.seq.0,
+                hash: tip.hash.to_string(),
+            })
             .collect(),
         executed_height: header.executed.height.0,
         executed_commitment: header.executed.root.to_string(),

@@ -31,7 +31,11 @@ pub(super) struct ApiError {
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self {
+            status,
+            code,
+            message: message.into(),
+        }
     }
 
     pub(super) fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
@@ -45,13 +49,19 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = ErrorBody { code: self.code.into(), message: self.message };
+        let body = ErrorBody {
+            code: self.code.into(),
+            message: self.message,
+        };
         (self.status, Json(ErrorAnswer { error: body })).into_response()
     }
 }
 
 pub(super) async fn no_route(uri: Uri) -> ApiError {
-    ApiError::not_found("no_route", format!("{} does not exist; see /openapi.json", uri.path()))
+    ApiError::not_found(
+        "no_route",
+        format!("{} does not exist; see /openapi.json", uri.path()),
+    )
 }
 
 /// Parses a digest in a path.

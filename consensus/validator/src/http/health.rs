@@ -22,11 +22,18 @@ pub(super) async fn readyz(State(api): Shared) -> Result<&'static str, ApiError>
         return Err(unready("not_signing", reason));
     }
     if status.syncing {
-        return Err(unready("syncing", format!("catching up from height {}", status.height)));
+        return Err(unready(
+            "syncing",
+            format!("catching up from height {}", status.height),
+        ));
     }
     let set = &api.chain.set;
-    let reached: u64 =
-        set.iter().zip(api.peers.connected()).filter(|(_, up)| *up).map(|(v, _)| v.weight).sum();
+    let reached: u64 = set
+        .iter()
+        .zip(api.peers.connected())
+        .filter(|(_, up)| *up)
+        .map(|(v, _)| v.weight)
+        .sum();
     if reached < set.quorum_weight() {
         let need = set.quorum_weight();
         return Err(unready(

@@ -20,10 +20,10 @@ use crossbeam_channel::Sender;
 use falconet_ledger::View;
 use tokio::sync::watch;
 
+use crate::chain::Chain;
 use crate::clients::ClientTable;
 use crate::history::History;
 use crate::metrics::Metrics;
-use crate::chain::Chain;
 use crate::peers::Peers;
 use crate::pipeline::Bulk;
 use crate::status::StatusBoard;
@@ -138,8 +138,12 @@ mod tests {
     #[test]
     fn every_route_is_described_and_nothing_else() {
         let document: serde_json::Value = serde_json::from_str(super::OPENAPI).unwrap();
-        let described: Vec<&str> =
-            document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let described: Vec<&str> = document["paths"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
         let source = include_str!("mod.rs");
         let routes: Vec<&str> = source
             .lines()

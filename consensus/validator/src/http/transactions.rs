@@ -50,7 +50,11 @@ pub(super) async fn submit(
         tx.id()
     };
     let (reply, answer) = oneshot::channel();
-    let work = Bulk::Submission { reply: ReplyTo::Http(reply), txs: vec![tx], lease: None };
+    let work = Bulk::Submission {
+        reply: ReplyTo::Http(reply),
+        txs: vec![tx],
+        lease: None,
+    };
     let busy = || {
         ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -59,14 +63,24 @@ pub(super) async fn submit(
         )
     };
     api.bulk.try_send(work).map_err(|_| busy())?;
-    let admission = answer.await.ok().and_then(|results| results.first().copied());
+    let admission = answer
+        .await
+        .ok()
+        .and_then(|results| results.first().copied());
     let admission = admission.ok_or_else(busy)?;
     let status = match admission {
         Admission::Accepted | Admission::Duplicate => StatusCode::ACCEPTED,
         Admission::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Admission::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
     };
-    Ok((status, Json(SubmitAnswer { id: id.to_string(), admission })).into_response())
+    Ok((
+        status,
+        Json(SubmitAnswer {
+            id: id.to_string(),
+            admission,
+        }),
+    )
+        .into_response())
 }
 
 fn from_json(body: &[u8]) -> Result<Bytes, ApiError> {
