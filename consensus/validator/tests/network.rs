@@ -1,0 +1,166 @@
+//! Four validators in one process, with real sockets, disks and signatures: transfers commit,
+//! states agree, a restarted validator goes on where it was, proofs convince an outsider.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use falconet_client::{Client, ClientConfig, Wallet};
+use falconet_crypto::falcon::{KeyPair, Scheme};
+use falconet_crypto::keyfile;
+use falconet_types::genesis::{
+    ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params,
+};
+use falconet_types::receipt::Outcome;
+use falconet_validator::Node;
+use falconet_validator::config::{
+    Config, HttpSection, LogSection, StoqSection, ThreadsSection,
+};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const BALANCE: u64 = 1_000_000;
+
+struct Network {
+    dir: tempfile::TempDir,
+    genesis: Genesis,
+    stoq: Vec<SocketAddrV6>,
+    nodes: Vec<Option<Node>>,
+}
+
+fn free_port() -> SocketAddrV6 {
+    let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    SocketAddrV6::new(Ipv6Addr::LOCALHOST, socket.local_addr().unwrap().port(), 0, 0)
+}
+
+fn rich() -> KeyPair {
+    KeyPair::from_seed(Scheme::Falcon512, &[9; 32])
+}
+
+impl Network {
+    fn create(n: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = rich();
+        let mut validators = Vec::new();
+        for i in 0..n {
+            let key = KeyPair::generate(Scheme::Falcon1024);
+            keyfile::write(&dir.path().join(format!("{i}.key")), &key).unwrap();
+            validators.push(GenesisValidator {
+                name: format!("validator-{i}"),
+                key: key.public().clone(),
+                weight: 1,
+            });
+        }
+        let genesis = Genesis {
+            name: "test".into(),
+            time_ms: 1_700_000_000_000,
+            application: ApplicationKind::Ledger,
+            params: Params::default(),
+            validators,
+            accounts: vec![GenesisAccount {
+                id: key.public().id(),
+                balance: BALANCE,
+                key: Some(key.public().clone()),
+            }],
+        };
+        let text = serde_json::to_vec(&genesis).unwrap();
+        std::fs::write(dir.path().join("genesis.json"), text).unwrap();
+        let stoq = (0..n).map(|_| free_port()).collect();
+        Self { dir, genesis, stoq, nodes: (0..n).map(|_| None).collect() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+
+    fn start(&mut self, i: usize) {
+        let peers: BTreeMap<String, SocketAddrV6> = (0..self.stoq.len())
+            .filter(|j| *j != i)
+            .map(|j| (format!("validator-{j}"), self.stoq[j]))
+            .collect();
+        let config = Config {
+            genesis: self.path().join("genesis.json"),
+            key: self.path().join(format!("{i}.key")),
+            data: self.path().join(format!("data-{i}")),
+            stoq: StoqSection { listen: self.stoq[i] },
+            http: HttpSection { listen: SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0) },
+            peers,
+            threads: ThreadsSection { verify: 1 },
+            log: LogSection::default(),
+        };
+        self.nodes[i] = Some(Node::start(&config, Path::new("config.toml")).unwrap());
+    }
+
+    fn stop(&mut self, i: usize) {
+        self.nodes[i].take().expect("it runs").stop();
+    }
+
+    fn client(&self, i: usize) -> Client {
+        let key = self.genesis.validators[i].key.clone();
+        let config = ClientConfig::new(self.stoq[i], key, self.genesis.chain_id());
+        Client::connect(&config).unwrap()
+    }
+}
+
+fn logs() {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_test_writer()
+        .try_init();
+}
+
+#[test]
+fn transfers_commit_and_a_proof_convinces() {
+    logs();
+    let mut network = Network::create(4);
+    (0..4).for_each(|i| network.start(i));
+    let mut wallet = Wallet::new(rich(), network.genesis.chain_id(), 1);
+    let to = KeyPair::from_seed(Scheme::Falcon512, &[8; 32]).public().id();
+    let transfers: Vec<_> = (0..50).map(|i| wallet.transfer(to, i + 1)).collect();
+    let mut client = network.client(1);
+    let fates = client.submit_and_wait(&transfers, PATIENCE).unwrap();
+    for fate in &fates {
+        assert_eq!(fate.receipt().map(|r| r.outcome), Some(Outcome::Executed), "{fate:?}");
+    }
+    let genesis = network.genesis.clone();
+    let proven = loop {
+        // The state of the block is named by a header three blocks later.
+        match client.proof(transfers[7].id(), &genesis, PATIENCE) {
+            Ok((_, proven)) => break proven,
+            Err(falconet_client::ClientError::NoProof(_)) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(proven.tx_id, transfers[7].id());
+    assert_eq!(proven.outcome, Outcome::Executed);
+    (0..4).for_each(|i| network.stop(i));
+}
+
+#[test]
+fn three_of_four_commit_and_the_fourth_catches_up() {
+    logs();
+    let mut network = Network::create(4);
+    (0..3).for_each(|i| network.start(i));
+    let mut wallet = Wallet::new(rich(), network.genesis.chain_id(), 1);
+    let to = KeyPair::from_seed(Scheme::Falcon512, &[8; 32]).public().id();
+    let mut client = network.client(0);
+    let first: Vec<_> = (0..20).map(|i| wallet.transfer(to, i + 1)).collect();
+    client.submit_and_wait(&first, PATIENCE).unwrap();
+    network.start(3);
+    let second: Vec<_> = (0..20).map(|i| wallet.transfer(to, i + 1)).collect();
+    let mut late = network.client(3);
+    for fate in late.submit_and_wait(&second, PATIENCE).unwrap() {
+        assert_eq!(fate.receipt().map(|r| r.outcome), Some(Outcome::Executed), "{fate:?}");
+    }
+    // The fourth answers for what was committed before it came.
+    network.stop(0);
+    network.start(0);
+    let third: Vec<_> = (0..20).map(|i| wallet.transfer(to, i + 1)).collect();
+    let mut again = network.client(0);
+    for fate in again.submit_and_wait(&third, PATIENCE).unwrap() {
+        assert_eq!(fate.receipt().map(|r| r.outcome), Some(Outcome::Executed), "{fate:?}");
+    }
+    (0..4).for_each(|i| network.stop(i));
+}
