@@ -21,7 +21,8 @@
 //! | [`view`] | what the door may ask while blocks execute |
 //! | [`opaque`] | the application without execution |
 //!
-//! The rules are numbered in `docs/protocol.md`; byte layouts are in `docs/wire-format.md`.
+//! What a transaction must fulfil is listed in [`rules`]; byte layouts, those under the state
+//! commitment too, are in `docs/wire-format.md`.
 
 pub mod account;
 pub mod application;

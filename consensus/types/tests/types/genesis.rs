@@ -1,0 +1,294 @@
+//! The genesis document: what it must fulfil, and that its identity covers every field.
+
+use falconet_crypto::falcon::Scheme;
+use falconet_types::genesis::{
+    ApplicationKind, Genesis, GenesisAccount, GenesisError, GenesisValidator, NAME_LEN_MAX,
+    PARAM_MS_MAX, Params,
+};
+use falconet_types::validators::{ValidatorSet, WEIGHT_MAX};
+
+use crate::generate::{Gen, public_key};
+
+type ParamChange = fn(&mut Params);
+type Change = Box<dyn Fn(&mut Genesis)>;
+
+/// A document with made-up keys, the same in every run.
+pub fn example() -> Genesis {
+    let mut g = Gen::new(77);
+    let validators = (0..4u64).map(|n| GenesisValidator {
+        name: format!("validator-{n}"),
+        key: public_key(&mut g, Scheme::Falcon1024),
+        weight: 10 + n,
+    });
+    let validators = validators.collect();
+    let mut accounts: Vec<GenesisAccount> = (0..4u64)
+        .map(|n| {
+            let key = public_key(&mut g, Scheme::Falcon512);
+            GenesisAccount {
+                id: key.id(),
+                balance: 1000 * n,
+                key: (n % 2 == 0).then_some(key),
+            }
+        })
+        .collect();
+    accounts.sort_by_key(|account| account.id);
+    Genesis {
+        name: "example".into(),
+        time_ms: 1_700_000_000_000,
+        application: ApplicationKind::Ledger,
+        params: Params::default(),
+        validators,
+        accounts,
+    }
+}
+
+/// The message with which the changed document is refused.
+fn refusal(change: impl FnOnce(&mut Genesis)) -> String {
+    let mut genesis = example();
+    genesis.check().expect("the example is valid");
+    change(&mut genesis);
+    genesis
+        .check()
+        .expect_err("the change breaks a rule")
+        .to_string()
+}
+
+#[test]
+fn rules_on_accounts() {
+    let text = refusal(|g| g.accounts.swap(0, 1));
+    assert!(text.contains("is not above the one before it"), "{text}");
+    let text = refusal(|g| g.accounts.insert(0, g.accounts[0].clone()));
+    assert!(text.contains("is not above the one before it"), "{text}");
+    let text = refusal(|g| g.accounts[0].balance = u64::MAX);
+    assert!(text.contains("more than 2^64 - 1"), "{text}");
+    let text = refusal(|g| {
+        let with_key = g.accounts.iter().position(|a| a.key.is_some()).unwrap();
+        g.accounts[with_key].id.0[31] ^= 1;
+    });
+    assert!(text.contains("is not the id of its key"), "{text}");
+    let text = refusal(|g| g.application = ApplicationKind::Opaque);
+    assert!(
+        text.contains("opaque application has no accounts"),
+        "{text}"
+    );
+}
+
+#[test]
+fn rules_on_validators() {
+    let text = refusal(|g| g.validators.clear());
+    assert!(text.contains("0 validators"), "{text}");
+    let text = refusal(|g| g.validators[1].weight = 0);
+    assert!(text.contains("validator 1 has weight 0"), "{text}");
+    let text = refusal(|g| g.validators[1].weight = WEIGHT_MAX + 1);
+    assert!(text.contains("validator 1 has weight"), "{text}");
+    let text = refusal(|g| g.validators[3].key = g.validators[1].key.clone());
+    assert!(
+        text.contains("validators 1 and 3 have the same key"),
+        "{text}"
+    );
+    let text = refusal(|g| g.validators[3].name = "validator-1".into());
+    assert!(
+        text.contains("validators 1 and 3 are both called \"validator-1\""),
+        "{text}"
+    );
+    for name in ["", "two words", "a=b", &"x".repeat(NAME_LEN_MAX + 1)] {
+        let text = refusal(|g| g.validators[2].name = name.into());
+        assert!(text.contains("name of validator 2"), "{text}");
+    }
+    let text = refusal(|g| {
+        let mut keys = Gen::new(5);
+        g.validators = (0..257)
+            .map(|n| GenesisValidator {
+                name: format!("v{n}"),
+                key: public_key(&mut keys, Scheme::Falcon512),
+                weight: 1,
+            })
+            .collect();
+    });
+    assert!(text.contains("257 validators"), "{text}");
+}
+
+#[test]
+fn rules_on_parameters() {
+    let cases: [(ParamChange, &str); 13] = [
+        (|p| p.round_timeout_ms = 0, "round_timeout_ms"),
+        (
+            |p| p.round_timeout_ms_max = p.round_timeout_ms - 1,
+            "round_timeout_ms_max",
+        ),
+        (
+            |p| p.round_timeout_ms_max = PARAM_MS_MAX + 1,
+            "round_timeout_ms_max must be at most",
+        ),
+        (
+            |p| p.block_interval_ms_idle = p.round_timeout_ms / 2 + 1,
+            "block_interval_ms_idle",
+        ),
+        (
+            |p| p.block_interval_ms_min = p.block_interval_ms_idle + 1,
+            "block_interval_ms_min",
+        ),
+        (|p| p.clock_drift_ms_max = u64::MAX, "clock_drift_ms_max"),
+        (|p| p.batch_bytes_target = 0, "batch_bytes_target"),
+        (
+            |p| p.batch_bytes_target = (1 << 20) + 1,
+            "batch_bytes_target must be at most",
+        ),
+        (|p| p.batch_interval_ms = u64::MAX, "batch_interval_ms"),
+        (|p| p.block_bytes_max = (1 << 20) - 1, "block_bytes_max"),
+        (|p| p.block_bytes_max = u64::MAX, "block_bytes_max"),
+        (
+            |p| p.lane_backlog_bytes_max = (2 << 20) - 1,
+            "lane_backlog_bytes_max",
+        ),
+        (|p| p.history_heights_min = u64::MAX, "history_heights_min"),
+    ];
+    for (change, name) in cases {
+        let text = refusal(|g| change(&mut g.params));
+        assert!(text.contains(name), "{name}: {text}");
+    }
+    let text = refusal(|g| g.time_ms = u64::MAX);
+    assert!(text.contains("time_ms"), "{text}");
+    for name in ["", "line\nbreak", &"x".repeat(NAME_LEN_MAX + 1)] {
+        let text = refusal(|g| g.name = name.into());
+        assert!(text.contains("name must have"), "{text}");
+    }
+}
+
+#[test]
+fn a_document_survives_its_json() {
+    let genesis = example();
+    let json = serde_json::to_string_pretty(&genesis).unwrap();
+    let again: Genesis = serde_json::from_str(&json).unwrap();
+    assert_eq!(again, genesis);
+    assert_eq!(again.chain_id(), genesis.chain_id());
+}
+
+#[test]
+fn files_are_refused_by_name_and_reason() {
+    let dir = std::env::temp_dir().join(format!("falconet-genesis-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("genesis.json");
+    let load = |text: Option<&str>| {
+        match text {
+            Some(text) => std::fs::write(&path, text).unwrap(),
+            None => drop(std::fs::remove_file(&path)),
+        }
+        Genesis::load(&path)
+    };
+    let json = serde_json::to_string(&example()).unwrap();
+    assert_eq!(load(Some(&json)).unwrap(), example());
+
+    let missing = load(None).unwrap_err();
+    assert!(matches!(missing, GenesisError::Read { .. }));
+    assert!(missing.to_string().contains("genesis.json"), "{missing}");
+
+    // Wherever an unknown key stands, the message names it.
+    for (after, key) in [
+        ("{", "surprise"),
+        ("\"params\":{", "round_timeout_seconds"),
+        ("\"validators\":[{", "stake"),
+        ("\"accounts\":[{", "nonce"),
+    ] {
+        let text = json.replacen(after, &format!("{after}\"{key}\":1,"), 1);
+        let error = load(Some(&text)).unwrap_err().to_string();
+        assert!(error.contains(&format!("unknown field `{key}`")), "{error}");
+    }
+    let bad_key = json.replacen("falcon1024:", "falcon1024:!", 1);
+    let error = load(Some(&bad_key)).unwrap_err().to_string();
+    assert!(
+        error.contains("falcon1024:Cg"),
+        "says how a key is written: {error}"
+    );
+    let truncated = load(Some(&json[..json.len() / 2])).unwrap_err();
+    assert!(matches!(truncated, GenesisError::Parse { .. }));
+    let rule = load(Some(&json.replacen("\"weight\":10", "\"weight\":0", 1))).unwrap_err();
+    assert!(rule.to_string().contains("weight 0"), "{rule}");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn the_chain_id_covers_every_field() {
+    let base = example();
+    let mut g = Gen::new(99);
+    let other_key = public_key(&mut g, Scheme::Falcon1024);
+    let changes: Vec<Change> = vec![
+        Box::new(|_| ()),
+        Box::new(|g| g.name.push('x')),
+        Box::new(|g| g.time_ms += 1),
+        Box::new(|g| g.application = ApplicationKind::Opaque),
+        Box::new(|g| g.params.round_timeout_ms += 1),
+        Box::new(|g| g.params.round_timeout_ms_max += 1),
+        Box::new(|g| g.params.block_interval_ms_min += 1),
+        Box::new(|g| g.params.block_interval_ms_idle += 1),
+        Box::new(|g| g.params.clock_drift_ms_max += 1),
+        Box::new(|g| g.params.batch_bytes_target += 1),
+        Box::new(|g| g.params.batch_interval_ms += 1),
+        Box::new(|g| g.params.block_bytes_max += 1),
+        Box::new(|g| g.params.lane_backlog_bytes_max += 1),
+        Box::new(|g| g.params.history_heights_min += 1),
+        Box::new(|g| g.params.fee_min += 1),
+        Box::new(|g| g.validators[0].name.push('x')),
+        Box::new(move |g| g.validators[0].key = other_key.clone()),
+        Box::new(|g| g.validators[0].weight += 1),
+        Box::new(|g| g.validators.swap(0, 1)),
+        Box::new(|g| drop(g.validators.pop())),
+        Box::new(|g| g.accounts[0].id.0[0] ^= 1),
+        Box::new(|g| g.accounts[0].balance += 1),
+        Box::new(|g| {
+            let with_key = g.accounts.iter().position(|a| a.key.is_some()).unwrap();
+            g.accounts[with_key].key = None;
+        }),
+        Box::new(|g| drop(g.accounts.pop())),
+    ];
+    let mut ids: Vec<_> = changes
+        .iter()
+        .map(|change| {
+            let mut genesis = base.clone();
+            change(&mut genesis);
+            genesis.chain_id()
+        })
+        .collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(
+        ids.len(),
+        changes.len(),
+        "two different documents have one chain id"
+    );
+
+    // A new parameter must be added to the identity, to the test above and to the file format.
+    let fields = serde_json::to_value(&base.params).unwrap();
+    assert_eq!(
+        fields.as_object().unwrap().len(),
+        11,
+        "parameters that this test changes"
+    );
+}
+
+#[test]
+fn names_cannot_be_moved_between_fields() {
+    let mut a = example();
+    let mut b = example();
+    (a.validators[0].name, a.name) = ("v".into(), "ab".into());
+    (b.validators[0].name, b.name) = ("bv".into(), "a".into());
+    assert_ne!(a.chain_id(), b.chain_id());
+}
+
+#[test]
+fn the_order_of_leaders_depends_on_the_chain() {
+    let genesis = example();
+    let members: Vec<_> = genesis
+        .validators
+        .iter()
+        .map(|v| (v.key.clone(), v.weight))
+        .collect();
+    let order = |byte| {
+        let chain = falconet_types::Digest([byte; 32]);
+        let set = ValidatorSet::new(chain, falconet_types::Epoch(0), &members).unwrap();
+        (0..4)
+            .map(|r| set.leader(falconet_types::Round(r)))
+            .collect::<Vec<_>>()
+    };
+    assert!((1..20).any(|byte| order(byte) != order(0)));
+}

@@ -1,0 +1,9 @@
+//! Tests of the vocabulary through its public interface.
+
+mod certificates;
+mod chain;
+mod conformance;
+mod encodings;
+mod generate;
+mod genesis;
+mod proofs;
