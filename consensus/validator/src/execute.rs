@@ -26,6 +26,9 @@ use crate::verdicts::VerdictTable;
 /// little.
 const IDLE_FLUSH: Duration = Duration::from_secs(2);
 
+/// Heights between two prunings of what the state database keeps of old blocks.
+const PRUNE_INTERVAL_HEIGHTS: u64 = 1024;
+
 /// The application with its state on disk.
 pub struct Executor {
     application: Box<dyn Application>,
@@ -187,6 +190,11 @@ impl Executor {
         Ok(cut)
     }
 
+    /// Forgets receipts and roots of blocks below `height`.
+    pub fn prune(&mut self, height: Height) -> Result<(), StoreError> {
+        self.state.prune(height)
+    }
+
     /// Makes the state durable.
     pub fn flush(&mut self) -> Result<(), StoreError> {
         self.state.flush()
@@ -239,6 +247,8 @@ pub struct ExecuteThread {
     pub executed: Sender<Executed>,
     /// What the verify stage found out.
     pub verdicts: Arc<VerdictTable>,
+    /// Heights whose receipts are kept.
+    pub history_heights: u64,
     /// Receipts for clients.
     pub receipts: ReceiptSender,
     /// Where the condition is published.
@@ -295,6 +305,10 @@ impl ExecuteThread {
             if count > 0 {
                 metrics.outcome(outcome, count as u64);
             }
+        }
+        let height = result.height.0;
+        if height % PRUNE_INTERVAL_HEIGHTS == 0 && height > self.history_heights {
+            self.executor.prune(Height(height - self.history_heights))?;
         }
         Ok(())
     }

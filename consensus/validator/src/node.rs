@@ -431,6 +431,7 @@ impl Assembly<'_> {
             payloads: payload_out,
             executed: executed_in,
             verdicts: Arc::clone(&verdicts),
+            history_heights: chain.genesis.params.history_heights_min,
             receipts: ReceiptSender {
                 clients: Arc::clone(&clients),
                 outbound: outbound.clone(),
