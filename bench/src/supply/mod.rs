@@ -35,6 +35,12 @@ pub trait Supply: Send {
     fn next(&mut self) -> Option<SupplyTx>;
 }
 
+impl Supply for Box<dyn Supply> {
+    fn next(&mut self) -> Option<SupplyTx> {
+        self.as_mut().next()
+    }
+}
+
 /// Some transactions that share one buffer.
 pub(crate) trait Chunk: Send + 'static {
     fn len(&self) -> usize;

@@ -134,6 +134,12 @@ impl Presigned {
         }
     }
 
+    /// Bytes of one transfer.
+    #[must_use]
+    pub fn transaction_bytes(&self) -> usize {
+        self.record_len - ID_LEN
+    }
+
     /// Makes sure that at least `count` transfers lie on disk, signing on all cores what is
     /// missing.
     pub fn prepare(

@@ -1,0 +1,546 @@
+//! A load on a local network, from the first key to the report.
+//!
+//! `falconet bench cluster` is [`bench_cluster`]. `falconet testnet` puts the same parts together
+//! for a network that lives on: [`Testnet`], [`Running`], [`supply_for`], [`Load`], [`measure`].
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use falconet_crypto::falcon::Scheme;
+use falconet_types::genesis::{ApplicationKind, Params};
+use rustix::fs::FlockOperation;
+
+use crate::accounts::{AccountsError, accounts_for_rate};
+use crate::cluster::{
+    ClusterError, Exit, Running, StartOptions, Testnet, TestnetError, TestnetSpec,
+};
+use crate::http::{HttpError, next_nonce};
+use crate::load::{BusyPolicy, LiveSnapshot, Load, LoadError, LoadOutcome, LoadSpec};
+use crate::machine::{Machine, cache_dir};
+use crate::process::ProcessStats;
+use crate::progress::{OnProgress, Progress};
+use crate::report::{Report, Subject, Usage};
+use crate::supply::presigned::{FIRST_NONCE, Presigned, PresignedError, TransferPlan};
+use crate::supply::{Supply, opaque};
+
+/// How often the display is renewed and the processes are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// How long validators may take to end.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Load accounts of a benchmark, so that most rates share one genesis and its transfers.
+const BENCH_ACCOUNTS: usize = 1_024;
+/// What a load transfer moves.
+const TRANSFER_AMOUNT: u64 = 1;
+
+/// What a load consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LoadKind {
+    /// Transfers on a ledger, signed with this scheme.
+    Transfers(Scheme),
+    /// Bytes that are ordered and not executed.
+    Opaque,
+}
+
+impl LoadKind {
+    /// The application that the chain needs.
+    #[must_use]
+    pub fn application(self) -> ApplicationKind {
+        match self {
+            Self::Transfers(_) => ApplicationKind::Ledger,
+            Self::Opaque => ApplicationKind::Opaque,
+        }
+    }
+
+    /// The load that fits a network.
+    #[must_use]
+    pub fn of(testnet: &Testnet) -> Self {
+        match testnet.genesis().application {
+            ApplicationKind::Ledger => Self::Transfers(testnet.scheme()),
+            ApplicationKind::Opaque => Self::Opaque,
+        }
+    }
+}
+
+impl fmt::Display for LoadKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transfers(scheme) => scheme.fmt(f),
+            Self::Opaque => f.write_str("opaque"),
+        }
+    }
+}
+
+impl FromStr for LoadKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "opaque" => Ok(Self::Opaque),
+            _ => name.parse().map(Self::Transfers).map_err(|_| {
+                format!("unknown scheme {name:?}; known are falcon1024, falcon512 and opaque")
+            }),
+        }
+    }
+}
+
+/// Why a benchmark cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The network's files.
+    #[error(transparent)]
+    Testnet(#[from] TestnetError),
+    /// The network's processes.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The transfers.
+    #[error(transparent)]
+    Presigned(#[from] PresignedError),
+    /// The load accounts.
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
+    /// The load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A validator's answers.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Payloads of a size that does not exist.
+    #[error(
+        "payloads of {0} bytes asked for; choose {min} to {PAYLOAD_BYTES_MAX}",
+        min = opaque::PAYLOAD_BYTES_MIN
+    )]
+    Payload(usize),
+    /// Nothing would be measured.
+    #[error("a rate of 0 or a duration of 0 measures nothing; give --rate and --duration")]
+    Nothing,
+    /// The directory is in use.
+    #[error("{} is used by another benchmark right now; wait for it, or give --dir", .0.display())]
+    InUse(PathBuf),
+    /// The directory holds something else.
+    #[error("{} holds a network of another kind; give an empty --dir, or none", .0.display())]
+    OtherNetwork(PathBuf),
+    /// The system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Largest opaque payload: what validators accept.
+pub const PAYLOAD_BYTES_MAX: usize = 16 << 10;
+
+/// A benchmark over a network of its own.
+#[derive(Debug, Clone)]
+pub struct ClusterBench {
+    /// The falconet program.
+    pub exe: PathBuf,
+    /// Number of validators.
+    pub validators: usize,
+    /// What is sent.
+    pub load: LoadKind,
+    /// Transactions a second.
+    pub rate: u64,
+    /// Time at the start that is not measured.
+    pub warmup: Duration,
+    /// Time that is measured.
+    pub duration: Duration,
+    /// What to do when a validator is busy.
+    pub busy: BusyPolicy,
+    /// Size of opaque payloads, bytes.
+    pub payload_bytes: usize,
+    /// Directory of the network; without one, a directory in the cache, whose genesis and
+    /// pre-signed transfers serve again.
+    pub dir: Option<PathBuf>,
+    /// How validators are started.
+    pub start: StartOptions,
+}
+
+impl ClusterBench {
+    /// Four validators, FALCON-1024, 1,000 tx/s for 20 s.
+    #[must_use]
+    pub fn new(exe: impl Into<PathBuf>) -> Self {
+        Self {
+            exe: exe.into(),
+            validators: 4,
+            load: LoadKind::Transfers(Scheme::Falcon1024),
+            rate: 1_000,
+            warmup: LoadSpec::WARMUP,
+            duration: Duration::from_secs(20),
+            busy: BusyPolicy::default(),
+            payload_bytes: opaque::PAYLOAD_BYTES,
+            dir: None,
+            start: StartOptions::default(),
+        }
+    }
+
+    fn transactions(&self) -> u64 {
+        let seconds = (self.warmup + self.duration).as_secs_f64();
+        (self.rate as f64 * seconds).ceil() as u64
+    }
+}
+
+/// What the caller wants of a load that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Go on.
+    Continue,
+    /// End the measured time now.
+    Stop,
+}
+
+/// What happened while a load ran.
+#[derive(Debug)]
+pub enum Watch<'a> {
+    /// The latest figures, several times a second.
+    Live(&'a LiveSnapshot),
+    /// A validator ended.
+    Exit(&'a Exit),
+}
+
+/// Makes or reuses a network, runs the load, stops the network, and reports. `watch` is called
+/// several times a second while the load runs.
+pub fn bench_cluster(
+    spec: &ClusterBench,
+    progress: OnProgress<'_>,
+    watch: &mut dyn FnMut(Watch<'_>) -> Wish,
+) -> Result<(Report, LoadOutcome), BenchError> {
+    if spec.rate == 0 || spec.duration.is_zero() {
+        return Err(BenchError::Nothing);
+    }
+    if !(opaque::PAYLOAD_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&spec.payload_bytes) {
+        return Err(BenchError::Payload(spec.payload_bytes));
+    }
+    let (testnet, _lock) = bench_network(spec, progress)?;
+    let supply = supply_for(
+        &testnet,
+        FIRST_NONCE,
+        spec.transactions(),
+        spec.payload_bytes,
+        progress,
+    )?;
+    let mut running = Running::start(&testnet, &spec.exe, spec.start.clone(), |_, line| {
+        tracing::info!("{line}");
+    })?;
+    let load = LoadSpec {
+        warmup: spec.warmup,
+        duration: Some(spec.duration),
+        busy: spec.busy,
+        ..LoadSpec::new(testnet.targets(), testnet.chain_id(), spec.rate)
+    };
+    let transaction_bytes = supply.transaction_bytes;
+    let load = Load::start(load, supply.supply)?;
+    let measured = measure(&testnet, &mut running, load, transaction_bytes, watch)?;
+    let stopped = running.stop(STOP_GRACE);
+    for index in stopped.killed {
+        progress(Progress::Note(&format!(
+            "validator {index} did not end by itself and was killed"
+        )));
+    }
+    Ok(measured)
+}
+
+/// Transactions for a load, and how large they are.
+pub struct LoadSupply {
+    /// The transactions.
+    pub supply: Box<dyn Supply>,
+    /// Bytes of one.
+    pub transaction_bytes: usize,
+}
+
+/// The transactions for a load on a network: for a ledger, `prepare` transfers are signed before
+/// this returns (or found on disk) and more while the load runs; for an opaque chain, payloads.
+///
+/// `first_nonce` is [`FIRST_NONCE`] on a chain at genesis, and what [`first_nonce`] says on one
+/// that has run before.
+pub fn supply_for(
+    testnet: &Testnet,
+    first_nonce: u64,
+    prepare: u64,
+    payload_bytes: usize,
+    progress: OnProgress<'_>,
+) -> Result<LoadSupply, BenchError> {
+    let targets = testnet.targets().len();
+    match LoadKind::of(testnet) {
+        LoadKind::Transfers(_) => {
+            let accounts = Arc::new(testnet.load_accounts(progress)?);
+            let plan = TransferPlan {
+                chain_id: testnet.chain_id(),
+                fee: testnet.genesis().params.fee_min,
+                amount: TRANSFER_AMOUNT,
+                targets,
+                first_nonce,
+                dir: testnet.load_dir(),
+            };
+            let presigned = Presigned::new(accounts, plan);
+            presigned.prepare(prepare, progress)?;
+            let transaction_bytes = presigned.transaction_bytes();
+            Ok(LoadSupply {
+                supply: Box::new(presigned.supply()?),
+                transaction_bytes,
+            })
+        }
+        LoadKind::Opaque => {
+            // Distinguishes the payloads of runs on one chain.
+            let run = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_nanos();
+            let supply = opaque::supply(payload_bytes, targets, run as u64)
+                .map_err(PresignedError::Thread)?;
+            Ok(LoadSupply {
+                supply: Box::new(supply),
+                transaction_bytes: payload_bytes,
+            })
+        }
+    }
+}
+
+/// The first nonce for a load on a network that runs, which may have run before.
+pub fn first_nonce(
+    testnet: &Testnet,
+    running: &Running,
+    progress: OnProgress<'_>,
+) -> Result<u64, BenchError> {
+    match LoadKind::of(testnet) {
+        LoadKind::Opaque => Ok(FIRST_NONCE),
+        LoadKind::Transfers(_) => {
+            let accounts = testnet.load_accounts(progress)?;
+            Ok(next_nonce(&running.nodes()[0], &accounts)?)
+        }
+    }
+}
+
+/// Watches a load until it ends, asks the validators, and reports. The network runs on.
+pub fn measure(
+    testnet: &Testnet,
+    running: &mut Running,
+    load: Load,
+    transaction_bytes: usize,
+    watch: &mut dyn FnMut(Watch<'_>) -> Wish,
+) -> Result<(Report, LoadOutcome), BenchError> {
+    let live = load.live();
+    let began = Instant::now();
+    let stats = |running: &Running| -> Vec<Option<ProcessStats>> {
+        (0..running.len())
+            .map(|index| running.process_stats(index))
+            .collect()
+    };
+    let (before, own_before) = (stats(running), ProcessStats::own());
+    let (mut after, mut own_after) = (before.clone(), own_before);
+    let mut seconds = 0.0;
+    let mut died = Vec::new();
+    while !load.is_finished() {
+        std::thread::sleep(WATCH_INTERVAL);
+        let mut wish = watch(Watch::Live(&live.snapshot()));
+        for exit in running.exits() {
+            died.push(exit.index);
+            if watch(Watch::Exit(&exit)) == Wish::Stop {
+                wish = Wish::Stop;
+            }
+        }
+        if wish == Wish::Stop {
+            load.stop();
+        }
+        (after, own_after) = (stats(running), ProcessStats::own());
+        seconds = began.elapsed().as_secs_f64();
+    }
+    let outcome = load.join()?;
+    let statuses: Vec<_> = running
+        .nodes()
+        .iter()
+        .filter_map(|node| node.status().ok())
+        .collect();
+    let usage = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| Some(Usage::between(before.as_ref()?, after.as_ref()?, seconds)))
+        .collect();
+    let own = own_before.zip(own_after);
+    let subject = Subject {
+        validators: running.len(),
+        scheme: LoadKind::of(testnet).to_string(),
+        transaction_bytes,
+        fsync: !statuses.is_empty() && statuses.iter().all(|status| status.fsync),
+        roots: running.check_roots(),
+        usage,
+        generator_cpu_cores: own.map_or(0.0, |(b, a)| Usage::between(&b, &a, seconds).cpu_cores),
+        died,
+    };
+    Ok((Report::new(subject, &outcome, Machine::detect()), outcome))
+}
+
+/// The network of a benchmark: made, or reused with its data wiped and on free ports. The file
+/// keeps other benchmarks away while it is open.
+fn bench_network(
+    spec: &ClusterBench,
+    progress: OnProgress<'_>,
+) -> Result<(Testnet, File), BenchError> {
+    let accounts = accounts_for_rate(spec.rate).max(BENCH_ACCOUNTS);
+    let wanted = TestnetSpec {
+        validators: spec.validators,
+        scheme: match spec.load {
+            LoadKind::Transfers(scheme) => scheme,
+            LoadKind::Opaque => Scheme::Falcon1024,
+        },
+        application: spec.load.application(),
+        params: Params::default(),
+        accounts,
+        base_port: None,
+        ..TestnetSpec::new("bench")
+    };
+    let dir = spec.dir.clone().unwrap_or_else(|| {
+        let name = match spec.load {
+            LoadKind::Transfers(scheme) => format!("{}-{scheme}-{accounts}", spec.validators),
+            LoadKind::Opaque => format!("{}-opaque", spec.validators),
+        };
+        cache_dir().join("bench").join(name)
+    });
+    let lock = lock(&dir)?;
+    if Testnet::exists(&dir) {
+        match Testnet::open(&dir) {
+            Ok(mut testnet) if fits(&testnet, &wanted) => {
+                testnet.wipe_data()?;
+                testnet.assign_ports(None)?;
+                return Ok((testnet, lock));
+            }
+            _ if spec.dir.is_some() => return Err(BenchError::OtherNetwork(dir)),
+            // The cache is ours: another version, or a broken creation, left this behind.
+            _ => {
+                let text = format!("{} is of another version; it is made again", dir.display());
+                progress(Progress::Note(&text));
+                remove(&dir)?;
+            }
+        }
+    } else if spec.dir.is_none() && dir.exists() {
+        remove(&dir)?;
+    }
+    Ok((Testnet::create(&dir, &wanted, progress)?, lock))
+}
+
+fn fits(testnet: &Testnet, wanted: &TestnetSpec) -> bool {
+    let genesis = testnet.genesis();
+    genesis.validators.len() == wanted.validators
+        && genesis.application == wanted.application
+        && genesis.params == wanted.params
+        && (wanted.application == ApplicationKind::Opaque
+            || (testnet.scheme() == wanted.scheme && testnet.accounts() == wanted.accounts))
+}
+
+/// Takes the lock of a directory: a file beside it, so that the directory itself can be empty.
+fn lock(dir: &Path) -> Result<File, BenchError> {
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(".lock");
+    let path = dir.with_file_name(name);
+    let error = |source| BenchError::Io {
+        action: "lock",
+        path: path.clone(),
+        source,
+    };
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(error)?;
+    }
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(error)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(BenchError::InUse(dir.to_owned())),
+        Err(errno) => Err(error(errno.into())),
+    }
+}
+
+fn remove(dir: &Path) -> Result<(), BenchError> {
+    fs::remove_dir_all(dir).map_err(|source| BenchError::Io {
+        action: "remove",
+        path: dir.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::silent;
+
+    fn opaque_bench(dir: &Path) -> ClusterBench {
+        ClusterBench {
+            validators: 1,
+            load: LoadKind::Opaque,
+            dir: Some(dir.to_owned()),
+            ..ClusterBench::new("/nonexistent/falconet")
+        }
+    }
+
+    #[test]
+    fn kinds_of_load_have_names() {
+        for name in ["falcon1024", "falcon512", "opaque"] {
+            assert_eq!(name.parse::<LoadKind>().unwrap().to_string(), name);
+        }
+        assert!("rsa".parse::<LoadKind>().unwrap_err().contains("falcon512"));
+    }
+
+    #[test]
+    fn a_network_is_reused_with_its_genesis_and_without_its_data() {
+        let temp = tempfile::tempdir().unwrap();
+        let spec = opaque_bench(&temp.path().join("net"));
+        let (first, lock) = bench_network(&spec, &silent).unwrap();
+        let data = &first.validators()[0].data;
+        fs::create_dir(data).unwrap();
+        let busy = bench_network(&spec, &silent).unwrap_err();
+        assert!(matches!(busy, BenchError::InUse(_)), "{busy}");
+        drop(lock);
+        let (second, lock) = bench_network(&spec, &silent).unwrap();
+        assert_eq!(second.chain_id(), first.chain_id());
+        assert!(!data.exists());
+        drop(lock);
+        let other = ClusterBench {
+            validators: 2,
+            ..spec
+        };
+        let error = bench_network(&other, &silent).unwrap_err();
+        assert!(matches!(error, BenchError::OtherNetwork(_)), "{error}");
+    }
+
+    #[test]
+    fn nonsense_is_refused_before_anything_is_made() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("net");
+        let good = opaque_bench(&dir);
+        let mut watch = |_: Watch<'_>| Wish::Continue;
+        for bad in [
+            ClusterBench {
+                rate: 0,
+                ..good.clone()
+            },
+            ClusterBench {
+                duration: Duration::ZERO,
+                ..good.clone()
+            },
+            ClusterBench {
+                payload_bytes: 8,
+                ..good.clone()
+            },
+        ] {
+            assert!(bench_cluster(&bad, &silent, &mut watch).is_err());
+            assert!(!dir.exists());
+        }
+        let error = bench_cluster(&good, &silent, &mut watch).unwrap_err();
+        assert!(
+            error.to_string().contains("/nonexistent/falconet"),
+            "{error}"
+        );
+    }
+}
