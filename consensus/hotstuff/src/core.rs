@@ -226,10 +226,18 @@ impl HotStuff {
                 "one input caused {steps} steps"
             );
         }
+        // Only now: what the window leaves behind may just have been connected to the tree.
+        let start = (self.window_start(), HeaderKind::Normal);
+        if self
+            .slots
+            .first_key_value()
+            .is_some_and(|(key, _)| *key < start)
+        {
+            self.slots = self.slots.split_off(&start);
+        }
         self.ask(now, out);
         if now.mono_us >= self.pace.resend_us {
-            self.pace.resend_us = now.mono_us + self.times.resend_us;
-            self.resend(out);
+            self.resend(now, out);
         }
     }
 
@@ -447,10 +455,8 @@ impl HotStuff {
         self.pace.entered = now;
         self.pace.deadline_us = now.mono_us + timer;
         self.pace.resend_us = now.mono_us + self.times.resend_us;
-        let start = self.window_start();
-        self.votes.prune_below(start);
+        self.votes.prune_below(self.window_start());
         self.timeouts.prune_below(round);
-        self.slots = self.slots.split_off(&(start, HeaderKind::Normal));
         let leader = self.config.set.leader(round);
         if by_tc && leader != self.config.me {
             let refs = self.certificates.best_refs();

@@ -36,7 +36,7 @@ impl HotStuff {
         let timeout = self.rules.time_out(round, &high_qc, tc.as_deref());
         self.counters.timeouts_signed += 1;
         self.count_timeout(timeout, out);
-        self.resend(out);
+        self.resend(now, out);
         true
     }
 
@@ -58,7 +58,8 @@ impl HotStuff {
 
     /// Rule P6: sends what peers in the same round may lack: what brought this node here, its own
     /// last words as they were signed, and the votes that may still make a QC.
-    pub(crate) fn resend(&self, out: &mut Vec<Effect>) {
+    pub(crate) fn resend(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.pace.resend_us = now.mono_us + self.times.resend_us;
         for message in self.last_words() {
             out.push(Effect::Broadcast(message));
         }

@@ -35,6 +35,9 @@ mod tally;
 mod tree;
 mod voting;
 
+#[cfg(test)]
+mod tests;
+
 pub use api::{
     Alarm, CommitProof, Committed, Config, Counters, Effect, Evidence, Input, Payload, Record,
     RecoverError, Recovered, Status,

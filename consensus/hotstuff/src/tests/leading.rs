@@ -1,0 +1,246 @@
+//! Rules H1 to H4.
+
+use falconet_types::block::{Executed, HeaderKind};
+use falconet_types::{Height, Round};
+
+use super::harness::{GENESIS_MS, Solo, set, state};
+use crate::Input;
+
+fn leader_of(round: u64) -> Solo {
+    let mut solo = Solo::new(set(4).leader(Round(round)).0);
+    solo.said();
+    solo
+}
+
+#[test]
+fn h1_one_header_a_round() {
+    let mut solo = Solo::new(set(4).leader(Round(1)).0);
+    solo.payload.work = true;
+    for _ in 0..3 {
+        solo.input(Input::PayloadChanged);
+        solo.advance_ms(10);
+    }
+    let said = solo.said();
+    assert_eq!(said.headers().len(), 1);
+    assert_eq!(said.votes().len(), 1, "the leader votes for its own header");
+    let record = said.safety().unwrap();
+    assert_eq!(record.last_normal.unwrap().id(), said.headers()[0].id());
+}
+
+/// Scenario 15 and idle pacing: no work, so the leader waits for the idle interval.
+#[test]
+fn h3_an_idle_leader_waits_and_work_wakes_it() {
+    let mut solo = leader_of(2);
+    let first = solo.maker.draft(None, 1);
+    let mut first = first;
+    first.time_ms = solo.now.wall_ms;
+    let first = solo.maker.sign(first);
+    solo.header(&first);
+    solo.qc(&first);
+    solo.advance_ms(249);
+    assert!(solo.said().headers().is_empty());
+    let due = solo.core.next_deadline_us().unwrap();
+    assert_eq!(due, solo.now.mono_us + 1_000);
+    solo.payload.work = true;
+    solo.input(Input::PayloadChanged);
+    let said = solo.said();
+    assert_eq!(said.headers().len(), 1);
+    assert_eq!(said.headers()[0].cut.0[0].seq.0, 1);
+    assert_eq!(said.headers()[0].kind, HeaderKind::Normal);
+
+    let mut solo = leader_of(2);
+    solo.header(&first);
+    solo.qc(&first);
+    solo.advance_ms(250);
+    assert_eq!(
+        solo.said().headers().len(),
+        1,
+        "an empty block when the interval is over"
+    );
+}
+
+#[test]
+fn h3_payload_above_the_commit_is_driven_on_at_once() {
+    let mut solo = leader_of(2);
+    let mut first = solo.maker.draft(None, 1);
+    first.time_ms = solo.now.wall_ms;
+    first.cut.0[0] = super::harness::tip(1);
+    let first = solo.maker.sign(first);
+    solo.header(&first);
+    solo.qc(&first);
+    let said = solo.said();
+    assert_eq!(said.headers().len(), 1, "block 1 needs a child to commit");
+    // The block after that commits block 1 and is empty: nothing to hurry for.
+    let mut solo = leader_of(3);
+    solo.header(&first);
+    solo.qc(&first);
+    let second = solo.maker.header(Some(&first), 2);
+    solo.header(&second);
+    solo.qc(&second);
+    let said = solo.said();
+    assert_eq!(said.committed_heights(), vec![1]);
+    assert!(said.headers().is_empty());
+}
+
+#[test]
+fn h3_the_minimal_interval_holds_a_busy_leader() {
+    let mut solo = leader_of(2);
+    solo.core.config.params.block_interval_ms_min = 20;
+    solo.payload.work = true;
+    let mut first = solo.maker.draft(None, 1);
+    first.time_ms = solo.now.wall_ms;
+    let first = solo.maker.sign(first);
+    solo.header(&first);
+    solo.qc(&first);
+    solo.advance_ms(19);
+    assert!(solo.said().headers().is_empty());
+    solo.advance_ms(1);
+    assert_eq!(solo.said().headers().len(), 1);
+}
+
+/// Scenario 15: the clock was set back by an hour. Neither the wait nor the time of the block
+/// follows it.
+#[test]
+fn h3_h4_a_clock_that_goes_back_delays_nothing() {
+    let mut solo = leader_of(2);
+    solo.payload.work = true;
+    solo.now.wall_ms += 3_600_000;
+    let mut first = solo.maker.draft(None, 1);
+    first.time_ms = solo.now.wall_ms;
+    let first = solo.maker.sign(first);
+    solo.header(&first);
+    solo.now.wall_ms -= 3_600_000;
+    solo.qc(&first);
+    let header = solo
+        .said()
+        .headers()
+        .pop()
+        .expect("no wait beyond the interval");
+    assert_eq!(header.time_ms, first.time_ms + 1);
+
+    let mut idle = leader_of(2);
+    idle.header(&first);
+    idle.qc(&first);
+    idle.advance_ms(250);
+    assert_eq!(idle.said().headers().len(), 1);
+}
+
+#[test]
+fn h3_after_a_tc_the_leader_proposes_a_recovery_header_on_its_highest_qc() {
+    let mut solo = leader_of(3);
+    let first = solo.maker.header(None, 1);
+    solo.header(&first);
+    solo.qc(&first);
+    let qc = solo.maker.qc_without(&first, solo.me());
+    let genesis = solo.maker.genesis_qc();
+    let [a, b, c] = solo.others()[..] else {
+        panic!("three others")
+    };
+    solo.payload.work = true;
+    solo.tc(solo.maker.tc(2, [(a, &genesis), (b, &qc), (c, &genesis)]));
+    let said = solo.said();
+    let header = &said.headers()[0];
+    assert_eq!(
+        (header.kind, header.round),
+        (HeaderKind::Recovery, Round(3))
+    );
+    assert_eq!(header.parent_id, first.id());
+    assert_eq!(said.votes().last().unwrap().block_id, header.id());
+}
+
+#[test]
+fn h3_a_leader_without_its_parents_header_fetches_it_first() {
+    let mut solo = leader_of(2);
+    solo.payload.work = true;
+    let first = solo.maker.header(None, 1);
+    solo.qc(&first);
+    assert!(solo.said().headers().is_empty());
+    solo.header(&first);
+    assert_eq!(solo.said().headers().len(), 1);
+}
+
+#[test]
+fn h4_the_header_names_the_highest_state_that_voters_should_know() {
+    let mut solo = leader_of(6);
+    solo.payload.executed = Height(4);
+    let chain = solo.maker.chain([1, 3, 4, 5]);
+    solo.feed(&chain);
+    let header = solo.said().headers().pop().expect("a proposal");
+    assert_eq!(header.height, Height(5));
+    let named = Executed {
+        height: Height(2),
+        root: state(Height(2)),
+    };
+    assert_eq!(header.executed, named);
+}
+
+#[test]
+fn h4_the_state_never_goes_back_behind_the_parents() {
+    let mut solo = leader_of(7);
+    let mut chain = solo.maker.chain([1, 2, 4, 5]);
+    let mut sixth = solo.maker.draft(chain.last(), 6);
+    sixth.executed = Executed {
+        height: Height(2),
+        root: state(Height(2)),
+    };
+    chain.push(solo.maker.sign(sixth));
+    solo.feed(&chain);
+    let header = solo.said().headers().pop().expect("a proposal");
+    assert_eq!(
+        header.executed.height,
+        Height(2),
+        "this node executed nothing yet"
+    );
+}
+
+#[test]
+fn h4_time_is_the_clock_or_one_above_the_parent() {
+    let mut solo = Solo::new(set(4).leader(Round(1)).0);
+    assert_eq!(solo.said().headers()[0].time_ms, GENESIS_MS + 1_000);
+}
+
+/// A set of one: it is its own quorum, and one input makes one block.
+#[test]
+fn a_single_validator_commits_alone_one_block_a_turn() {
+    use super::harness::{FakeSigner, TestPayload, config, signer};
+    use crate::{HotStuff, Recovered};
+    let set = set(1);
+    let me = falconet_types::ValidatorIndex(0);
+    let key: Box<FakeSigner> = Box::new(signer(me));
+    let mut core = HotStuff::new(config(&set, me), key, Recovered::default()).unwrap();
+    let payload = TestPayload {
+        work: true,
+        ..TestPayload::default()
+    };
+    let mut now = falconet_types::time::Now {
+        mono_us: 1,
+        wall_ms: GENESIS_MS,
+    };
+    let mut log = super::harness::Log::default();
+    let mut turn = |core: &mut HotStuff, log: &mut super::harness::Log| {
+        let mut out = Vec::new();
+        core.handle(now, Input::Tick, &payload, &mut out);
+        now.mono_us += 1_000;
+        now.wall_ms += 1;
+        let said = super::harness::Said(out);
+        assert!(said.headers().len() <= 1);
+        said.records().for_each(|r| log.append(r));
+        said.committed_heights()
+    };
+    let mut heights = Vec::new();
+    for _ in 0..10 {
+        heights.extend(turn(&mut core, &mut log));
+    }
+    assert_eq!(heights, (1..=9).collect::<Vec<_>>());
+    let key: Box<FakeSigner> = Box::new(signer(me));
+    let mut core = HotStuff::new(config(&set, me), key, log.recovered()).unwrap();
+    heights.clear();
+    for _ in 0..5 {
+        heights.extend(turn(&mut core, &mut log));
+    }
+    assert_eq!(
+        heights.first(),
+        Some(&10),
+        "its own vote certifies block 10 after the restart"
+    );
+}

@@ -1,0 +1,11 @@
+//! Tests of the core, one file an area; names carry the rule of `docs/protocol.md`.
+
+mod chain;
+mod cluster;
+mod evidence;
+mod harness;
+mod leading;
+mod rounds;
+mod safety;
+mod serving;
+mod voting;
