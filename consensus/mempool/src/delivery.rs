@@ -288,11 +288,14 @@ impl Delivery {
         .is_some()
     }
 
-    /// The incomplete segments that may be fetched, in height order: those of the block next in
-    /// turn, and of the other planned blocks while less than `window_bytes` are held.
+    /// The incomplete segments that may be fetched, in height order: those of all planned blocks
+    /// while less than `window_bytes` wait for delivery or execution. When more do, only the
+    /// block next in turn, and only once execution has nothing else to work on.
     pub(crate) fn incomplete(&self, window_bytes: u64) -> impl Iterator<Item = &Segment> {
-        let full = self.waiting_bytes() >= window_bytes;
-        let blocks = if full { 1 } else { self.queue.len() };
+        let blocks = match self.waiting_bytes() >= window_bytes {
+            false => self.queue.len(),
+            true => usize::from(self.delivered.is_empty()),
+        };
         let planned = self
             .queue
             .iter()

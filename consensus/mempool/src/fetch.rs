@@ -16,6 +16,7 @@ use falconet_types::time::Now;
 use falconet_types::{Seq, ValidatorIndex};
 
 use crate::api::{Effect, OwnLaneState};
+use crate::delivery::Segment;
 use crate::limits::{
     EARLY_BATCHES_MAX, EARLY_BYTES_MAX, PAYLOAD_WINDOW_FULL_BLOCKS, PEER_DEMOTED_US,
     REPAIR_AFTER_US, REQUEST_BATCHES_MAX, REQUEST_HEDGE_US, REQUEST_TIMEOUT_US, REQUESTS_MAX,
@@ -222,7 +223,7 @@ impl Mempool {
                 *open = false;
                 continue;
             }
-            let first = want.map_or(segment.old.seq.next(), |want| want.first);
+            let first = want.map_or_else(|| self.first_missing(segment), |want| want.first);
             *want = Some(Want {
                 first,
                 last: segment.head.seq,
@@ -236,6 +237,18 @@ impl Mempool {
             want.first = want.first.max(lowest);
         }
         wants
+    }
+
+    /// Where the missing part of a segment begins. While the lane's chain is shorter than the
+    /// segment it is taken to lead there; should it turn out to be another branch, the walk passes
+    /// its tip and the rest is asked for.
+    fn first_missing(&self, segment: &Segment) -> Seq {
+        let tip = self.lanes[segment.lane.at()].tip().seq;
+        if tip < segment.head.seq {
+            tip.max(segment.old.seq).next()
+        } else {
+            segment.old.seq.next()
+        }
     }
 
     /// The range by which peers are ahead of this node, once the lane made no progress for a
@@ -290,7 +303,7 @@ impl Mempool {
         let due_us = match newest_us {
             None => next_us,
             Some(progress_us) if open < REQUESTS_PER_LANE_MAX => {
-                progress_us.saturating_add(REQUEST_HEDGE_US)
+                progress_us.saturating_add(REQUEST_HEDGE_US).max(next_us)
             }
             Some(_) => return,
         };
@@ -334,9 +347,14 @@ impl Mempool {
     fn source(&self, now: Now, lane: ValidatorIndex, want: Want) -> Option<ValidatorIndex> {
         let n = self.lanes.len();
         let fetch = &self.fetch;
+        // Where this node's own chain is as long and still lacks what was committed, peers on the
+        // same chain lack it too.
+        let forked = want.committed && self.lanes[lane.at()].tip().seq >= want.last;
         let rank = |peer: ValidatorIndex| {
             let reaches = self.marks.latest(peer, lane);
-            if reaches >= want.last {
+            if forked && self.marks.matched(peer, lane) >= want.last {
+                2
+            } else if reaches >= want.last {
                 0
             } else if peer == lane || reaches >= want.first {
                 1

@@ -36,12 +36,14 @@
 //! | [`limits`] | every bound, named |
 //! | `lane` | one lane as this node holds it: chain, early batches, superseded branches |
 //! | `own` | admission, sealing, what may stop this node from sealing |
+//! | `announce` | what this node tells its peers |
 //! | `watermarks` | what peers hold, and what follows from it |
 //! | `cut` | the leader's cut and the availability rule |
 //! | `delivery` | committed blocks waiting for data, for their turn, for execution |
 //! | `fetch` | whom to ask for what, and how often |
 //! | `serve` | answers to peers that ask |
 
+mod announce;
 mod api;
 mod cut;
 mod delivery;
@@ -59,3 +61,6 @@ pub use api::{
 };
 pub use falconet_types::message::Admission;
 pub use mempool::Mempool;
+
+#[cfg(test)]
+mod tests;

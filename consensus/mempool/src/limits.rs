@@ -46,7 +46,7 @@ pub const COMMITTED_QUEUE_MAX: usize = 65_536;
 /// Blocks ahead of execution whose payload is fetched, held or delivered.
 pub const PAYLOAD_WINDOW_BLOCKS: u64 = 256;
 /// No payload is fetched ahead while this much waits for delivery or execution, in blocks of
-/// `block_bytes_max`; the block that is next to be delivered is fetched regardless.
+/// `block_bytes_max`; the block next in turn is fetched regardless when execution is idle.
 pub const PAYLOAD_WINDOW_FULL_BLOCKS: u64 = 2;
 /// Batches of committed blocks that may be missing here while this node still votes for more.
 pub const FETCH_DEBT_BATCHES_MAX: u64 = 256;

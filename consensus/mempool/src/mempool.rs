@@ -10,6 +10,7 @@ use falconet_types::{Height, Seq, TxId, ValidatorIndex};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::announce::Announced;
 use crate::api::{
     Config, Counters, Effect, Input, LaneStatus, OwnLaneState, Payload, RecoverError, Recovered,
     Status,
@@ -17,22 +18,10 @@ use crate::api::{
 use crate::delivery::Delivery;
 use crate::fetch::Fetch;
 use crate::lane::{Lane, Offer, payload_bytes};
-use crate::limits::{
-    HISTORY_HEIGHTS_FLOOR, PRUNE_CHECKPOINTS, SEALS_PER_TURN_MAX, WATERMARK_BYTES,
-    WATERMARK_INTERVAL_PEER_US, WATERMARK_INTERVAL_US, WATERMARK_REFRESH_US,
-};
+use crate::limits::{HISTORY_HEIGHTS_FLOOR, PRUNE_CHECKPOINTS, SEALS_PER_TURN_MAX};
 use crate::own::OwnLane;
 use crate::serve::Allowance;
 use crate::watermarks::{Observed, Watermarks};
-
-/// What this node has told the others.
-struct Announced {
-    tips: Vec<LaneTip>,
-    last_us: Option<u64>,
-    last_full_us: Option<u64>,
-    /// Bytes accepted since the last watermark.
-    bytes: u64,
-}
 
 /// The data-availability mempool of one validator. See the crate's text for the order of calls.
 pub struct Mempool {
@@ -49,7 +38,7 @@ pub struct Mempool {
     pub(crate) claimed: Vec<Seq>,
     /// Peers whose watermark was heard since the start.
     heard: Vec<bool>,
-    announced: Announced,
+    pub(crate) announced: Announced,
     /// Cuts at which the kept history can end, oldest first.
     checkpoints: VecDeque<(Height, Cut)>,
     /// Lanes whose quorum must be computed again.
@@ -103,12 +92,7 @@ impl Mempool {
             counters: Counters::default(),
             claimed: vec![Seq::ZERO; n],
             heard: vec![false; n],
-            announced: Announced {
-                tips: lanes.iter().map(Lane::tip).collect(),
-                last_us: None,
-                last_full_us: None,
-                bytes: 0,
-            },
+            announced: Announced::new(lanes.iter().map(Lane::tip).collect()),
             checkpoints: VecDeque::new(),
             stale_quorum: vec![true; n],
             changed: true,
@@ -485,69 +469,6 @@ impl Mempool {
             out.push(Effect::Persist(batch));
             out.push(Effect::Broadcast(message));
         }
-    }
-
-    fn full_watermark(&self) -> Watermark {
-        let tips = self
-            .config
-            .set
-            .iter()
-            .zip(&self.lanes)
-            .map(|(v, lane)| (v.index, lane.tip()));
-        let tips = tips.filter(|(_, tip)| tip.seq > Seq::ZERO).collect();
-        Watermark {
-            epoch: self.config.set.epoch(),
-            tips,
-        }
-    }
-
-    /// When the next watermark is due. The own lane alone is no reason to send one: whoever gets
-    /// the batch knows that its owner has it.
-    fn announce_due_us(&self) -> Option<u64> {
-        let me = self.config.me.at();
-        let dirty = (self.lanes.iter().zip(&self.announced.tips).enumerate())
-            .any(|(i, (lane, told))| i != me && lane.tip() != *told);
-        let n = self.lanes.len() as u64;
-        let interval_us = WATERMARK_INTERVAL_US + WATERMARK_INTERVAL_PEER_US * n;
-        let delta_us = dirty.then(|| match self.announced.last_us {
-            Some(last_us) if self.announced.bytes < WATERMARK_BYTES => last_us + interval_us,
-            _ => 0,
-        });
-        let unsettled = self
-            .lanes
-            .iter()
-            .any(|lane| lane.tip().seq > lane.committed().seq);
-        let full_us = (unsettled && n > 1).then(|| {
-            self.announced
-                .last_full_us
-                .map_or(0, |last_us| last_us + WATERMARK_REFRESH_US)
-        });
-        [delta_us, full_us].into_iter().flatten().min()
-    }
-
-    fn announce(&mut self, now: Now, out: &mut Vec<Effect>) {
-        if self
-            .announce_due_us()
-            .is_none_or(|due_us| due_us > now.mono_us)
-        {
-            return;
-        }
-        let mut watermark = self.full_watermark();
-        let full_due = self
-            .announced
-            .last_full_us
-            .is_none_or(|at| at + WATERMARK_REFRESH_US <= now.mono_us);
-        if full_due {
-            self.announced.last_full_us = Some(now.mono_us);
-        } else {
-            let told = &self.announced.tips;
-            watermark.tips.retain(|(lane, tip)| told[lane.at()] != *tip);
-        }
-        self.announced.tips.clear();
-        self.announced.tips.extend(self.lanes.iter().map(Lane::tip));
-        self.announced.bytes = 0;
-        self.announced.last_us = Some(now.mono_us);
-        out.push(Effect::Broadcast(PeerMessage::Watermark(watermark)));
     }
 
     fn count_quorums(&mut self) {

@@ -18,7 +18,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
-use falconet_types::batch::{BATCH_BYTES_MAX, BATCH_TXS_MAX, TX_PREFIX_LEN};
+use falconet_types::batch::{BATCH_BYTES_MAX, BATCH_TXS_MAX, TX_BYTES_MIN, TX_PREFIX_LEN};
 use falconet_types::genesis::Params;
 use falconet_types::message::Admission;
 use falconet_types::receipt::Outcome;
@@ -89,7 +89,7 @@ impl OwnLane {
         bytes: Bytes,
         counters: &mut Counters,
     ) -> Admission {
-        if bytes.is_empty() || bytes.len() > usize::from(u16::MAX) {
+        if bytes.len() < TX_BYTES_MIN || bytes.len() > usize::from(u16::MAX) {
             return Admission::Refused(Outcome::Malformed);
         }
         if self.recent.contains(&id) {

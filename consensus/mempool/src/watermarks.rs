@@ -117,6 +117,11 @@ impl Watermarks {
         self.rows[peer.at() * self.lanes + index.at()].latest.seq
     }
 
+    /// Highest sequence number of this node's chain that `peer` is known to hold.
+    pub(crate) fn matched(&self, peer: ValidatorIndex, index: ValidatorIndex) -> Seq {
+        self.rows[peer.at() * self.lanes + index.at()].matched.seq
+    }
+
     /// True when `peer` is known to hold exactly `tip`.
     pub(crate) fn covers(
         &self,
@@ -146,7 +151,7 @@ impl Watermarks {
             if peer == me {
                 lane.tip().seq
             } else {
-                self.rows[peer.at() * self.lanes + index.at()].matched.seq
+                self.matched(peer, index)
             }
         };
         reached(set, need, seq_of)

@@ -1,0 +1,8 @@
+//! Tests of the whole core: single nodes driven by hand, and small clusters in virtual time.
+
+mod cluster;
+mod fixtures;
+mod lanes;
+mod net;
+mod own;
+mod rules;
