@@ -19,6 +19,9 @@ pub const NAME_LEN_MAX: usize = 64;
 pub const PARAM_MS_MAX: u64 = 86_400_000;
 /// Largest size that a parameter may give, bytes: 1 TiB.
 pub const PARAM_BYTES_MAX: u64 = 1 << 40;
+/// Largest `block_bytes_max`: with the least length of a transaction, a block then has at most
+/// 2^20 of them.
+pub const BLOCK_BYTES_MAX: u64 = 64 << 20;
 /// Latest time of genesis, milliseconds since 1970: the year 10,000.
 pub const TIME_MS_MAX: u64 = 253_402_300_800_000;
 
@@ -107,7 +110,7 @@ impl Params {
                 BATCH_BYTES_MAX as u64,
             ),
             ("batch_interval_ms", self.batch_interval_ms, PARAM_MS_MAX),
-            ("block_bytes_max", self.block_bytes_max, PARAM_BYTES_MAX),
+            ("block_bytes_max", self.block_bytes_max, BLOCK_BYTES_MAX),
             (
                 "lane_backlog_bytes_max",
                 self.lane_backlog_bytes_max,
