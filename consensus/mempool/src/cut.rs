@@ -1,4 +1,5 @@
-//! What HotStuff asks of the data layer: the leader's cut and the availability rule.
+//! What HotStuff asks of the data layer: the leader's cut (rule D3 of `docs/protocol.md`) and the
+//! availability rule (D4, which is V5 of a vote).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,7 +12,7 @@ use crate::limits::{BLOCK_LANE_BATCHES_MAX, EXECUTION_DEBT_FULL_BLOCKS, FETCH_DE
 use crate::mempool::Mempool;
 
 impl Mempool {
-    /// The leader's cut: in each lane the highest batch on this node's chain that a quorum (this
+    /// The leader's cut (D3): in each lane the highest batch on this node's chain that a quorum (this
     /// node included) holds, not below the parent's cut, only where the chain continues the
     /// parent's tip. When more than `block_bytes_max` would fit, the lane with the fewest bytes
     /// so far gets the next batch, so that a lane that offers little is served whole and the
@@ -58,7 +59,7 @@ impl Mempool {
             && (0..self.lanes.len()).any(|i| self.quorum_above(i, parent.0[i]) > parent.0[i].seq)
     }
 
-    /// The availability rule: whether this node may vote for a block with `cut` on a parent with
+    /// The availability rule (D4): whether this node may vote for a block with `cut` on a parent with
     /// `parent`. In each advanced lane either this node holds (parent, cut] under exactly the
     /// hash that the cut names, or peers of weight F1 say that they hold exactly that batch, one
     /// of them honest. No more than `block_bytes_max` as far as the bytes are known, and neither

@@ -1,4 +1,4 @@
-//! Committed blocks on their way to execution.
+//! Committed blocks on their way to execution (rules D5 and D6 of `docs/protocol.md`).
 //!
 //! ```text
 //!   Committed ──▶ queue ──planned──▶ complete? ──Deliver──▶ delivered ──Executed──▶ gone

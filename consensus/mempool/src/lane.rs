@@ -1,4 +1,4 @@
-//! One lane as this node holds it.
+//! One lane as this node holds it (rules D1 and D2 of `docs/protocol.md`).
 //!
 //! ```text
 //!        base            committed          tip

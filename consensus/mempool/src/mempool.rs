@@ -306,10 +306,10 @@ impl Mempool {
         {
             Observed::Same => {}
             Observed::Regressed => self.counters.watermarks_refused += 1,
-            Observed::Changed => {
+            observed => {
                 let claimed = &mut self.claimed[index.at()];
                 *claimed = tip.seq.max(*claimed);
-                self.stale_quorum[index.at()] = true;
+                self.stale_quorum[index.at()] |= observed == Observed::Confirmed;
                 self.changed = true;
             }
         }

@@ -98,7 +98,12 @@ impl OwnLane {
         }
         let size = (TX_PREFIX_LEN + bytes.len()) as u64;
         let pending = self.pending_bytes + size;
-        if self.pending.len() >= PENDING_TXS_MAX
+        let stopped = matches!(
+            self.state,
+            OwnLaneState::Behind { .. } | OwnLaneState::Forked
+        );
+        if stopped
+            || self.pending.len() >= PENDING_TXS_MAX
             || pending > PENDING_BYTES_MAX
             || lane.ahead_bytes() + pending > self.backlog_bytes_max
             || lane.ahead_batches() >= OWN_BATCHES_AHEAD_MAX

@@ -1,4 +1,4 @@
-//! What peers hold, as far as their watermarks tell.
+//! What peers hold, as far as their watermarks tell (rules D2 to D4 of `docs/protocol.md`).
 //!
 //! **What a watermark proves.** An honest peer acknowledges (seq, hash) only when it holds
 //! durably every batch of the lane from its executed base up to that batch, each named by the
@@ -27,8 +27,10 @@ use crate::limits::WATERMARKS_AHEAD_MAX;
 /// Effect of one statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Observed {
-    /// New.
-    Changed,
+    /// New, and our chain has that batch: a quorum may have grown.
+    Confirmed,
+    /// New, and our chain does not have that batch (yet).
+    Unmatched,
     /// Known already.
     Same,
     /// Lower than what the same peer said before: ignored.
@@ -77,10 +79,12 @@ impl Watermarks {
         row.latest = tip;
         if lane.holds(tip) {
             row.confirm(tip);
-        } else if tip.seq > lane.base().seq {
+            return Observed::Confirmed;
+        }
+        if tip.seq > lane.base().seq {
             row.remember(tip, lane.tip().seq);
         }
-        Observed::Changed
+        Observed::Unmatched
     }
 
     /// The chain of lane `index` grew to `tip`.

@@ -93,6 +93,22 @@ fn a_withholding_owner_is_ordered_once_a_quorum_has_the_data() {
 }
 
 #[test]
+fn the_backlog_of_an_owner_that_fell_silent_is_ordered() {
+    // Its last batches reached one node only; the others get them from there.
+    let mut net = Net::new(4, &[], roomy(), 21);
+    net.run(100_000);
+    net.cut_links = [(3, 1), (3, 2)].into();
+    net.run_loaded(100_000, 20, 300);
+    net.kill(3);
+    let tip = net.tip_of(0, 3);
+    assert!(tip.seq > Seq(5));
+    net.run(2 * SECOND_US);
+    net.assert_agreement();
+    net.assert_drained();
+    assert_eq!(net.cut_at(net.blocks.len() as u64).0[3], tip);
+}
+
+#[test]
 fn an_owner_whom_nobody_hears_stalls_its_own_lane_only() {
     let mut net = Net::new(4, &[], roomy(), 9);
     net.cut_links = (0..3).flat_map(|other| [(3, other), (other, 3)]).collect();

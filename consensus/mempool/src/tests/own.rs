@@ -168,13 +168,14 @@ fn an_old_disk_is_noticed_by_a_commit_and_repaired_before_sealing() {
     };
     let mut node = Single::recovered(config(0, &set(4), params()), recovered);
     node.connect();
+    assert_eq!(node.admit(1, 70), Admission::Accepted);
     let out = node.commit(&[(0, own[3].tip())]);
     assert_eq!(
         node.core.status().own_lane,
         OwnLaneState::Behind { target: Seq(4) }
     );
     assert_eq!(requests(&out).len(), 1);
-    assert_eq!(node.admit(1, 70), Admission::Accepted);
+    assert!(matches!(node.admit(2, 70), Admission::Busy { .. }));
     assert!(persisted(&node.wait(5_000)).is_empty(), "it must not seal");
     // A peer proves that a fifth exists, then the missing ones arrive.
     node.batch(2, &own[4]);
