@@ -194,16 +194,35 @@ impl Lane {
             && self.ahead_bytes() + bytes <= self.ahead_bytes_max
     }
 
-    /// What is held of (`old`, `new`].
+    /// What is held durably of (`old`, `new`].
     pub(crate) fn range(&self, old: LaneTip, new: LaneTip) -> Range {
         assert!(old.seq < new.seq, "a range goes upwards");
-        if old.seq < self.base.seq || !self.holds(new) {
+        if old.seq < self.base.seq {
             return Range::Missing;
         }
-        if !self.holds(old) {
-            return Range::Conflict;
+        if self.holds(new) {
+            return match self.holds(old) {
+                true => Range::Held(self.end_at(new.seq) - self.end_at(old.seq)),
+                false => Range::Conflict,
+            };
         }
-        Range::Held(self.end_at(new.seq) - self.end_at(old.seq))
+        // Another branch may be aside.
+        let (mut at, mut bytes) = (new, 0);
+        while at.seq > old.seq {
+            let Some((batch, true)) = self.find(at) else {
+                return Range::Missing;
+            };
+            bytes += payload_bytes(&batch);
+            at = LaneTip {
+                seq: at.seq.prev(),
+                hash: batch.header().prev_hash,
+            };
+        }
+        if at == old {
+            Range::Held(bytes)
+        } else {
+            Range::Conflict
+        }
     }
 
     /// A batch at `tip`, wherever it is held, and whether it is durable.

@@ -220,14 +220,12 @@ fn a_certified_cut_that_does_not_link_is_delivered_alike_everywhere() {
             node.batch(1, &a[0]);
             node.commit(&[(1, a[0].tip())]);
         }
-        let parent = node.cut.clone();
-        if holds_b {
-            let next = cut(4, &[(1, b[1].tip())]);
-            assert!(
-                !node.core.available(&parent, &next),
-                "whoever knows must refuse"
-            );
+        // Peers that weigh F1 say that they hold the tip; whoever knows better must refuse.
+        for peer in 2..4 {
+            node.watermark(peer, &[(1, b[1].tip())]);
         }
+        let (parent, next) = (node.cut.clone(), cut(4, &[(1, b[1].tip())]));
+        assert_eq!(node.core.available(&parent, &next), !holds_b);
         let mut out = node.commit(&[(1, b[1].tip())]);
         if !holds_b {
             out = node.batch(2, &b[1]);

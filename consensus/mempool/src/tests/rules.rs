@@ -228,6 +228,46 @@ fn availability_by_holding() {
 }
 
 #[test]
+fn after_a_change_of_branch_old_acknowledgements_do_not_count() {
+    let mut node = Single::new(4);
+    node.connect();
+    let (a, b) = (chain(1, GENESIS, 1, 3), chain(1, GENESIS, 2, 3));
+    a.iter().for_each(|batch| drop(node.batch(1, batch)));
+    for peer in 2..4 {
+        node.watermark(peer, &[(1, a[2].tip())]);
+    }
+    assert!(node.core.has_work(&node.cut));
+    node.commit(&[(1, b[1].tip())]);
+    node.batch(2, &b[1]);
+    node.batch(2, &b[0]);
+    node.batch(1, &b[2]);
+    assert_eq!(node.tip(1), b[2].tip());
+    assert!(
+        !node.core.has_work(&node.cut),
+        "they hold the third of branch A"
+    );
+    node.watermark(2, &[(1, b[2].tip())]);
+    assert!(
+        node.core.has_work(&node.cut),
+        "this node, the owner and one peer"
+    );
+}
+
+#[test]
+fn a_cut_that_does_not_continue_its_parent_is_refused_by_who_can_see_it() {
+    let mut node = Single::new(4);
+    node.connect();
+    let (a, b) = (chain(1, GENESIS, 1, 1), chain(1, GENESIS, 2, 2));
+    b.iter().for_each(|batch| drop(node.batch(1, batch)));
+    for peer in 2..4 {
+        node.watermark(peer, &[(1, b[1].tip())]);
+    }
+    let next = cut(4, &[(1, b[1].tip())]);
+    assert!(node.core.available(&cut(4, &[(1, b[0].tip())]), &next));
+    assert!(!node.core.available(&cut(4, &[(1, a[0].tip())]), &next));
+}
+
+#[test]
 fn early_batches_are_not_durable_and_do_not_make_available() {
     let mut node = Single::new(4);
     node.connect();
