@@ -38,6 +38,8 @@ mod public_key;
 mod signature;
 #[cfg(target_arch = "x86_64")]
 mod simd;
+#[cfg(target_arch = "x86_64")]
+pub mod stages;
 mod verifier;
 
 use std::fmt;

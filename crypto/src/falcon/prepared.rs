@@ -17,7 +17,7 @@ pub struct PreparedKey {
 /// A transformed key: coefficients modulo q, centred. The first n are used.
 ///
 /// Coefficient i of the transform (in bit-reversed order) is at i / 32 + (n / 32) · (i mod 32):
-/// where the SIMD transform leaves it.
+/// where both transforms leave it.
 #[derive(Clone, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub(super) struct Coefficients([i16; DEGREE_MAX]);
@@ -25,18 +25,9 @@ pub(super) struct Coefficients([i16; DEGREE_MAX]);
 impl Coefficients {
     pub(super) const ZERO: Self = Self([0; DEGREE_MAX]);
 
-    /// Takes the coefficients from a transform in bit-reversed order.
-    fn scatter(&mut self, transformed: &[i16]) {
-        let rows = transformed.len() / 32;
-        for (i, &value) in transformed.iter().enumerate() {
-            self.0[i / 32 + rows * (i % 32)] = value;
-        }
-    }
-
-    /// The coefficients of degree `n` in bit-reversed order.
-    pub(super) fn gather(&self, n: usize) -> impl Iterator<Item = i16> + '_ {
-        let rows = n / 32;
-        (0..rows).flat_map(move |row| self.0[row..n].iter().step_by(rows).copied())
+    /// The coefficients of degree `n`.
+    pub(super) fn of_degree(&self, n: usize) -> &[i16] {
+        &self.0[..n]
     }
 
     /// Takes the coefficients from a SIMD transform of degree `N`. A degree of 512 fills the left
@@ -111,8 +102,7 @@ pub(super) fn prepare_portable(scheme: Scheme, bytes: &[u8], key: &mut Coefficie
         return false;
     }
     h.iter_mut().for_each(|x| *x = field::reduce(*x));
-    ntt::forward(h);
-    key.scatter(h);
+    ntt::forward(h, &mut key.0[..scheme.degree()]);
     true
 }
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::prepared::{self, Coefficients};
 #[cfg(target_arch = "x86_64")]
-use super::simd::{Kernels, batch::Batch};
+use super::simd::{Kernels, batch::Batch, words::Polynomial};
 use super::{Bitmap, PreparedKey, Scheme, portable};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::{Avx2, Avx512};
@@ -53,9 +53,9 @@ impl Backend {
     pub(super) fn prepare_key(self, scheme: Scheme, bytes: &[u8], key: &mut Coefficients) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Backend::Avx512 => avx512().prepare_key(scheme, bytes, key),
+            Backend::Avx512 => prepare_simd(avx512(), scheme, bytes, key),
             #[cfg(target_arch = "x86_64")]
-            Backend::Avx2 => avx2().prepare_key(scheme, bytes, key),
+            Backend::Avx2 => prepare_simd(avx2(), scheme, bytes, key),
             _ => prepared::prepare_portable(scheme, bytes, key),
         }
     }
@@ -69,6 +69,17 @@ impl fmt::Display for Backend {
             Backend::Portable => "portable",
         })
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn prepare_simd<K: Kernels>(
+    kernels: K,
+    scheme: Scheme,
+    bytes: &[u8],
+    key: &mut Coefficients,
+) -> bool {
+    let mut work = [Polynomial::ZERO, Polynomial::ZERO];
+    kernels.prepare_key(scheme, bytes, key, &mut work)
 }
 
 #[cfg(target_arch = "x86_64")]

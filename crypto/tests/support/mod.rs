@@ -8,6 +8,7 @@ pub mod encode;
 pub mod forge;
 pub mod mutate;
 pub mod oracle;
+pub mod peers;
 
 use falconet_crypto::Scheme;
 

@@ -68,7 +68,8 @@ fn read_notes(
     notes: &mut [Polynomial; STREAMS],
 ) {
     for at in (0..scheme.degree()).step_by(WINDOW_CODEWORDS) {
-        let mut windows: [u64; STREAMS] = std::array::from_fn(|k| {
+        let mut windows = [0u64; STREAMS];
+        for k in 0..STREAMS {
             let Stream { row, position } = streams[k];
             debug_assert!(position / 8 + 8 <= ROW_LEN);
             // SAFETY: every position is at least eight bytes before the end of its row. A codeword
@@ -81,8 +82,8 @@ fn read_notes(
                     .cast::<u64>()
                     .read_unaligned()
             };
-            u64::from_be(bytes) << (position % 8)
-        });
+            windows[k] = u64::from_be(bytes) << (position % 8);
+        }
         let mut counts = [0u64; STREAMS];
         // Four notes of 16 bits each, the first lowest.
         let mut packed = [0u64; STREAMS];
@@ -104,7 +105,13 @@ fn read_notes(
             let to: &mut [i16; WINDOW_CODEWORDS] = notes[k].0[at / 32][at % 32..]
                 .first_chunk_mut()
                 .expect("32 is a multiple of 4");
-            *to = std::array::from_fn(|codeword| (packed[k] >> (16 * codeword)) as i16);
+            let packed = packed[k];
+            *to = [
+                packed as i16,
+                (packed >> 16) as i16,
+                (packed >> 32) as i16,
+                (packed >> 48) as i16,
+            ];
         }
     }
 }

@@ -7,14 +7,20 @@ use crate::cpu::Avx2;
 use crate::falcon::Scheme;
 use crate::falcon::field::Q;
 use crate::falcon::prepared::Coefficients;
-use crate::falcon::simd::transform;
+use crate::falcon::simd::transform::{self, Work};
 use crate::falcon::simd::words::Polynomial;
 
 /// Bytes of eight coefficients.
 const EIGHT_BYTES: usize = 8 * 14 / 8;
 
 #[target_feature(enable = "avx2")]
-pub(super) fn prepare(cpu: Avx2, scheme: Scheme, bytes: &[u8], key: &mut Coefficients) -> bool {
+pub(super) fn prepare(
+    cpu: Avx2,
+    scheme: Scheme,
+    bytes: &[u8],
+    key: &mut Coefficients,
+    work: &mut Work,
+) -> bool {
     assert_eq!(bytes.len(), scheme.public_key_len());
     let mut h = Polynomial::ZERO;
     let q = _mm256_set1_epi16(Q);
@@ -42,9 +48,9 @@ pub(super) fn prepare(cpu: Avx2, scheme: Scheme, bytes: &[u8], key: &mut Coeffic
             // The same key in both places; see `Coefficients::set`.
             let (left, right) = h.0.split_at_mut(16);
             right.copy_from_slice(left);
-            transform::prepare::<Words16, 512>(cpu, &h, key);
+            transform::prepare::<Words16, 512>(cpu, &h, key, work);
         }
-        Scheme::Falcon1024 => transform::prepare::<Words16, 1024>(cpu, &h, key),
+        Scheme::Falcon1024 => transform::prepare::<Words16, 1024>(cpu, &h, key, work),
     }
     _mm256_testz_si256(too_large, too_large) == 1
 }

@@ -41,6 +41,26 @@ fn splat(value: i16) -> __m256i {
     unsafe { _mm256_set1_epi16(value) }
 }
 
+/// Quarter `k` of two of the rows `at`, `at` + 8, `at` + 16, `at` + 24. Callers have a token.
+#[inline(always)]
+fn load_quarter(rows: &Polynomial, at: usize, k: usize, part: usize) -> Words16 {
+    let left: &[i16; 8] = rows.0[at + 16 * part][8 * k..]
+        .first_chunk()
+        .expect("four quarters");
+    let right: &[i16; 8] = rows.0[at + 16 * part + 8][8 * k..]
+        .first_chunk()
+        .expect("four quarters");
+    // SAFETY: the references cover 16 bytes each; callers have a token.
+    unsafe {
+        let left = _mm_loadu_si128(left.as_ptr().cast());
+        let right = _mm_loadu_si128(right.as_ptr().cast());
+        Words16(_mm256_inserti128_si256::<1>(
+            _mm256_castsi128_si256(left),
+            right,
+        ))
+    }
+}
+
 impl Words for Words16 {
     type Cpu = Avx2;
     type Sum = __m256i;
@@ -65,22 +85,12 @@ impl Words for Words16 {
 
     #[inline(always)]
     fn load_quarters(_: Avx2, rows: &Polynomial, at: usize, part: usize) -> [Self; 4] {
-        let quarter = |group: usize, k: usize| -> &[i16; 8] {
-            rows.0[at + 8 * group][8 * k..]
-                .first_chunk()
-                .expect("four quarters")
-        };
-        std::array::from_fn(|k| {
-            // SAFETY: the references cover 16 bytes each; the token proves AVX2.
-            unsafe {
-                let left = _mm_loadu_si128(quarter(2 * part, k).as_ptr().cast());
-                let right = _mm_loadu_si128(quarter(2 * part + 1, k).as_ptr().cast());
-                Self(_mm256_inserti128_si256::<1>(
-                    _mm256_castsi128_si256(left),
-                    right,
-                ))
-            }
-        })
+        [
+            load_quarter(rows, at, 0, part),
+            load_quarter(rows, at, 1, part),
+            load_quarter(rows, at, 2, part),
+            load_quarter(rows, at, 3, part),
+        ]
     }
 
     #[inline(always)]
@@ -105,41 +115,40 @@ impl Words for Words16 {
 
     #[inline(always)]
     fn transpose(x: [Self; 8]) -> [Self; 8] {
-        let x = x.map(|x| x.0);
+        let [x0, x1, x2, x3, x4, x5, x6, x7] = x;
         // SAFETY: a `Words16` exists only where AVX2 does.
         unsafe {
             // Interleave words, then pairs, then fours.
             let (a0, a1) = (
-                _mm256_unpacklo_epi16(x[0], x[1]),
-                _mm256_unpackhi_epi16(x[0], x[1]),
+                _mm256_unpacklo_epi16(x0.0, x1.0),
+                _mm256_unpackhi_epi16(x0.0, x1.0),
             );
             let (a2, a3) = (
-                _mm256_unpacklo_epi16(x[2], x[3]),
-                _mm256_unpackhi_epi16(x[2], x[3]),
+                _mm256_unpacklo_epi16(x2.0, x3.0),
+                _mm256_unpackhi_epi16(x2.0, x3.0),
             );
             let (a4, a5) = (
-                _mm256_unpacklo_epi16(x[4], x[5]),
-                _mm256_unpackhi_epi16(x[4], x[5]),
+                _mm256_unpacklo_epi16(x4.0, x5.0),
+                _mm256_unpackhi_epi16(x4.0, x5.0),
             );
             let (a6, a7) = (
-                _mm256_unpacklo_epi16(x[6], x[7]),
-                _mm256_unpackhi_epi16(x[6], x[7]),
+                _mm256_unpacklo_epi16(x6.0, x7.0),
+                _mm256_unpackhi_epi16(x6.0, x7.0),
             );
             let (b0, b1) = (_mm256_unpacklo_epi32(a0, a2), _mm256_unpackhi_epi32(a0, a2));
             let (b2, b3) = (_mm256_unpacklo_epi32(a1, a3), _mm256_unpackhi_epi32(a1, a3));
             let (b4, b5) = (_mm256_unpacklo_epi32(a4, a6), _mm256_unpackhi_epi32(a4, a6));
             let (b6, b7) = (_mm256_unpacklo_epi32(a5, a7), _mm256_unpackhi_epi32(a5, a7));
             [
-                _mm256_unpacklo_epi64(b0, b4),
-                _mm256_unpackhi_epi64(b0, b4),
-                _mm256_unpacklo_epi64(b1, b5),
-                _mm256_unpackhi_epi64(b1, b5),
-                _mm256_unpacklo_epi64(b2, b6),
-                _mm256_unpackhi_epi64(b2, b6),
-                _mm256_unpacklo_epi64(b3, b7),
-                _mm256_unpackhi_epi64(b3, b7),
+                Self(_mm256_unpacklo_epi64(b0, b4)),
+                Self(_mm256_unpackhi_epi64(b0, b4)),
+                Self(_mm256_unpacklo_epi64(b1, b5)),
+                Self(_mm256_unpackhi_epi64(b1, b5)),
+                Self(_mm256_unpacklo_epi64(b2, b6)),
+                Self(_mm256_unpackhi_epi64(b2, b6)),
+                Self(_mm256_unpacklo_epi64(b3, b7)),
+                Self(_mm256_unpackhi_epi64(b3, b7)),
             ]
-            .map(Self)
         }
     }
 

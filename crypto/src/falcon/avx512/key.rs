@@ -7,7 +7,7 @@ use crate::cpu::Avx512;
 use crate::falcon::Scheme;
 use crate::falcon::field::Q;
 use crate::falcon::prepared::Coefficients;
-use crate::falcon::simd::transform;
+use crate::falcon::simd::transform::{self, Work};
 use crate::falcon::simd::words::Polynomial;
 
 /// Bytes of 32 coefficients.
@@ -33,7 +33,13 @@ const FOURS: [u8; 64] = {
 const STARTS: i64 = i64::from_le_bytes([42, 50, 28, 36, 14, 22, 0, 8]);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
-pub(super) fn prepare(cpu: Avx512, scheme: Scheme, bytes: &[u8], key: &mut Coefficients) -> bool {
+pub(super) fn prepare(
+    cpu: Avx512,
+    scheme: Scheme,
+    bytes: &[u8],
+    key: &mut Coefficients,
+    work: &mut Work,
+) -> bool {
     assert_eq!(bytes.len(), scheme.public_key_len());
     let mut h = Polynomial::ZERO;
     // SAFETY: `FOURS` has 64 bytes.
@@ -58,9 +64,9 @@ pub(super) fn prepare(cpu: Avx512, scheme: Scheme, bytes: &[u8], key: &mut Coeff
             // The same key in both places; see `Coefficients::set`.
             let (left, right) = h.0.split_at_mut(16);
             right.copy_from_slice(left);
-            transform::prepare::<Words32, 512>(cpu, &h, key);
+            transform::prepare::<Words32, 512>(cpu, &h, key, work);
         }
-        Scheme::Falcon1024 => transform::prepare::<Words32, 1024>(cpu, &h, key),
+        Scheme::Falcon1024 => transform::prepare::<Words32, 1024>(cpu, &h, key, work),
     }
     too_large == 0
 }

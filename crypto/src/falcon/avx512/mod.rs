@@ -9,8 +9,9 @@ use super::Scheme;
 use super::prepared::Coefficients;
 use super::simd::codeword::Rows;
 use super::simd::point::{Points, Slot};
+use super::simd::transform::{self, Work};
 use super::simd::words::Polynomial;
-use super::simd::{CHUNK, Kernels, transform};
+use super::simd::{CHUNK, Kernels};
 use crate::cpu::Avx512;
 use crate::keccak::avx512::Lanes8;
 use crate::keccak::lanes::{Blocks, LANES_MAX};
@@ -46,9 +47,15 @@ impl Kernels for Avx512 {
         unsafe { reject::reject(degree, lanes, blocks, slots, points) }
     }
 
-    fn prepare_key(self, scheme: Scheme, bytes: &[u8], key: &mut Coefficients) -> bool {
+    fn prepare_key(
+        self,
+        scheme: Scheme,
+        bytes: &[u8],
+        key: &mut Coefficients,
+        work: &mut Work,
+    ) -> bool {
         // SAFETY: `self` proves the features.
-        unsafe { key::prepare(self, scheme, bytes, key) }
+        unsafe { key::prepare(self, scheme, bytes, key, work) }
     }
 
     fn squared_norms(
@@ -57,12 +64,13 @@ impl Kernels for Avx512 {
         s2: [&Polynomial; 2],
         key: [&Coefficients; 2],
         c: [&Polynomial; 2],
+        work: &mut Work,
     ) -> [u64; 2] {
         // SAFETY: `self` proves the features.
         unsafe {
             match scheme {
-                Scheme::Falcon512 => squared_norms_512(self, s2, key, c),
-                Scheme::Falcon1024 => squared_norms_1024(self, s2, key, c),
+                Scheme::Falcon512 => squared_norms_512(self, s2, key, c, work),
+                Scheme::Falcon1024 => squared_norms_1024(self, s2, key, c, work),
             }
         }
     }
@@ -74,8 +82,9 @@ fn squared_norms_512(
     s2: [&Polynomial; 2],
     key: [&Coefficients; 2],
     c: [&Polynomial; 2],
+    work: &mut Work,
 ) -> [u64; 2] {
-    transform::squared_norms::<Words32, 512>(cpu, s2, key, c)
+    transform::squared_norms::<Words32, 512>(cpu, s2, key, c, work)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
@@ -84,6 +93,7 @@ fn squared_norms_1024(
     s2: [&Polynomial; 2],
     key: [&Coefficients; 2],
     c: [&Polynomial; 2],
+    work: &mut Work,
 ) -> [u64; 2] {
-    transform::squared_norms::<Words32, 1024>(cpu, s2, key, c)
+    transform::squared_norms::<Words32, 1024>(cpu, s2, key, c, work)
 }

@@ -65,57 +65,66 @@ impl Words for Words32 {
 
     #[inline(always)]
     fn load_quarters(_: Avx512, rows: &Polynomial, at: usize, _: usize) -> [Self; 4] {
-        let rows = std::array::from_fn(|group| load(&rows.0[at + 8 * group]));
+        let rows = [
+            load(&rows.0[at]),
+            load(&rows.0[at + 8]),
+            load(&rows.0[at + 16]),
+            load(&rows.0[at + 24]),
+        ];
         // SAFETY: the token proves AVX-512.
-        unsafe { transpose_quarters(rows) }.map(Self)
+        let [a, b, c, d] = unsafe { transpose_quarters(rows) };
+        [Self(a), Self(b), Self(c), Self(d)]
     }
 
     #[inline(always)]
     fn store_quarters(vectors: [Self; 4], rows: &mut Polynomial, at: usize, part: usize) {
         // SAFETY: a `Words32` exists only where AVX-512 does.
-        let vectors = unsafe { transpose_quarters(vectors.map(|vector| vector.0)) };
-        for (group, vector) in vectors.into_iter().enumerate() {
-            Self(vector).store(&mut rows.0[at + 8 * group], part);
-        }
+        let [a, b, c, d] = unsafe {
+            let [a, b, c, d] = vectors;
+            transpose_quarters([a.0, b.0, c.0, d.0])
+        };
+        Self(a).store(&mut rows.0[at], part);
+        Self(b).store(&mut rows.0[at + 8], part);
+        Self(c).store(&mut rows.0[at + 16], part);
+        Self(d).store(&mut rows.0[at + 24], part);
     }
 
     #[inline(always)]
     fn transpose(x: [Self; 8]) -> [Self; 8] {
-        let x = x.map(|x| x.0);
+        let [x0, x1, x2, x3, x4, x5, x6, x7] = x;
         // SAFETY: a `Words32` exists only where AVX-512 does.
         unsafe {
             // Interleave words, then pairs, then fours.
             let (a0, a1) = (
-                _mm512_unpacklo_epi16(x[0], x[1]),
-                _mm512_unpackhi_epi16(x[0], x[1]),
+                _mm512_unpacklo_epi16(x0.0, x1.0),
+                _mm512_unpackhi_epi16(x0.0, x1.0),
             );
             let (a2, a3) = (
-                _mm512_unpacklo_epi16(x[2], x[3]),
-                _mm512_unpackhi_epi16(x[2], x[3]),
+                _mm512_unpacklo_epi16(x2.0, x3.0),
+                _mm512_unpackhi_epi16(x2.0, x3.0),
             );
             let (a4, a5) = (
-                _mm512_unpacklo_epi16(x[4], x[5]),
-                _mm512_unpackhi_epi16(x[4], x[5]),
+                _mm512_unpacklo_epi16(x4.0, x5.0),
+                _mm512_unpackhi_epi16(x4.0, x5.0),
             );
             let (a6, a7) = (
-                _mm512_unpacklo_epi16(x[6], x[7]),
-                _mm512_unpackhi_epi16(x[6], x[7]),
+                _mm512_unpacklo_epi16(x6.0, x7.0),
+                _mm512_unpackhi_epi16(x6.0, x7.0),
             );
             let (b0, b1) = (_mm512_unpacklo_epi32(a0, a2), _mm512_unpackhi_epi32(a0, a2));
             let (b2, b3) = (_mm512_unpacklo_epi32(a1, a3), _mm512_unpackhi_epi32(a1, a3));
             let (b4, b5) = (_mm512_unpacklo_epi32(a4, a6), _mm512_unpackhi_epi32(a4, a6));
             let (b6, b7) = (_mm512_unpacklo_epi32(a5, a7), _mm512_unpackhi_epi32(a5, a7));
             [
-                _mm512_unpacklo_epi64(b0, b4),
-                _mm512_unpackhi_epi64(b0, b4),
-                _mm512_unpacklo_epi64(b1, b5),
-                _mm512_unpackhi_epi64(b1, b5),
-                _mm512_unpacklo_epi64(b2, b6),
-                _mm512_unpackhi_epi64(b2, b6),
-                _mm512_unpacklo_epi64(b3, b7),
-                _mm512_unpackhi_epi64(b3, b7),
+                Self(_mm512_unpacklo_epi64(b0, b4)),
+                Self(_mm512_unpackhi_epi64(b0, b4)),
+                Self(_mm512_unpacklo_epi64(b1, b5)),
+                Self(_mm512_unpackhi_epi64(b1, b5)),
+                Self(_mm512_unpacklo_epi64(b2, b6)),
+                Self(_mm512_unpackhi_epi64(b2, b6)),
+                Self(_mm512_unpacklo_epi64(b3, b7)),
+                Self(_mm512_unpackhi_epi64(b3, b7)),
             ]
-            .map(Self)
         }
     }
 

@@ -1,9 +1,11 @@
 //! Drives a batch through the stages, chunk by chunk.
 
 use super::super::prepared::Coefficients;
+use super::super::stages::Stage;
 use super::super::{Job, Key, SIGNATURE_PREFIX_LEN, Scheme};
 use super::codeword::Rows;
 use super::point::{Point, PointSource, Points};
+use super::transform::Work;
 use super::words::Polynomial;
 use super::{CHUNK, Kernels};
 use crate::keccak::lanes::bits;
@@ -20,6 +22,7 @@ struct Scratch {
     points: Points,
     /// Keys that were decoded for one job each; degree 512 needs two at a time.
     keys: [Coefficients; 2],
+    work: Work,
 }
 
 impl<K: Kernels> Batch<K> {
@@ -29,6 +32,7 @@ impl<K: Kernels> Batch<K> {
             s2: [const { Polynomial::ZERO }; CHUNK],
             points: [const { Point::ZERO }; CHUNK],
             keys: [Coefficients::ZERO; 2],
+            work: [Polynomial::ZERO; 2],
         });
         Self { kernels, scratch }
     }
@@ -64,6 +68,7 @@ impl<K: Kernels> Batch<K> {
             s2,
             points,
             keys,
+            work,
         } = &mut *self.scratch;
         for (row, &index) in chunk.iter().enumerate() {
             rows.set(row, &jobs[index].signature[SIGNATURE_PREFIX_LEN..]);
@@ -89,7 +94,7 @@ impl<K: Kernels> Batch<K> {
                     Key::Prepared(key) => Some(key.coefficients()),
                     Key::Encoded { scheme, bytes } => {
                         let buffer = buffers[found].take().expect("one buffer for each job");
-                        if kernels.prepare_key(scheme, bytes, buffer) {
+                        if kernels.prepare_key(scheme, bytes, buffer, work) {
                             Some(&*buffer)
                         } else {
                             buffers[found] = Some(buffer);
@@ -110,12 +115,62 @@ impl<K: Kernels> Batch<K> {
                 [&s2[ready[0]], &s2[other]],
                 [first, prepared[1].unwrap_or(first)],
                 [points[ready[0]].polynomial(), points[other].polynomial()],
+                work,
             );
             for k in 0..found {
                 valid |= u32::from(norms[k] <= bound) << ready[k];
             }
         }
         valid
+    }
+}
+
+impl<K: Kernels> Batch<K> {
+    /// Runs one stage for 32 valid jobs of one scheme with encoded keys. The results of the stages
+    /// before it are what they were at the last call.
+    pub(crate) fn run_stage(&mut self, jobs: &[Job<'_>; CHUNK], stage: Stage) {
+        let kernels = self.kernels;
+        let Scratch {
+            rows,
+            s2,
+            points,
+            keys,
+            work,
+        } = &mut *self.scratch;
+        let scheme = jobs[0].key.scheme();
+        match stage {
+            Stage::Decode => {
+                for (row, job) in jobs.iter().enumerate() {
+                    rows.set(row, &job.signature[SIGNATURE_PREFIX_LEN..]);
+                }
+                assert_eq!(kernels.decode(scheme, rows, CHUNK, s2), u32::MAX);
+            }
+            Stage::HashToPoint => {
+                let chunk: [usize; CHUNK] = std::array::from_fn(|at| at);
+                PointSource::new(kernels, scheme.degree(), jobs, &chunk, u32::MAX, points).run();
+            }
+            Stage::PrepareKeys => {
+                for job in jobs {
+                    let Key::Encoded { bytes, .. } = job.key else {
+                        panic!("keys are encoded")
+                    };
+                    assert!(kernels.prepare_key(scheme, bytes, &mut keys[0], work));
+                }
+            }
+            Stage::Norms => {
+                let at_once = 1024 / scheme.degree();
+                for at in (0..CHUNK).step_by(at_once) {
+                    let other = at + at_once - 1;
+                    std::hint::black_box(kernels.squared_norms(
+                        scheme,
+                        [&s2[at], &s2[other]],
+                        [&keys[0], &keys[0]],
+                        [points[at].polynomial(), points[other].polynomial()],
+                        work,
+                    ));
+                }
+            }
+        }
     }
 }
 

@@ -145,9 +145,11 @@ fn check<const N: usize>() {
     let s2 = all(2047);
     let c = all(Q - 1);
     let mut key = Coefficients::ZERO;
-    transform::prepare::<Interval, N>((), &all(6144), &mut key);
-    assert!(key.gather(N).all(|x| x <= 6144));
-    let norms = transform::squared_norms::<Interval, N>((), [&s2, &s2], [&key, &key], [&c, &c]);
+    let mut work = [Polynomial::ZERO, Polynomial::ZERO];
+    transform::prepare::<Interval, N>((), &all(6144), &mut key, &mut work);
+    assert!(key.of_degree(N).iter().all(|&x| x <= 6144));
+    let (keys, c) = ([&key, &key], [&c, &c]);
+    let norms = transform::squared_norms::<Interval, N>((), [&s2, &s2], keys, c, &mut work);
     assert_ne!(norms[0], 0);
 }
 

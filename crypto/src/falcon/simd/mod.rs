@@ -26,6 +26,7 @@ use super::prepared::Coefficients;
 use crate::keccak::lanes::{Blocks, LANES_MAX, Lanes};
 use codeword::Rows;
 use point::{Points, Slot};
+use transform::Work;
 use words::Polynomial;
 
 /// Most jobs that go through the stages together; an answer is a bit in a `u32`.
@@ -62,7 +63,13 @@ pub(super) trait Kernels: Copy {
 
     /// Decodes a public key of the right length and header and transforms it; false if a
     /// coefficient is not below q.
-    fn prepare_key(self, scheme: Scheme, bytes: &[u8], key: &mut Coefficients) -> bool;
+    fn prepare_key(
+        self,
+        scheme: Scheme,
+        bytes: &[u8],
+        key: &mut Coefficients,
+        work: &mut Work,
+    ) -> bool;
 
     /// |s1|² + |s2|² for one FALCON-1024 signature (the first of each pair) or for two FALCON-512
     /// signatures.
@@ -72,5 +79,6 @@ pub(super) trait Kernels: Copy {
         s2: [&Polynomial; 2],
         key: [&Coefficients; 2],
         c: [&Polynomial; 2],
+        work: &mut Work,
     ) -> [u64; 2];
 }

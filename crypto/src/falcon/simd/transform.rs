@@ -21,6 +21,9 @@ use super::super::prepared::Coefficients;
 use super::tables::{DEGREE_512, DEGREE_1024, Tables};
 use super::words::{FactorRow, Polynomial, Words};
 
+/// Memory for a polynomial between passes.
+pub(crate) type Work = [Polynomial; 2];
+
 /// (a, b) to (a + b·w, a - b·w).
 #[inline(always)]
 fn butterfly<W: Words>(x: &mut [W], a: usize, b: usize, factors: &FactorRow, part: usize) {
@@ -35,14 +38,44 @@ fn butterfly_by_one<W: Words>(x: &mut [W], a: usize, b: usize) {
 }
 
 #[inline(always)]
-const fn tables<const N: usize>() -> &'static Tables {
-    if N == 1024 { &DEGREE_1024 } else { &DEGREE_512 }
+fn tables<const N: usize>() -> &'static Tables {
+    // Hidden from the optimizer: given the numbers, it replaces multiplications by worse.
+    std::hint::black_box(if N == 1024 { &DEGREE_1024 } else { &DEGREE_512 })
+}
+
+// The loads below are written out, because a closure given to `array::from_fn` is not compiled for
+// the instruction set of its surroundings.
+
+/// The rows `first` and `first` + 8.
+#[inline(always)]
+fn load_two<W: Words>(cpu: W::Cpu, rows: &Polynomial, first: usize, part: usize) -> [W; 2] {
+    [
+        W::load(cpu, &rows.0[first], part),
+        W::load(cpu, &rows.0[first + 8], part),
+    ]
+}
+
+/// The rows `first`, `first` + 8, + 16 and + 24.
+#[inline(always)]
+fn load_four<W: Words>(cpu: W::Cpu, rows: &Polynomial, first: usize, part: usize) -> [W; 4] {
+    let [a, b] = load_two(cpu, rows, first, part);
+    let [c, d] = load_two(cpu, rows, first + 16, part);
+    [a, b, c, d]
 }
 
 /// Eight rows from `first` on.
 #[inline(always)]
 fn load_eight<W: Words>(cpu: W::Cpu, rows: &Polynomial, first: usize, part: usize) -> [W; 8] {
-    std::array::from_fn(|k| W::load(cpu, &rows.0[first + k], part))
+    [
+        W::load(cpu, &rows.0[first], part),
+        W::load(cpu, &rows.0[first + 1], part),
+        W::load(cpu, &rows.0[first + 2], part),
+        W::load(cpu, &rows.0[first + 3], part),
+        W::load(cpu, &rows.0[first + 4], part),
+        W::load(cpu, &rows.0[first + 5], part),
+        W::load(cpu, &rows.0[first + 6], part),
+        W::load(cpu, &rows.0[first + 7], part),
+    ]
 }
 
 #[inline(always)]
@@ -67,8 +100,7 @@ fn forward_outer<W: Words, const N: usize>(
     for part in 0..W::PARTS {
         for r in 0..8 {
             if N == 1024 {
-                let mut x: [W; 4] =
-                    std::array::from_fn(|k| W::load(cpu, &source[0].0[r + 8 * k], part));
+                let mut x: [W; 4] = load_four(cpu, source[0], r, part);
                 for (k, x) in x.iter().enumerate() {
                     squares[k % 2] = x.add_squares(squares[k % 2]);
                 }
@@ -81,8 +113,7 @@ fn forward_outer<W: Words, const N: usize>(
                 }
             } else {
                 for half in 0..2 {
-                    let mut x: [W; 2] =
-                        std::array::from_fn(|k| W::load(cpu, &source[half].0[r + 8 * k], part));
+                    let mut x: [W; 2] = load_two(cpu, source[half], r, part);
                     squares[half] = x[1].add_squares(x[0].add_squares(squares[half]));
                     butterfly(&mut x, 0, 1, &factors[0], part);
                     for (k, x) in x.into_iter().enumerate() {
@@ -236,7 +267,7 @@ fn inverse_quarters<W: Words, const N: usize>(
     let tables = tables::<N>();
     for part in 0..W::PARTS {
         for at in 0..8 {
-            let mut x: [W; 4] = std::array::from_fn(|k| W::load(cpu, &work.0[8 * k + at], part));
+            let mut x: [W; 4] = load_four(cpu, work, at, part);
             butterfly(&mut x, 0, 1, &tables.inverse_8[at], part);
             butterfly(&mut x, 2, 3, &tables.inverse_8[at], part);
             x[0] = x[0].reduce();
@@ -331,15 +362,16 @@ pub(crate) fn squared_norms<W: Words, const N: usize>(
     s2: [&Polynomial; 2],
     key: [&Coefficients; 2],
     c: [&Polynomial; 2],
+    work: &mut Work,
 ) -> [u64; 2] {
-    let (mut a, mut b) = (Polynomial::ZERO, Polynomial::ZERO);
-    let norm_s2 = forward_outer::<W, N>(cpu, s2, &mut a);
-    forward_rows::<W, N, true>(cpu, &mut a);
-    forward_quarters::<W, N>(cpu, &a, &mut b);
-    multiply_columns::<W, N>(cpu, &mut b, key);
-    inverse_quarters::<W, N>(cpu, &b, &mut a);
-    inverse_rows::<W, N>(cpu, &mut a);
-    let norm_s1 = inverse_outer::<W, N>(cpu, &a, c);
+    let [a, b] = work;
+    let norm_s2 = forward_outer::<W, N>(cpu, s2, a);
+    forward_rows::<W, N, true>(cpu, a);
+    forward_quarters::<W, N>(cpu, a, b);
+    multiply_columns::<W, N>(cpu, b, key);
+    inverse_quarters::<W, N>(cpu, b, a);
+    inverse_rows::<W, N>(cpu, a);
+    let norm_s1 = inverse_outer::<W, N>(cpu, a, c);
     let sums: [u64; 2] = std::array::from_fn(|k| W::total(norm_s1[k]) + W::total(norm_s2[k]));
     if N == 1024 {
         [sums[0] + sums[1], 0]
@@ -354,14 +386,15 @@ pub(crate) fn prepare<W: Words, const N: usize>(
     cpu: W::Cpu,
     h: &Polynomial,
     key: &mut Coefficients,
+    work: &mut Work,
 ) {
-    let (mut a, mut b) = (Polynomial::ZERO, Polynomial::ZERO);
-    let _ = forward_outer::<W, N>(cpu, [h, h], &mut a);
-    forward_rows::<W, N, false>(cpu, &mut a);
-    forward_quarters::<W, N>(cpu, &a, &mut b);
+    let [a, b] = work;
+    let _ = forward_outer::<W, N>(cpu, [h, h], a);
+    forward_rows::<W, N, false>(cpu, a);
+    forward_quarters::<W, N>(cpu, a, b);
     for part in 0..W::PARTS {
         for (group, factors) in tables::<N>().columns.iter().enumerate() {
-            let mut x = load_eight::<W>(cpu, &b, 8 * group, part);
+            let mut x = load_eight::<W>(cpu, b, 8 * group, part);
             forward_columns(&mut x, factors, part);
             for (k, x) in x.into_iter().enumerate() {
                 // For degree 512 both halves of the row hold the same key.
@@ -369,5 +402,5 @@ pub(crate) fn prepare<W: Words, const N: usize>(
             }
         }
     }
-    key.set::<N>(&a);
+    key.set::<N>(a);
 }

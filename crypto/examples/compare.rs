@@ -1,0 +1,249 @@
+//! Our verifier beside its peers, in one run: ratios as one JSON object on the last line.
+//!
+//! `cargo run --release --example compare`
+//!
+//! All contenders take turns, each for well under a millisecond at a time, and the fastest turn of
+//! each counts: so other work on the machine disturbs the ratios little. A verification is that of
+//! a 150-byte message, with keys decoded beforehand where a library can keep them.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::ops::Range;
+use std::time::Instant;
+
+use falconet_crypto::Scheme;
+use falconet_crypto::cpu;
+use falconet_crypto::falcon::{Backend, Bitmap, Job, verify_batch_parallel};
+use support::peers::{Ours, Workload};
+
+const BATCH: usize = 512;
+const MESSAGE_LEN: usize = 150;
+const ROUNDS: usize = 150;
+
+/// A contender: its name, the verifications of one turn, and the turn.
+struct Contender<'a> {
+    name: String,
+    count: usize,
+    turn: Box<dyn FnMut() + 'a>,
+    /// Fastest turn so far.
+    best_ns: f64,
+}
+
+impl<'a> Contender<'a> {
+    fn new(name: impl Into<String>, count: usize, turn: impl FnMut() + 'a) -> Self {
+        Self {
+            name: name.into(),
+            count,
+            turn: Box::new(turn),
+            best_ns: f64::INFINITY,
+        }
+    }
+
+    fn ns_each(&self) -> f64 {
+        self.best_ns / self.count as f64
+    }
+}
+
+/// Goes through the batch, `count` signatures a turn.
+fn in_turn(count: usize, mut verify: impl FnMut(Range<usize>)) -> impl FnMut() {
+    let mut next = 0;
+    move || {
+        verify(next..next + count);
+        next = (next + count) % BATCH;
+    }
+}
+
+fn race(contenders: &mut [Contender<'_>], rounds: usize) {
+    for _ in 0..rounds {
+        for contender in contenders.iter_mut() {
+            let start = Instant::now();
+            (contender.turn)();
+            let elapsed = start.elapsed().as_nanos() as f64;
+            contender.best_ns = contender.best_ns.min(elapsed);
+        }
+    }
+}
+
+fn main() {
+    if cfg!(debug_assertions) {
+        eprintln!("warning: built with debug assertions; the figures mean nothing");
+    }
+    let mut results: Vec<(String, f64)> = vec![];
+    for scheme in [Scheme::Falcon1024, Scheme::Falcon512] {
+        let workload = Workload::new(scheme, BATCH, MESSAGE_LEN);
+        verification(scheme, &workload, &mut results);
+    }
+    threads(&mut results);
+    for scheme in [Scheme::Falcon1024, Scheme::Falcon512] {
+        for backend in Backend::available() {
+            parts(scheme, backend, &mut results);
+        }
+    }
+    hashing(&mut results);
+
+    let fields: Vec<String> = results
+        .iter()
+        .map(|(name, value)| format!("\"{name}\": {value:.3}"))
+        .collect();
+    let features: Vec<String> = cpu::features()
+        .iter()
+        .map(|name| format!("\"{name}\""))
+        .collect();
+    println!(
+        "{{{}, \"cpu_features\": [{}]}}",
+        fields.join(", "),
+        features.join(", ")
+    );
+}
+
+fn verification<'a>(scheme: Scheme, workload: &'a Workload, results: &mut Vec<(String, f64)>) {
+    let (prepared, encoded) = (workload.jobs(true), workload.jobs(false));
+    let mut contenders = vec![
+        Contender::new("pqcrypto", 4, in_turn(4, |range| workload.pqcrypto(range))),
+        Contender::new("fn_dsa", 16, in_turn(16, |range| workload.fn_dsa(range))),
+    ];
+    for backend in Backend::available() {
+        let sizes: &[usize] = if backend == Backend::Portable {
+            &[16]
+        } else {
+            &[1, 32, BATCH]
+        };
+        let largest = sizes[sizes.len() - 1];
+        let mut add = |name: String, jobs: &[Job<'a>]| {
+            let (ours, jobs) = (Ours::new(backend), jobs.to_vec());
+            contenders.push(Contender::new(name, jobs.len(), move || ours.verify(&jobs)));
+        };
+        for &size in sizes {
+            add(format!("{backend}_batch_{size}"), &prepared[..size]);
+        }
+        add(format!("{backend}_encoded_keys"), &encoded[..largest]);
+    }
+    race(&mut contenders, ROUNDS);
+
+    let time = |name: &str| {
+        contenders
+            .iter()
+            .find(|contender| contender.name == name)
+            .map(Contender::ns_each)
+    };
+    println!("{scheme}, {MESSAGE_LEN} bytes");
+    for contender in &contenders {
+        let ns = contender.ns_each();
+        println!(
+            "  {:24} {ns:9.0} ns {:9.0} a second",
+            contender.name,
+            1e9 / ns
+        );
+    }
+    let best = Backend::best();
+    let best_size = if best == Backend::Portable { 16 } else { BATCH };
+    let best_time = time(&format!("{best}_batch_{best_size}")).expect("measured");
+    let (fn_dsa, pqcrypto) = (
+        time("fn_dsa").expect("measured"),
+        time("pqcrypto").expect("measured"),
+    );
+    results.push((format!("{scheme}_vs_pqcrypto"), pqcrypto / best_time));
+    results.push((format!("{scheme}_vs_fn_dsa"), fn_dsa / best_time));
+    for (name, key) in [
+        ("avx512_batch_32", "batch_32_vs_fn_dsa"),
+        ("avx512_batch_1", "batch_1_vs_fn_dsa"),
+        ("avx512_encoded_keys", "encoded_keys_vs_fn_dsa"),
+        ("avx2_batch_512", "avx2_vs_fn_dsa"),
+        ("portable_batch_16", "portable_vs_fn_dsa"),
+    ] {
+        if let Some(ns) = time(name) {
+            results.push((format!("{scheme}_{key}"), fn_dsa / ns));
+        }
+    }
+}
+
+fn threads(results: &mut Vec<(String, f64)>) {
+    let workload = Workload::new(Scheme::Falcon1024, BATCH, MESSAGE_LEN);
+    let jobs = workload.jobs(true);
+    let pool = |threads| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("threads can be started")
+    };
+    let pools = [pool(1), pool(2)];
+    let mut contenders: Vec<Contender<'_>> = pools
+        .iter()
+        .map(|pool| {
+            let (jobs, mut valid) = (&jobs, Bitmap::new());
+            Contender::new("threads", 1, move || {
+                verify_batch_parallel(pool, jobs, &mut valid);
+                assert!(valid.all());
+            })
+        })
+        .collect();
+    race(&mut contenders, 4 * ROUNDS);
+    results.push((
+        "two_threads_vs_one".into(),
+        contenders[0].best_ns / contenders[1].best_ns,
+    ));
+}
+
+#[cfg(target_arch = "x86_64")]
+fn parts(scheme: Scheme, backend: Backend, results: &mut Vec<(String, f64)>) {
+    use falconet_crypto::falcon::stages::{Stage, Stages};
+    let cycles = |ns: f64| ns * tsc_per_ns();
+    let workload = Workload::new(scheme, 32, MESSAGE_LEN);
+    let jobs: [Job<'_>; 32] = workload.jobs(false).try_into().expect("32 jobs");
+    let Some(mut stages) = Stages::new(backend, &jobs) else {
+        return;
+    };
+    println!("{scheme} on {backend}, TSC cycles a signature");
+    for (stage, name) in
+        Stage::ALL
+            .into_iter()
+            .zip(["hash_to_point", "decode", "key_decode", "ntt_and_norm"])
+    {
+        let mut contender = [Contender::new(name, 32, || stages.run(stage))];
+        race(&mut contender, ROUNDS);
+        let each = cycles(contender[0].ns_each());
+        println!("  {name:24} {each:9.0}");
+        results.push((format!("{scheme}_{backend}_{name}_cycles"), each));
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn parts(_: Scheme, _: Backend, _: &mut Vec<(String, f64)>) {}
+
+#[cfg(target_arch = "x86_64")]
+fn tsc_per_ns() -> f64 {
+    use std::sync::LazyLock;
+    static RATE: LazyLock<f64> = LazyLock::new(|| {
+        // SAFETY: the time-stamp counter is readable in user space on every x86-64 system.
+        let tsc = || unsafe { std::arch::x86_64::_rdtsc() };
+        let (start, first) = (Instant::now(), tsc());
+        while start.elapsed().as_millis() < 20 {
+            std::hint::spin_loop();
+        }
+        (tsc() - first) as f64 / start.elapsed().as_nanos() as f64
+    });
+    *RATE
+}
+
+fn hashing(results: &mut Vec<(String, f64)>) {
+    use falconet_crypto::keccak::Engine;
+    // 117 bytes and a prefix of 18 fill one block.
+    let messages = vec![[7u8; 117]; 256];
+    let mut contenders: Vec<Contender<'_>> = Engine::available()
+        .map(|engine| {
+            let (messages, mut out) = (&messages, vec![[0u8; 32]; 256]);
+            Contender::new(format!("{engine:?}"), 256, move || {
+                engine.sha3_256_many(b"benchmark of SHA-3", messages, &mut out);
+            })
+        })
+        .collect();
+    race(&mut contenders, ROUNDS);
+    let scalar = contenders.last().expect("scalar").ns_each();
+    println!("SHA3-256 of one block");
+    for contender in &contenders {
+        println!("  {:24} {:9.1} ns", contender.name, contender.ns_each());
+        let name = format!("sha3_{}_vs_scalar", contender.name.to_lowercase());
+        results.push((name, scalar / contender.ns_each()));
+    }
+}
