@@ -1,0 +1,164 @@
+//! A model of the log on disk: records become durable by a sync; a crash loses what was not
+//! synced, or all but some first part of it (torn writes keep a prefix: the log is checksummed and
+//! read up to the first damage).
+
+use std::collections::BTreeMap;
+
+use falconet_hotstuff::{Record, Recovered, SafetyRecord};
+use falconet_types::batch::Batch;
+use falconet_types::block::{Cut, SignedHeader};
+use falconet_types::certificate::{Qc, Tc};
+use falconet_types::{BlockId, Digest, Height, Seq, ValidatorIndex};
+
+/// One record of the log.
+#[derive(Debug, Clone)]
+pub enum LogRecord {
+    /// Of the HotStuff core.
+    Consensus(Record),
+    /// Of the mempool.
+    Batch(Batch),
+}
+
+/// The log of one node.
+#[derive(Debug, Default)]
+pub struct Disk {
+    pending: Vec<LogRecord>,
+    safety: Option<SafetyRecord>,
+    headers: BTreeMap<BlockId, SignedHeader>,
+    committed: Vec<BlockId>,
+    last_qc: Option<Qc>,
+    tc: Option<Tc>,
+    /// In the order in which they were made durable.
+    batches: Vec<Batch>,
+    by_hash: BTreeMap<Digest, usize>,
+}
+
+impl Disk {
+    /// Appends without sync.
+    pub fn append(&mut self, records: impl IntoIterator<Item = LogRecord>) {
+        self.pending.extend(records);
+    }
+
+    /// Records that are not durable yet.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Makes the first `count` records durable.
+    pub fn sync(&mut self, count: usize) {
+        let durable: Vec<LogRecord> = self.pending.drain(..count).collect();
+        for record in durable {
+            self.keep(record);
+        }
+    }
+
+    /// The machine dies; of what was not synced, the first `survive` records are on disk.
+    pub fn crash(&mut self, survive: usize) {
+        self.sync(survive.min(self.pending.len()));
+        self.pending.clear();
+    }
+
+    /// The durable safety record.
+    #[must_use]
+    pub fn safety(&self) -> Option<&SafetyRecord> {
+        self.safety.as_ref()
+    }
+
+    /// A durable header.
+    #[must_use]
+    pub fn header(&self, id: &BlockId) -> Option<&SignedHeader> {
+        self.headers.get(id)
+    }
+
+    /// A durable batch.
+    #[must_use]
+    pub fn batch(&self, hash: &Digest) -> Option<&Batch> {
+        self.by_hash.get(hash).map(|at| &self.batches[*at])
+    }
+
+    /// The durable batches of a lane from `first` to `last`, newest first.
+    pub fn lane(
+        &self,
+        lane: ValidatorIndex,
+        first: Seq,
+        last: Seq,
+    ) -> impl Iterator<Item = &Batch> {
+        self.batches.iter().rev().filter(move |batch| {
+            let header = batch.header();
+            header.lane == lane && (first..=last).contains(&header.seq)
+        })
+    }
+
+    /// Ids of the durably committed blocks; height 1 first.
+    #[must_use]
+    pub fn committed(&self) -> &[BlockId] {
+        &self.committed
+    }
+
+    /// What the HotStuff core gets back after a restart.
+    #[must_use]
+    pub fn recover(&self) -> Recovered {
+        let height = Height(self.committed.len() as u64);
+        let committed = self.committed.last().map(|id| (height, *id));
+        Recovered {
+            safety: self.safety.clone(),
+            committed,
+            headers: self
+                .headers
+                .values()
+                .filter(|header| header.height >= height)
+                .cloned()
+                .collect(),
+            qcs: self.last_qc.iter().cloned().collect(),
+            tcs: self.tc.iter().cloned().collect(),
+            safety_damage: None,
+        }
+    }
+
+    /// Batches above a cut, of all lanes, in the order in which they were persisted.
+    #[must_use]
+    pub fn batches_above(&self, cut: &Cut) -> Vec<Batch> {
+        let above = |batch: &&Batch| {
+            let header = batch.header();
+            header.seq > cut.0[header.lane.at()].seq
+        };
+        self.batches.iter().filter(above).cloned().collect()
+    }
+
+    fn keep(&mut self, record: LogRecord) {
+        match record {
+            LogRecord::Batch(batch) => {
+                self.by_hash.insert(batch.hash(), self.batches.len());
+                self.batches.push(batch);
+            }
+            LogRecord::Consensus(Record::Safety(safety)) => self.safety = Some(*safety),
+            LogRecord::Consensus(Record::Header(header)) => {
+                self.headers
+                    .insert(header.id(), SignedHeader::clone(&header));
+            }
+            LogRecord::Consensus(Record::Tc(tc)) => self.tc = Some(Tc::clone(&tc)),
+            LogRecord::Consensus(Record::Committed {
+                height,
+                block_id,
+                proof,
+            }) => {
+                assert_eq!(
+                    height.0,
+                    self.committed.len() as u64 + 1,
+                    "commit marks go up by one"
+                );
+                assert!(
+                    self.headers.contains_key(&block_id),
+                    "the header is logged first"
+                );
+                assert!(
+                    self.headers.contains_key(&proof.child.id()),
+                    "and so is the child"
+                );
+                self.committed.push(block_id);
+                self.last_qc = Some(Qc::clone(&proof.qc));
+            }
+        }
+    }
+}

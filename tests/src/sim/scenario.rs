@@ -1,0 +1,176 @@
+//! What happens in a run, all of it from the seed: size, network, faults, load.
+
+use falconet_types::genesis::Params;
+
+use super::network::Profile;
+use super::rng::Rng;
+
+/// Where a node dies inside a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrashPoint {
+    /// Records appended, not synced; nothing sent.
+    BeforeSync,
+    /// Records synced, nothing sent.
+    AfterSync,
+    /// Records synced, some of the messages sent.
+    WhileSending,
+}
+
+/// Something that goes wrong, or right again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// A node dies at the next such point.
+    Crash(usize, CrashPoint),
+    /// Every node dies at once.
+    CrashAll,
+    /// A node starts again (every node that is down, except silent ones, if `None`).
+    Restart(Option<usize>),
+    /// Nodes reach only others of their group.
+    Partition(Vec<u8>),
+    /// Everybody reaches everybody.
+    Heal,
+    /// The network gets better or worse.
+    Network(Profile),
+    /// A node's wall clock jumps, milliseconds.
+    ClockJump(usize, i64),
+    /// A node stands still for a while, microseconds.
+    Stall(usize, u64),
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// The seed that made it.
+    pub seed: u64,
+    /// Validators.
+    pub n: usize,
+    /// Validators that never start; weigh less than a third.
+    pub silent: Vec<usize>,
+    /// Parameters of genesis.
+    pub params: Params,
+    /// What happens when, microseconds, ascending.
+    pub faults: Vec<(u64, Fault)>,
+    /// From here on nothing goes wrong any more.
+    pub calm_us: u64,
+    /// By then everything must have been put right.
+    pub end_us: u64,
+    /// Time that a sync takes, microseconds: least and most.
+    pub sync_us: (u64, u64),
+    /// Time that a block takes to execute, microseconds: least and most.
+    pub execute_us: (u64, u64),
+}
+
+/// Time after the last fault within which everything must be in order again, microseconds.
+const RECOVERY_US: u64 = 30_000_000;
+
+impl Scenario {
+    /// The run of a seed.
+    #[must_use]
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let n = if rng.chance(250) { 7 } else { 4 };
+        let calm_us = rng.between(1_500_000, 5_000_000);
+        let silent = if rng.chance(250) {
+            let count = rng.between(1, (n as u64 - 1) / 3);
+            let first = rng.index(n);
+            (0..count as usize).map(|i| (first + i) % n).collect()
+        } else {
+            Vec::new()
+        };
+        let mut scenario = Self {
+            seed,
+            n,
+            silent,
+            params: Params {
+                round_timeout_ms: 200,
+                round_timeout_ms_max: 1_500,
+                block_interval_ms_min: rng.between(0, 20),
+                block_interval_ms_idle: 80,
+                clock_drift_ms_max: 500,
+                batch_bytes_target: rng.between(1_000, 100_000),
+                batch_interval_ms: rng.between(1, 20),
+                ..Params::default()
+            },
+            faults: Vec::new(),
+            calm_us,
+            end_us: calm_us + RECOVERY_US,
+            sync_us: (50, rng.between(100, 20_000)),
+            execute_us: (10, rng.between(20, 10_000)),
+        };
+        scenario.plan(&mut rng);
+        scenario
+    }
+
+    /// A run without faults.
+    #[must_use]
+    pub fn calm(seed: u64, n: usize) -> Self {
+        let mut scenario = Self::from_seed(seed);
+        scenario.n = n;
+        scenario.silent.clear();
+        scenario.faults.clear();
+        scenario
+    }
+
+    fn plan(&mut self, rng: &mut Rng) {
+        let n = self.n;
+        let mut faults = Vec::new();
+        // Swarm testing: each kind of fault is on in some runs only, and then often.
+        if rng.chance(700) {
+            for _ in 0..rng.between(1, 3) {
+                let at = rng.below(self.calm_us);
+                faults.push((at, Fault::Network(Profile::random(rng))));
+            }
+        }
+        if rng.chance(600) {
+            for _ in 0..rng.between(1, 8) {
+                let at = rng.below(self.calm_us);
+                let node = rng.index(n);
+                let points = [
+                    CrashPoint::BeforeSync,
+                    CrashPoint::AfterSync,
+                    CrashPoint::WhileSending,
+                ];
+                faults.push((at, Fault::Crash(node, points[rng.index(3)])));
+                let back = at + rng.between(1_000, 1_500_000);
+                faults.push((back, Fault::Restart(Some(node))));
+            }
+        }
+        if rng.chance(200) {
+            let at = rng.below(self.calm_us);
+            faults.push((at, Fault::CrashAll));
+            faults.push((at + rng.below(500_000), Fault::Restart(None)));
+        }
+        if rng.chance(500) {
+            for _ in 0..rng.between(1, 3) {
+                let at = rng.below(self.calm_us);
+                let groups = (0..n).map(|_| rng.below(2) as u8).collect();
+                faults.push((at, Fault::Partition(groups)));
+                faults.push((at + rng.between(10_000, 1_500_000), Fault::Heal));
+            }
+        }
+        if rng.chance(300) {
+            for _ in 0..rng.between(1, 4) {
+                let jump = rng.below(4_000_000) as i64 - 2_000_000;
+                let at = rng.below(self.calm_us);
+                let node = rng.index(n);
+                faults.push((at, Fault::ClockJump(node, jump / 1_000)));
+                if rng.chance(500) {
+                    let back = at + rng.below(1_000_000);
+                    faults.push((back, Fault::ClockJump(node, -jump / 1_000)));
+                }
+            }
+        }
+        if rng.chance(300) {
+            for _ in 0..rng.between(1, 3) {
+                let at = rng.below(self.calm_us);
+                faults.push((at, Fault::Stall(rng.index(n), rng.below(1_500_000))));
+            }
+        }
+        faults.retain(|(at, _)| *at < self.calm_us);
+        faults.push((self.calm_us, Fault::Network(Profile::CALM)));
+        faults.push((self.calm_us, Fault::Heal));
+        faults.push((self.calm_us, Fault::Restart(None)));
+        faults.sort_by_key(|(at, _)| *at);
+        self.faults = faults;
+    }
+}
