@@ -20,11 +20,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use falconet_crypto::falcon::{KeyPair, Scheme, SigningMessage};
-use falconet_store::{Record, Store, StoreConfig};
+use falconet_store::{Record, StateDb, StateUpdate, Store, StoreConfig};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, Executed, Header, HeaderKind, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Vote};
-use falconet_types::{Digest, Epoch, Height, Round, ValidatorIndex};
+use falconet_types::receipt::{Outcome, Receipt};
+use falconet_types::{Digest, Epoch, Height, Round, Seq, ValidatorIndex};
 use fjall::{KeyspaceCreateOptions, PersistMode};
 use hdrhistogram::Histogram;
 use redb::{Database, Durability, TableDefinition};
@@ -56,7 +57,7 @@ fn main() -> Result<()> {
         let turns = if batches { TURNS } else { SMALL_TURNS };
         let what = if batches { "4 batches" } else { "no batch" };
         let run = |name: &str, turn: &mut dyn FnMut(u64) -> Result<()>| -> Result<()> {
-            let row = measure(turns, turn)?;
+            let row = measure(dir.path(), turns, turn)?;
             println!("{:<34} {row}", format!("{name}, {what}"));
             Ok(())
         };
@@ -80,53 +81,91 @@ fn main() -> Result<()> {
         run("fjall", &mut |i| fjall.turn(i, &records, batches))?;
     }
 
+    let started = Instant::now();
+    drop(log(&dir.path().join("log-true"))?);
+    let megabytes = size(&dir.path().join("log-true"))? >> 20;
     println!(
-        "\nA block applied lazily: {BLOCKS} blocks, {ACCOUNTS} accounts, durable every {FLUSH_BLOCKS}"
+        "{:<34} {megabytes} MB, {:.0} ms",
+        "segment log, open",
+        ms(started)
     );
+
+    println!("\nThe state: {BLOCKS} blocks on {ACCOUNTS} accounts; a call is one commit");
     println!("{:<34} {}", "", header());
-    let redb_path = dir.path().join("redb-state");
-    {
+    for step in [1, FLUSH_BLOCKS] {
+        let what = if step == 1 {
+            format!("a block, durable every {FLUSH_BLOCKS}")
+        } else {
+            format!("{step} blocks, sorted, durable")
+        };
+        let redb_path = dir.path().join(format!("redb-state-{step}"));
         let db = redb(&redb_path)?;
         redb_accounts(&db)?;
         let mut random = Random(1);
-        let row = measure(BLOCKS, &mut |i| redb_block(&db, &mut random, i))?;
-        println!("{:<34} {row}", "redb, Durability::None");
-        println!("{:<34} {} MB", "  file", size(&redb_path)? >> 20);
-        std::fs::copy(&redb_path, dir.path().join("redb-crashed"))?;
-    }
-    let fjall_path = dir.path().join("fjall-state");
-    {
+        let row = measure(dir.path(), BLOCKS / step, &mut |i| {
+            redb_blocks(&db, &mut random, i, step)
+        })?;
+        println!("{:<34} {row}", format!("redb, {what}"));
+        let crashed = dir.path().join(format!("redb-crashed-{step}"));
+        std::fs::copy(&redb_path, &crashed)?;
+        let started = Instant::now();
+        drop(redb(&crashed)?);
+        println!(
+            "{:<34} {} MB, {:.0} ms",
+            "  file, open after a crash",
+            size(&crashed)? >> 20,
+            ms(started)
+        );
+        let fjall_path = dir.path().join(format!("fjall-state-{step}"));
         let db = Fjall::open(&fjall_path)?;
         db.accounts()?;
         let mut random = Random(1);
-        let row = measure(BLOCKS, &mut |i| db.block(&mut random, i))?;
-        println!("{:<34} {row}", "fjall, PersistMode::Buffer");
-        println!("{:<34} {} MB", "  files", size(&fjall_path)? >> 20);
-        copy_dir(&fjall_path, &dir.path().join("fjall-crashed"))?;
+        let row = measure(dir.path(), BLOCKS / step, &mut |i| {
+            db.blocks(&mut random, i, step)
+        })?;
+        println!("{:<34} {row}", format!("fjall, {what}"));
+        let crashed = dir.path().join(format!("fjall-crashed-{step}"));
+        copy_live_dir(&fjall_path, &crashed)?;
+        let started = Instant::now();
+        drop(Fjall::open(&crashed)?);
+        println!(
+            "{:<34} {} MB, {:.0} ms",
+            "  files, open after a crash",
+            size(&crashed)? >> 20,
+            ms(started)
+        );
     }
-    let started = Instant::now();
-    drop(redb(&dir.path().join("redb-crashed"))?);
-    println!("{:<34} {:.0} ms", "redb, open after a crash", ms(started));
-    let started = Instant::now();
-    drop(Fjall::open(&dir.path().join("fjall-crashed"))?);
-    println!("{:<34} {:.0} ms", "fjall, open after a crash", ms(started));
+    {
+        let mut store = log(&dir.path().join("state-product"))?;
+        let mut random = Random(1);
+        let row = measure(dir.path(), 4 * BLOCKS, &mut |i| {
+            product_block(&mut store.state, &mut random, i)
+        })?;
+        println!("{:<34} {row}", "StateDb::apply, 4 times as many");
+    }
 
     println!("\nA turn of the log every {PACE:?} (one batch) while a block is applied every 50 ms");
     println!("{:<34} {}", "", header());
-    for name in ["nothing", "redb", "fjall"] {
+    for name in ["nothing", "redb", "fjall", "StateDb"] {
         let stop = Arc::new(AtomicBool::new(false));
         let mut apply: Box<dyn FnMut(u64) -> Result<()> + Send> = match name {
             "redb" => {
                 let db = redb(&dir.path().join("redb-beside"))?;
                 redb_accounts(&db)?;
                 let mut random = Random(2);
-                Box::new(move |i| redb_block(&db, &mut random, i))
+                Box::new(move |i| redb_blocks(&db, &mut random, i, 1))
             }
             "fjall" => {
                 let db = Fjall::open(&dir.path().join("fjall-beside"))?;
                 db.accounts()?;
                 let mut random = Random(2);
-                Box::new(move |i| db.block(&mut random, i))
+                Box::new(move |i| db.blocks(&mut random, i, 1))
+            }
+            "StateDb" => {
+                let store = log(&dir.path().join("product-beside"))?;
+                let mut state = store.state;
+                let mut random = Random(2);
+                Box::new(move |i| product_block(&mut state, &mut random, i))
             }
             _ => Box::new(|_| Ok(())),
         };
@@ -227,14 +266,18 @@ impl Records {
             parent_round: Round(1),
             votes: votes.collect(),
         };
-        let txs: Vec<Bytes> = (0..185).map(|i| vec![i as u8; 1_412].into()).collect();
+        // Signatures do not compress, so neither do these.
+        let mut random = Random(7);
+        let txs: Vec<Bytes> = (0..185)
+            .map(|_| Bytes::copy_from_slice(&random.bytes::<1_412>()))
+            .collect();
         let batches: Vec<Batch> = (0..4)
             .map(|lane| {
                 let lane = ValidatorIndex(lane);
                 Batch::seal(Epoch(0), lane, LaneTip::default(), &txs, chain, &signer)
             })
             .collect();
-        let safety = Bytes::from(vec![0x5a; 3_000]);
+        let safety = Bytes::copy_from_slice(&random.bytes::<3_000>());
         let encode = |value: &dyn Fn(&mut Vec<u8>)| {
             let mut out = Vec::new();
             value(&mut out);
@@ -345,25 +388,74 @@ fn redb_accounts(db: &Database) -> Result<()> {
     Ok(tx.commit()?)
 }
 
-fn redb_block(db: &Database, random: &mut Random, block: u64) -> Result<()> {
+fn redb_blocks(db: &Database, random: &mut Random, call: u64, blocks: u64) -> Result<()> {
     let mut tx = db.begin_write()?;
-    if (block + 1).is_multiple_of(FLUSH_BLOCKS) {
+    if ((call + 1) * blocks).is_multiple_of(FLUSH_BLOCKS) {
         tx.set_quick_repair(true);
     } else {
         tx.set_durability(Durability::None)?;
     }
     {
+        let rows = Rows::make(random, blocks);
         let mut accounts = tx.open_table(ROWS)?;
+        for (id, row) in &rows.accounts {
+            accounts.insert(id, &row[..])?;
+        }
         let mut txs = tx.open_table(TXS)?;
-        for _ in 0..ROWS_PER_BLOCK {
-            accounts.insert(
-                &account(random.next() % ACCOUNTS),
-                &random.bytes::<150>()[..],
-            )?;
-            txs.insert(&random.bytes::<32>(), &random.bytes::<24>())?;
+        for (id, row) in &rows.txs {
+            txs.insert(id, row)?;
         }
     }
     Ok(tx.commit()?)
+}
+
+/// What some blocks change, each row once, in the order of keys.
+struct Rows {
+    accounts: std::collections::BTreeMap<[u8; 32], [u8; 150]>,
+    txs: std::collections::BTreeMap<[u8; 32], [u8; 24]>,
+}
+
+impl Rows {
+    fn make(random: &mut Random, blocks: u64) -> Self {
+        let n = || 0..ROWS_PER_BLOCK * blocks;
+        let accounts = n()
+            .map(|_| (account(random.next() % ACCOUNTS), random.bytes()))
+            .collect();
+        let txs = n().map(|_| (random.bytes(), random.bytes())).collect();
+        Self { accounts, txs }
+    }
+}
+
+fn product_block(state: &mut StateDb, random: &mut Random, block: u64) -> Result<()> {
+    let height = Height(block + 1);
+    let accounts: Vec<_> = (0..ROWS_PER_BLOCK)
+        .map(|_| {
+            let row = random.bytes::<150>();
+            (
+                Digest(account(random.next() % ACCOUNTS)),
+                Some(Bytes::copy_from_slice(&row)),
+            )
+        })
+        .collect();
+    let receipts: Vec<_> = (0..ROWS_PER_BLOCK as u32)
+        .map(|index| Receipt {
+            tx_id: Digest(random.bytes()),
+            height,
+            lane: ValidatorIndex(0),
+            seq: Seq(1),
+            index,
+            outcome: Outcome::Executed,
+        })
+        .collect();
+    Ok(state.apply(&StateUpdate {
+        height,
+        commitment: Digest::ZERO,
+        accounts_root: Digest::ZERO,
+        results: Digest::ZERO,
+        receipts_root: Digest::ZERO,
+        accounts: &accounts,
+        receipts: &receipts,
+    })?)
 }
 
 struct Fjall {
@@ -404,26 +496,28 @@ impl Fjall {
         Ok(self.db.persist(PersistMode::SyncAll)?)
     }
 
-    fn block(&self, random: &mut Random, block: u64) -> Result<()> {
-        let mode = if (block + 1).is_multiple_of(FLUSH_BLOCKS) {
+    fn blocks(&self, random: &mut Random, call: u64, blocks: u64) -> Result<()> {
+        let mode = if ((call + 1) * blocks).is_multiple_of(FLUSH_BLOCKS) {
             PersistMode::SyncData
         } else {
             PersistMode::Buffer
         };
         let mut batch = self.db.batch().durability(Some(mode));
-        for _ in 0..ROWS_PER_BLOCK {
-            let id = account(random.next() % ACCOUNTS);
-            batch.insert(&self.accounts, id, random.bytes::<150>());
-            batch.insert(&self.txs, random.bytes::<32>(), random.bytes::<24>());
+        let rows = Rows::make(random, blocks);
+        for (id, row) in &rows.accounts {
+            batch.insert(&self.accounts, *id, *row);
+        }
+        for (id, row) in &rows.txs {
+            batch.insert(&self.txs, *id, *row);
         }
         Ok(batch.commit()?)
     }
 }
 
-/// Latency of each call, bytes that reached the block device, in one row of a table.
-fn measure(calls: u64, call: &mut dyn FnMut(u64) -> Result<()>) -> Result<String> {
+/// Latency of each call and bytes that went to the block device, in one row of a table.
+fn measure(dir: &Path, calls: u64, call: &mut dyn FnMut(u64) -> Result<()>) -> Result<String> {
     let mut histogram = Histogram::new(3)?;
-    let written = device_bytes()?;
+    let written = device_bytes(dir)?;
     let all = Instant::now();
     for i in 0..calls {
         let started = Instant::now();
@@ -431,7 +525,7 @@ fn measure(calls: u64, call: &mut dyn FnMut(u64) -> Result<()>) -> Result<String
         histogram.record(micros(started))?;
     }
     let rate = calls as f64 / all.elapsed().as_secs_f64();
-    let kilobytes = (device_bytes()? - written) / calls / 1_000;
+    let kilobytes = (device_bytes(dir)? - written) / calls / 1_000;
     Ok(format!(
         "{} {rate:>9.0} {kilobytes:>9}",
         latency(&histogram)
@@ -458,13 +552,17 @@ fn ms(started: Instant) -> f64 {
     started.elapsed().as_secs_f64() * 1_000.0
 }
 
-/// Bytes that this process sent to block devices (or dirtied, for what is written back later).
-fn device_bytes() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/self/io")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("write_bytes: "));
-    Ok(line.ok_or("no write_bytes in /proc/self/io")?.parse()?)
+/// Bytes written to the block device under a directory, by whatever process.
+fn device_bytes(dir: &Path) -> Result<u64> {
+    let device = rustix::fs::stat(dir)?.st_dev;
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat"))?;
+    let sectors: u64 = text
+        .split_whitespace()
+        .nth(6)
+        .ok_or("no sectors written")?
+        .parse()?;
+    Ok(sectors * 512)
 }
 
 fn size(path: &Path) -> Result<u64> {
@@ -476,6 +574,19 @@ fn size(path: &Path) -> Result<u64> {
         sum += size(&entry?.path())?;
     }
     Ok(sum)
+}
+
+/// Copies a directory in which a database is at work. Where that deletes files meanwhile, tries
+/// again a few times.
+fn copy_live_dir(from: &Path, to: &Path) -> Result<()> {
+    const TRIES: usize = 5;
+    for _ in 1..TRIES {
+        if copy_dir(from, to).is_ok() {
+            return Ok(());
+        }
+        std::fs::remove_dir_all(to)?;
+    }
+    copy_dir(from, to)
 }
 
 fn copy_dir(from: &Path, to: &Path) -> Result<()> {

@@ -15,9 +15,11 @@
 //! `docs/decisions/0003-store.md`.
 
 mod config;
+mod database;
 mod disk;
 mod error;
 mod frame;
+mod generation;
 mod index;
 mod log;
 mod open;
@@ -27,11 +29,14 @@ mod record;
 mod scan;
 mod segment;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use config::{
     Recovered, SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, STATE_CACHE_BYTES,
     STATE_FLUSH_BLOCKS, Safety, StoreConfig,
 };
+pub use database::BUCKET_HEIGHTS;
 pub use disk::{Disk, SystemDisk};
 pub use error::StoreError;
 pub use log::LogWriter;
@@ -39,4 +44,4 @@ pub use open::Store;
 pub use prune::{CARRY_BYTES_MAX, Pruned};
 pub use reader::{CommitProof, Reader};
 pub use record::{Committed, RECORD_BYTES_MAX, Record};
-pub use state::{ACCOUNT_BYTES_MAX, BUCKET_HEIGHTS, BlockRow, StateDb, StateUpdate, TxLocation};
+pub use state::{ACCOUNT_BYTES_MAX, BlockRow, STATE_ROWS_MAX, StateDb, StateUpdate, TxLocation};

@@ -56,7 +56,11 @@ impl LogWriter {
                 .ok_or_else(|| segment.corrupt(0, "the seal of an old segment is damaged"))?;
             let entries = decode_table(&table)
                 .map_err(|e| segment.corrupt(0, format!("the segment's table: {e}")))?;
-            if entries.iter().any(|entry| horizon.needs(entry)) {
+            // The newest safety record is in the active segment, unless it was damaged: then what
+            // is left of it stays, so that every later start finds it and does not sign.
+            let safety = self.shared.index.read().safety;
+            let holds_safety = safety.is_some_and(|at| at.segment == segment.number);
+            if holds_safety || entries.iter().any(|entry| horizon.needs(entry)) {
                 break;
             }
             let live: Vec<Entry> = entries

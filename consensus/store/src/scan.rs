@@ -41,24 +41,34 @@ pub(crate) struct Scan {
     pub dropped: u64,
 }
 
-/// Walks through a segment. `must_end` is where its records end if a later segment says so.
+/// Reads and walks through a segment. `must_end` is where its records end if a later segment says
+/// so.
 pub(crate) fn scan(segment: &Segment, must_end: Option<u64>) -> Result<Scan, StoreError> {
     let bytes =
         std::fs::read(&segment.path).map_err(|e| StoreError::io("read", &segment.path, e))?;
+    walk(segment, &bytes, must_end)
+}
+
+/// Walks through the bytes of a segment.
+pub(crate) fn walk(
+    segment: &Segment,
+    bytes: &[u8],
+    must_end: Option<u64>,
+) -> Result<Scan, StoreError> {
     let mut found = Scan {
         entries: Vec::new(),
         end: SEGMENT_HEADER_LEN as u64,
         confirmed: SEGMENT_HEADER_LEN as u64,
         dropped: 0,
     };
-    let last_mark = last_mark(segment, &bytes);
+    let last_mark = last_mark(segment, bytes);
     let durable_to = must_end.unwrap_or(last_mark);
     loop {
         let at = found.end;
         if must_end == Some(at) {
             return Ok(found);
         }
-        let damage = match read(segment, &bytes, at) {
+        let damage = match read(segment, bytes, at) {
             Step::Record { entry, next } => {
                 found.entries.push(entry);
                 found.end = next;

@@ -1,38 +1,34 @@
 //! The state after execution: account rows, where transactions are, what each block yielded.
 //!
-//! One transaction a block, without waiting for the disk: blocks and height change together, and
-//! a crash takes the state back to the last height that was made durable, never to half a block.
-//! Lost heights are executed again from the log.
-//!
-//! Transactions are kept in buckets of [`BUCKET_HEIGHTS`] heights, one table each, so that
-//! pruning drops whole tables and insertions stay in a small tree.
+//! Blocks gather in memory, visible to readers at once, and a thread writes them to the database
+//! some hundred at a time, in one transaction each. So executing a block never waits for the
+//! disk, rows that change in many blocks are written once, and the database stands at a whole
+//! height whenever it is opened. Heights that a crash takes away are executed again from the log.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use falconet_types::receipt::{Outcome, Receipt};
 use falconet_types::wire::{Reader, Wire, WireError, put_count32};
-use falconet_types::{AccountId, ChainId, Digest, Height, Seq, TxId, ValidatorIndex};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use falconet_types::{AccountId, Digest, Height, Seq, TxId, ValidatorIndex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::config::StoreConfig;
+use crate::database::StateFile;
 use crate::error::StoreError;
+use crate::generation::Generation;
 
-/// Heights whose transactions share a table.
-pub const BUCKET_HEIGHTS: u64 = 4_096;
 /// Most transactions in a block that a row can describe.
 const BLOCK_TXS_MAX: usize = 1 << 20;
 /// Largest account row, bytes.
 pub const ACCOUNT_BYTES_MAX: usize = 4_096;
-
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const ACCOUNTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("accounts");
-const BLOCKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("blocks");
-const CHAIN: &str = "chain";
-const HEIGHT: &str = "height";
-const OLDEST_BUCKET: &str = "oldest-bucket";
+/// Rows that gather before they are written, even if they are of few blocks. While so many are
+/// being written as many again may gather; then [`StateDb::apply`] waits. About 100 MB of memory.
+pub const STATE_ROWS_MAX: usize = 1 << 18;
 
 /// What executing one block changed.
 #[derive(Debug, Clone)]
@@ -117,9 +113,9 @@ pub struct TxLocation {
 }
 
 impl TxLocation {
-    const LEN: usize = 8 + 2 + 8 + 4 + 1;
+    pub(crate) const LEN: usize = 8 + 2 + 8 + 4 + 1;
 
-    fn of(receipt: &Receipt) -> Self {
+    pub(crate) fn of(receipt: &Receipt) -> Self {
         let Receipt {
             height,
             lane,
@@ -158,19 +154,47 @@ impl Wire for TxLocation {
 }
 
 /// The state's writer. Belongs to one thread.
+///
+/// Dropping it without [`Self::flush`] loses what was not written yet, as a crash would.
 #[derive(Debug)]
 pub struct StateDb {
     view: StateView,
     height: Height,
-    durable: Arc<AtomicU64>,
     flush_blocks: u64,
+    /// `None` only while dropping.
+    to_writer: Option<SyncSender<Arc<Generation>>>,
+    writer: Option<JoinHandle<()>>,
 }
 
 /// Reads the state as of the last applied block, from any thread.
 #[derive(Debug, Clone)]
 pub(crate) struct StateView {
-    db: Arc<Database>,
-    path: Arc<PathBuf>,
+    file: Arc<StateFile>,
+    recent: Arc<Recent>,
+}
+
+/// What the database does not hold yet, newest last.
+#[derive(Debug)]
+struct Recent {
+    layers: RwLock<Layers>,
+    /// Whether the writer is at work or has failed.
+    writer: Mutex<WriterState>,
+    done: Condvar,
+    durable: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Layers {
+    /// Being written.
+    writing: Option<Arc<Generation>>,
+    /// Gathering.
+    current: Generation,
+}
+
+#[derive(Debug, Default)]
+struct WriterState {
+    busy: bool,
+    failed: Option<String>,
 }
 
 impl StateDb {
@@ -179,25 +203,31 @@ impl StateDb {
         config: &StoreConfig,
         durable: Arc<AtomicU64>,
     ) -> Result<Self, StoreError> {
-        let failed = |e: redb::Error| StoreError::State {
-            path: path.to_owned(),
-            source: e,
-        };
-        let db = Database::builder()
-            .set_cache_size(config.state_cache_bytes)
-            .create(path)
-            .map_err(|e| failed(e.into()))?;
-        let view = StateView {
-            db: Arc::new(db),
-            path: Arc::new(path.to_owned()),
-        };
-        let height = view.initialise(config.chain_id)?;
+        let (file, height) = StateFile::open(path, config)?;
         durable.store(height.0, Ordering::Release);
+        let recent = Recent {
+            layers: RwLock::default(),
+            writer: Mutex::default(),
+            done: Condvar::new(),
+            durable,
+        };
+        let view = StateView {
+            file: Arc::new(file),
+            recent: Arc::new(recent),
+        };
+        let (to_writer, generations) = sync_channel(1);
+        let of_writer = view.clone();
+        let writer = std::thread::Builder::new()
+            .name("state-writer".into())
+            .spawn(move || of_writer.write_all(&generations))
+            .map_err(|e| StoreError::io("start the thread that writes", path, e))?;
+        let flush_blocks = config.state_flush_blocks.max(1);
         Ok(Self {
             view,
             height,
-            durable,
-            flush_blocks: config.state_flush_blocks.max(1),
+            flush_blocks,
+            to_writer: Some(to_writer),
+            writer: Some(writer),
         })
     }
 
@@ -207,8 +237,15 @@ impl StateDb {
         self.height
     }
 
-    /// Writes what a block changed; block and height change together. Every
-    /// [`STATE_FLUSH_BLOCKS`](crate::STATE_FLUSH_BLOCKS)-th block it is made durable as well.
+    /// Height up to which the state survives a crash.
+    #[must_use]
+    pub fn durable_height(&self) -> Height {
+        Height(self.view.recent.durable.load(Ordering::Acquire))
+    }
+
+    /// Takes what a block changed. Readers see it when the call returns; it becomes durable with
+    /// the next [`STATE_FLUSH_BLOCKS`](crate::STATE_FLUSH_BLOCKS) blocks or [`STATE_ROWS_MAX`]
+    /// rows. Waits only when the disk is a whole such step behind.
     pub fn apply(&mut self, update: &StateUpdate<'_>) -> Result<(), StoreError> {
         if update.height != self.height.next() {
             return Err(StoreError::StateHeight {
@@ -216,246 +253,164 @@ impl StateDb {
                 update: update.height,
             });
         }
-        let flush = update
-            .height
-            .0
-            .saturating_sub(self.durable.load(Ordering::Acquire))
-            >= self.flush_blocks;
-        self.view.write(flush, |tx| write_block(tx, update))?;
+        self.view.recent.check()?;
+        let (blocks, rows) = {
+            let mut layers = self.view.recent.layers.write();
+            layers.current.add(update);
+            (layers.current.blocks.len() as u64, layers.current.rows())
+        };
         self.height = update.height;
-        if flush {
-            self.durable.store(self.height.0, Ordering::Release);
+        if blocks >= self.flush_blocks || rows >= STATE_ROWS_MAX {
+            let idle = !self.view.recent.writer.lock().busy;
+            if idle || rows >= 2 * STATE_ROWS_MAX || blocks >= 2 * self.flush_blocks {
+                self.hand_over()?;
+            }
         }
         Ok(())
     }
 
     /// Makes everything that was applied durable.
     pub fn flush(&mut self) -> Result<(), StoreError> {
-        if self.durable.load(Ordering::Acquire) < self.height.0 {
-            self.view.write(true, |_| Ok(()))?;
-            self.durable.store(self.height.0, Ordering::Release);
-        }
-        Ok(())
+        self.hand_over()?;
+        self.view.recent.wait_idle()
     }
 
-    /// Every account row, in the order of ids.
-    pub fn for_each_account(
-        &self,
-        mut visit: impl FnMut(AccountId, &[u8]),
-    ) -> Result<(), StoreError> {
-        self.view.read(|tx| {
-            for row in tx.open_table(ACCOUNTS)?.iter()? {
-                let (id, bytes) = row?;
-                visit(Digest(*id.value()), bytes.value());
-            }
-            Ok(())
-        })
+    /// Drops transactions and block rows below a height with the next step that is written;
+    /// transactions in steps of [`BUCKET_HEIGHTS`](crate::BUCKET_HEIGHTS) heights.
+    pub fn prune(&mut self, height: Height) {
+        self.view.recent.layers.write().current.prune_below = height.min(self.height);
     }
 
-    /// Drops transactions and block rows below a height; transactions in whole buckets.
-    pub fn prune(&mut self, height: Height) -> Result<(), StoreError> {
-        let height = height.min(self.height);
-        self.view.write(false, |tx| {
-            let mut meta = tx.open_table(META)?;
-            let oldest = get_u64(&meta, OLDEST_BUCKET)?;
-            let keep = bucket(height);
-            for gone in oldest..keep {
-                tx.delete_table(TableDefinition::<&[u8; 32], &[u8; TxLocation::LEN]>::new(
-                    &bucket_name(gone),
-                ))?;
-            }
-            if keep > oldest {
-                meta.insert(OLDEST_BUCKET, &keep.to_le_bytes()[..])?;
-            }
-            tx.open_table(BLOCKS)?.retain_in(..height.0, |_, _| false)?;
-            Ok(())
-        })
+    /// Every account row, in the order of ids. Call it before the first [`Self::apply`]: rows
+    /// that are not in the database yet are not visited.
+    pub fn for_each_account(&self, visit: impl FnMut(AccountId, &[u8])) -> Result<(), StoreError> {
+        assert_eq!(
+            self.height,
+            self.durable_height(),
+            "rows are waiting to be written"
+        );
+        self.view.file.for_each_account(visit)
     }
 
     pub(crate) fn view(&self) -> StateView {
         self.view.clone()
     }
+
+    /// Gives what gathered to the writer, once it is idle.
+    fn hand_over(&mut self) -> Result<(), StoreError> {
+        let recent = &self.view.recent;
+        recent.wait_idle()?;
+        let generation = {
+            let mut layers = recent.layers.write();
+            if layers.current.blocks.is_empty() {
+                return Ok(());
+            }
+            let generation = Arc::new(std::mem::take(&mut layers.current));
+            layers.writing = Some(Arc::clone(&generation));
+            generation
+        };
+        recent.writer.lock().busy = true;
+        let to_writer = self.to_writer.as_ref().expect("set until dropped");
+        to_writer
+            .send(generation)
+            .expect("the writer lives as long as its sender");
+        Ok(())
+    }
 }
 
-fn write_block(tx: &redb::WriteTransaction, update: &StateUpdate<'_>) -> Result<(), redb::Error> {
-    let mut accounts = tx.open_table(ACCOUNTS)?;
-    for (id, row) in update.accounts {
-        match row {
-            Some(row) => {
-                assert!(
-                    row.len() <= ACCOUNT_BYTES_MAX,
-                    "account row of {} bytes",
-                    row.len()
-                );
-                accounts.insert(id.as_bytes(), &row[..])?;
-            }
-            None => {
-                accounts.remove(id.as_bytes())?;
-            }
-        }
-    }
-    let name = bucket_name(bucket(update.height));
-    let mut txs = tx.open_table(TableDefinition::<&[u8; 32], &[u8; TxLocation::LEN]>::new(
-        &name,
-    ))?;
-    for receipt in update.receipts {
-        // A replay of an executed transaction must not hide where it was executed.
-        let executed = receipt.outcome == Outcome::Executed;
-        if !executed
-            && txs
-                .get(receipt.tx_id.as_bytes())?
-                .is_some_and(|old| is_executed(old.value()))
+impl Drop for StateDb {
+    fn drop(&mut self) {
+        drop(self.to_writer.take());
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
         {
-            continue;
+            tracing::error!("the thread that writes the state has panicked");
         }
-        let bytes = TxLocation::of(receipt).to_bytes();
-        let bytes: &[u8; TxLocation::LEN] = bytes[..].try_into().expect("fixed length");
-        txs.insert(receipt.tx_id.as_bytes(), bytes)?;
     }
-    let row = BlockRow {
-        commitment: update.commitment,
-        accounts_root: update.accounts_root,
-        results: update.results,
-        receipts_root: update.receipts_root,
-        outcomes: update
-            .receipts
-            .iter()
-            .map(|receipt| receipt.outcome)
-            .collect(),
-    };
-    tx.open_table(BLOCKS)?
-        .insert(update.height.0, &row.to_bytes()[..])?;
-    tx.open_table(META)?
-        .insert(HEIGHT, &update.height.0.to_le_bytes()[..])?;
-    Ok(())
 }
 
 impl StateView {
-    /// Creates the tables of a new database; checks that an old one is of this chain.
-    fn initialise(&self, chain: ChainId) -> Result<Height, StoreError> {
-        let mut height = 0;
-        let mut found = None;
-        self.write(true, |tx| {
-            let mut meta = tx.open_table(META)?;
-            tx.open_table(ACCOUNTS)?;
-            tx.open_table(BLOCKS)?;
-            found = meta.get(CHAIN)?.map(|chain| chain.value().to_vec());
-            height = get_u64(&meta, HEIGHT)?;
-            if found.is_none() {
-                meta.insert(CHAIN, &chain.as_ref()[..])?;
-            }
-            Ok(())
-        })?;
-        match found {
-            Some(found) if found != chain.as_ref() => {
-                Err(self.bad_row("it belongs to another chain"))
-            }
-            _ => Ok(Height(height)),
-        }
-    }
-
     pub(crate) fn tx_location(&self, id: &TxId) -> Result<Option<TxLocation>, StoreError> {
-        let bytes = self.read(|tx| {
-            let meta = tx.open_table(META)?;
-            let oldest = get_u64(&meta, OLDEST_BUCKET)?;
-            let newest = bucket(Height(get_u64(&meta, HEIGHT)?));
-            let mut refused = None;
-            for number in (oldest..=newest).rev() {
-                let name = bucket_name(number);
-                let definition = TableDefinition::<&[u8; 32], &[u8; TxLocation::LEN]>::new(&name);
-                let table = match tx.open_table(definition) {
-                    Ok(table) => table,
-                    Err(TableError::TableDoesNotExist(_)) => continue,
-                    Err(e) => return Err(e.into()),
-                };
-                let Some(row) = table.get(id.as_bytes())?.map(|row| *row.value()) else {
-                    continue;
-                };
-                if is_executed(&row) {
-                    return Ok(Some(row));
-                }
-                refused = refused.or(Some(row));
-            }
-            Ok(refused)
-        })?;
-        let parsed = bytes
-            .map(|bytes| TxLocation::from_bytes(&bytes))
-            .transpose();
-        parsed.map_err(|e| self.bad_row(&format!("row of transaction {id}: {e}")))
+        let newest = {
+            let layers = self.recent.layers.read();
+            let layers = [Some(&layers.current), layers.writing.as_deref()];
+            pick(
+                layers
+                    .into_iter()
+                    .flatten()
+                    .map(|layer| layer.txs.get(id).copied()),
+            )
+        };
+        if newest.is_some_and(|location| location.outcome == Outcome::Executed) {
+            return Ok(newest);
+        }
+        Ok(pick([newest, self.file.tx_location(id)?].into_iter()))
     }
 
     pub(crate) fn block_row(&self, height: Height) -> Result<Option<BlockRow>, StoreError> {
-        let bytes = self.read(|tx| {
-            Ok(tx
-                .open_table(BLOCKS)?
-                .get(height.0)?
-                .map(|row| row.value().to_vec()))
-        })?;
-        let parsed = bytes.map(|bytes| BlockRow::from_bytes(&bytes)).transpose();
-        parsed.map_err(|e| self.bad_row(&format!("row of block {height}: {e}")))
-    }
-
-    fn write(
-        &self,
-        durable: bool,
-        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
-    ) -> Result<(), StoreError> {
-        let run = || -> Result<(), redb::Error> {
-            let mut tx = self.db.begin_write()?;
-            if durable {
-                // Saves the allocator's state, so that opening after a crash does not walk the
-                // whole database.
-                tx.set_quick_repair(true);
-            } else {
-                tx.set_durability(Durability::None)?;
+        {
+            let layers = self.recent.layers.read();
+            let layers = [Some(&layers.current), layers.writing.as_deref()];
+            let row = layers
+                .into_iter()
+                .flatten()
+                .find_map(|layer| layer.blocks.get(&height));
+            if row.is_some() {
+                return Ok(row.cloned());
             }
-            change(&tx)?;
-            tx.commit()?;
-            Ok(())
-        };
-        run().map_err(|source| StoreError::State {
-            path: self.path.to_path_buf(),
-            source,
-        })
+        }
+        self.file.block_row(height)
     }
 
-    fn read<T>(
-        &self,
-        query: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        let run = || query(&self.db.begin_read()?);
-        run().map_err(|source| StoreError::State {
-            path: self.path.to_path_buf(),
-            source,
-        })
-    }
-
-    fn bad_row(&self, what: &str) -> StoreError {
-        StoreError::StateRow {
-            path: self.path.to_path_buf(),
-            what: what.to_owned(),
+    /// The writer's thread.
+    fn write_all(&self, generations: &Receiver<Arc<Generation>>) {
+        while let Ok(generation) = generations.recv() {
+            let result = self.file.write(&generation);
+            let mut state = self.recent.writer.lock();
+            state.busy = false;
+            match result {
+                Ok(()) => {
+                    let (last, _) = generation.blocks.last_key_value().expect("never empty");
+                    // Readers look into the layers first: the rows are in the file by now.
+                    self.recent.layers.write().writing = None;
+                    self.recent.durable.store(last.0, Ordering::Release);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the state cannot be written");
+                    state.failed = Some(error.to_string());
+                }
+            }
+            self.recent.done.notify_all();
         }
     }
 }
 
-fn bucket(height: Height) -> u64 {
-    height.0 / BUCKET_HEIGHTS
+impl Recent {
+    fn check(&self) -> Result<(), StoreError> {
+        match &self.writer.lock().failed {
+            Some(cause) => Err(StoreError::Poisoned {
+                cause: cause.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn wait_idle(&self) -> Result<(), StoreError> {
+        let mut state = self.writer.lock();
+        self.done.wait_while(&mut state, |state| state.busy);
+        drop(state);
+        self.check()
+    }
 }
 
-fn bucket_name(number: u64) -> String {
-    format!("transactions-{number}")
-}
-
-fn is_executed(row: &[u8; TxLocation::LEN]) -> bool {
-    row[TxLocation::LEN - 1] == Outcome::Executed as u8
-}
-
-fn get_u64(
-    table: &impl ReadableTable<&'static str, &'static [u8]>,
-    key: &str,
-) -> Result<u64, redb::Error> {
-    let value = table.get(key)?;
-    Ok(value.map_or(0, |v| {
-        u64::from_le_bytes(v.value().try_into().expect("written with eight bytes"))
-    }))
+/// Of several locations of one transaction, newest first: where it was executed, else the newest.
+pub(crate) fn pick(locations: impl Iterator<Item = Option<TxLocation>>) -> Option<TxLocation> {
+    let mut refused = None;
+    for location in locations.flatten() {
+        if location.outcome == Outcome::Executed {
+            return Some(location);
+        }
+        refused = refused.or(Some(location));
+    }
+    refused
 }
