@@ -191,10 +191,16 @@ impl Report {
             warnings.push("this is a debug build: its figures say nothing about a release".into());
         }
         if self.generator_behind {
+            let Counters {
+                late,
+                starved,
+                scheduled,
+                ..
+            } = self.counters;
             warnings.push(format!(
-                "the generator was behind ({} sent late, {} not signed in time): the load was \
-                 less than {} tx/s, and a part of the latency is its own",
-                self.counters.late, self.counters.starved, self.offered_tps
+                "the generator was behind: of {scheduled} transactions {late} were sent more than \
+                 10 ms late and {starved} were not ready in time; a part of the latency is its \
+                 own (see send_delay_ms)"
             ));
         }
         if !self.roots_agree {

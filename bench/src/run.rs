@@ -185,7 +185,8 @@ impl ClusterBench {
 
     fn transactions(&self) -> u64 {
         let seconds = (self.warmup + self.duration).as_secs_f64();
-        (self.rate as f64 * seconds).ceil() as u64
+        // The transaction that is due at the very end is not sent; one more costs nothing.
+        (self.rate as f64 * seconds).ceil() as u64 + 1
     }
 }
 
@@ -221,10 +222,11 @@ pub fn bench_cluster(
         return Err(BenchError::Payload(spec.payload_bytes));
     }
     let (testnet, _lock) = bench_network(spec, progress)?;
+    let count = spec.transactions();
     let supply = supply_for(
         &testnet,
         FIRST_NONCE,
-        spec.transactions(),
+        Amount::Exactly(count),
         spec.payload_bytes,
         progress,
     )?;
@@ -257,15 +259,31 @@ pub struct LoadSupply {
     pub transaction_bytes: usize,
 }
 
-/// The transactions for a load on a network: for a ledger, `prepare` transfers are signed before
-/// this returns (or found on disk) and more while the load runs; for an opaque chain, payloads.
+/// How many transactions a load needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amount {
+    /// So many, all signed before the load begins.
+    Exactly(u64),
+    /// So many signed before the load begins, and more while it runs, as fast as one thread of
+    /// low priority signs.
+    AtLeast(u64),
+}
+
+impl From<u64> for Amount {
+    fn from(count: u64) -> Self {
+        Self::AtLeast(count)
+    }
+}
+
+/// The transactions for a load on a network: for a ledger, transfers that are signed before this
+/// returns, or found on disk; for an opaque chain, payloads without end.
 ///
 /// `first_nonce` is [`FIRST_NONCE`] on a chain at genesis, and what [`first_nonce`] says on one
 /// that has run before.
 pub fn supply_for(
     testnet: &Testnet,
     first_nonce: u64,
-    prepare: u64,
+    amount: impl Into<Amount>,
     payload_bytes: usize,
     progress: OnProgress<'_>,
 ) -> Result<LoadSupply, BenchError> {
@@ -282,10 +300,14 @@ pub fn supply_for(
                 dir: testnet.load_dir(),
             };
             let presigned = Presigned::new(accounts, plan);
-            presigned.prepare(prepare, progress)?;
+            let (count, limit) = match amount.into() {
+                Amount::Exactly(count) => (count, Some(count)),
+                Amount::AtLeast(count) => (count, None),
+            };
+            presigned.prepare(count, progress)?;
             let transaction_bytes = presigned.transaction_bytes();
             Ok(LoadSupply {
-                supply: Box::new(presigned.supply()?),
+                supply: Box::new(presigned.supply(limit)?),
                 transaction_bytes,
             })
         }

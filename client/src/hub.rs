@@ -17,6 +17,11 @@ use falconet_types::{ChainId, PublicKey, TxId};
 
 use crate::{ClientError, frames};
 
+/// A silent validator is given up after this long, so that a client can turn to another one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Interval of keep-alive packets: several are lost before the time-out strikes.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
 /// Names a validator within a hub: 0 for the first that was dialled, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Link(pub usize);
@@ -70,7 +75,10 @@ impl Hub {
     /// Opens a local socket. Validators of other chains will refuse the greeting.
     pub fn open(chain_id: ChainId) -> Result<Self, ClientError> {
         let any = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0);
-        let (stoq, events) = Stoq::bind(StoqConfig::new(any, chain_id))?;
+        let mut config = StoqConfig::new(any, chain_id);
+        config.limits.idle_timeout_client = IDLE_TIMEOUT;
+        config.limits.keep_alive_client = KEEP_ALIVE;
+        let (stoq, events) = Stoq::bind(config)?;
         Ok(Self {
             stoq,
             events,

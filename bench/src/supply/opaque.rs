@@ -10,7 +10,7 @@
 
 use bytes::Bytes;
 use falconet_types::TxId;
-use falconet_types::transaction::opaque_id;
+use falconet_types::transaction::opaque_ids;
 
 use super::{Ahead, Chunk, Supply, SupplyTx};
 
@@ -59,7 +59,8 @@ impl OpaqueChunk {
                 buffer.extend_from_slice(&word[..take]);
             }
         }
-        let ids = buffer.chunks_exact(payload_bytes).map(opaque_id).collect();
+        let payloads: Vec<&[u8]> = buffer.chunks_exact(payload_bytes).collect();
+        let ids = opaque_ids(&payloads);
         Self {
             first,
             payload_bytes,
@@ -102,6 +103,8 @@ impl SplitMix {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use falconet_types::transaction::opaque_id;
 
     use super::*;
 

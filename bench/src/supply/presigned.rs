@@ -1,5 +1,5 @@
-//! Transfers that are signed before they are needed, because a FALCON-1024 signature costs more
-//! than a hundred verifications.
+//! Transfers that are signed before they are needed, because a FALCON signature costs many times
+//! its verification.
 //!
 //! **Files.** Transfers are kept in segments: every account signs the same number of consecutive
 //! nonces in a segment, and the segment's first nonce names its file. [`Presigned::prepare`]
@@ -188,9 +188,17 @@ impl Presigned {
         Ok(prepared)
     }
 
-    /// The transfers, from the first nonce on, without end.
-    pub fn supply(self) -> Result<impl Supply, PresignedError> {
+    /// The transfers, from the first nonce on. Without a limit there is no end, and signing ahead
+    /// takes its share of the processor while the load runs; with one, nothing is made beyond the
+    /// segment that reaches it.
+    pub fn supply(self, limit: Option<u64>) -> Result<impl Supply, PresignedError> {
+        self.ahead(limit)
+    }
+
+    fn ahead(self, limit: Option<u64>) -> Result<Ahead<Segment>, PresignedError> {
         let mut number = self.first_segment();
+        let per_segment = self.key(number).len() as u64;
+        let end = limit.map(|limit| number + limit.div_ceil(per_segment));
         // One thread: the others belong to the validators.
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
@@ -199,6 +207,9 @@ impl Presigned {
             .build()
             .map_err(|error| PresignedError::Thread(io::Error::other(error)))?;
         let ahead = Ahead::start("transfer-supply", move || {
+            if end.is_some_and(|end| number >= end) {
+                return None;
+            }
             let segment = self
                 .read(number, &|progress| {
                     if let Progress::Note(text) = progress {
@@ -403,7 +414,7 @@ mod tests {
         );
 
         // 18 on disk, six beyond.
-        let txs = take(&mut again.supply().unwrap(), 24);
+        let txs = take(&mut again.supply(None).unwrap(), 24);
         let mut last: HashMap<Digest, u64> = HashMap::new();
         for tx in &txs {
             let parsed = SignedTransaction::parse(tx.bytes.clone()).unwrap();
@@ -463,7 +474,7 @@ mod tests {
             }
         );
         assert!(notes[0].contains("another chain"), "{notes:?}");
-        let tx = take(&mut theirs.supply().unwrap(), 1).remove(0);
+        let tx = take(&mut theirs.supply(None).unwrap(), 1).remove(0);
         assert_eq!(
             SignedTransaction::parse(tx.bytes).unwrap().chain_id,
             Digest([2; 32])
@@ -487,8 +498,23 @@ mod tests {
             !later.path(0).exists() && !later.path(1).exists(),
             "used files are removed"
         );
-        let tx = take(&mut later.supply().unwrap(), 1).remove(0);
+        let tx = take(&mut later.supply(None).unwrap(), 1).remove(0);
         assert_eq!(SignedTransaction::parse(tx.bytes).unwrap().nonce, 5);
+    }
+
+    #[test]
+    fn a_limited_supply_ends_with_its_segment() {
+        let (accounts, dir) = (accounts(), tempfile::tempdir().unwrap());
+        let plan = presigned(&accounts, dir.path(), 1, FIRST_NONCE);
+        prepare(&plan, 6);
+        let ahead = plan.ahead(Some(7)).unwrap();
+        // Ends only when the thread has ended.
+        let segments = ahead.current.into_iter().chain(ahead.chunks.iter());
+        assert_eq!(
+            segments.count(),
+            2,
+            "six transfers each, one on disk, one made"
+        );
     }
 
     #[test]

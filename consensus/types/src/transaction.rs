@@ -38,6 +38,8 @@ use crate::wire::{Reader, Wire, WireError};
 const VERSION: u8 = 1;
 /// Domain of the id and tag of the signature.
 const TAG_TX: &str = "falconet/tx";
+/// Domain of the id of opaque bytes.
+const TAG_OPAQUE_TX: &str = "falconet/opaque-tx";
 /// Bytes before the body.
 const HEAD_LEN: usize = 92;
 /// How many nonces up to the highest used one an account remembers.
@@ -228,5 +230,13 @@ fn id_of(unsigned: &[u8]) -> TxId {
 /// Identity of a transaction on a chain whose application is opaque: the hash of its bytes.
 #[must_use]
 pub fn opaque_id(bytes: &[u8]) -> TxId {
-    hash::hash("falconet/opaque-tx", &[bytes])
+    hash::hash(TAG_OPAQUE_TX, &[bytes])
+}
+
+/// [`opaque_id`] of many, computed together.
+#[must_use]
+pub fn opaque_ids<T: AsRef<[u8]>>(txs: &[T]) -> Vec<TxId> {
+    let mut ids = vec![TxId::ZERO; txs.len()];
+    hash::hash_many(TAG_OPAQUE_TX, txs, &mut ids);
+    ids
 }
