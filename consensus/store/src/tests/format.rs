@@ -174,7 +174,7 @@ proptest! {
 
 #[test]
 fn the_encodings_have_not_changed() {
-    let mut chain = super::Chain::new(10);
+    let mut chain = super::Chain::new(100);
     chain.next();
     let committed = Committed {
         child_qc: falconet_types::certificate::Qc::genesis(super::CHAIN, super::EPOCH),

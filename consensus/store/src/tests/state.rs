@@ -9,7 +9,7 @@ use crate::{BUCKET_HEIGHTS, Store, StoreConfig, StoreError};
 
 /// Commits of `blocks` heights, so that the log is ahead of any state up to there.
 fn commit(store: &mut Store, blocks: u64) {
-    let mut chain = Chain::new(10);
+    let mut chain = Chain::new(100);
     for _ in 0..=blocks {
         chain.next().append(store);
     }
