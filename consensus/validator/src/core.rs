@@ -374,15 +374,23 @@ impl Core {
         let mut effects = Vec::new();
         self.mempool.handle(now, input, &mut effects);
         let mut changed = false;
+        // Own batches that are made durable are fresh only if they are broadcast as well; others
+        // were fetched back from peers by a validator whose disk is an old copy.
+        let mut own = None;
         for effect in effects {
             match effect {
                 Effect::Persist(batch) => {
-                    if batch.header().lane == self.chain.me {
-                        self.sealed(&batch, turn);
-                    }
+                    own = (batch.header().lane == self.chain.me).then(|| batch.clone());
                     turn.records.push(Record::Batch(batch));
                 }
-                Effect::Broadcast(message) => turn.sends.push((To::All, message)),
+                Effect::Broadcast(message) => {
+                    if let PeerMessage::Batch(bytes) = &message {
+                        let sealed = own.take().expect("persisted before it is broadcast");
+                        assert_eq!(bytes.len(), sealed.bytes().len(), "another batch");
+                        self.sealed(&sealed, turn);
+                    }
+                    turn.sends.push((To::All, message));
+                }
                 Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
                 Effect::Serve {
                     to,

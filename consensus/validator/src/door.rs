@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use falconet_crypto::falcon::PreparedKey;
 use falconet_ledger::View;
+use falconet_types::batch::TX_BYTES_MIN;
 use falconet_types::receipt::Outcome;
 use falconet_types::transaction::{Body, SignedTransaction};
 
@@ -30,9 +31,9 @@ impl Door {
         self.view.is_none()
     }
 
-    /// The only rules on opaque bytes: some, and not too many.
+    /// The only rules on opaque bytes: neither too few nor too many.
     pub fn check_opaque(&self, bytes: &[u8]) -> Result<(), Outcome> {
-        if bytes.is_empty() || bytes.len() > OPAQUE_TX_BYTES_MAX {
+        if bytes.len() < TX_BYTES_MIN || bytes.len() > OPAQUE_TX_BYTES_MAX {
             return Err(Outcome::Malformed);
         }
         Ok(())

@@ -191,8 +191,8 @@ impl Executor {
     }
 
     /// Forgets receipts and roots of blocks below `height`.
-    pub fn prune(&mut self, height: Height) -> Result<(), StoreError> {
-        self.state.prune(height)
+    pub fn prune(&mut self, height: Height) {
+        self.state.prune(height);
     }
 
     /// Makes the state durable.
@@ -308,7 +308,7 @@ impl ExecuteThread {
         }
         let height = result.height.0;
         if height % PRUNE_INTERVAL_HEIGHTS == 0 && height > self.history_heights {
-            self.executor.prune(Height(height - self.history_heights))?;
+            self.executor.prune(Height(height - self.history_heights));
         }
         Ok(())
     }
