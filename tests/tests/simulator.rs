@@ -80,3 +80,17 @@ fn a_quiet_network_commits_every_transaction_without_a_timeout() {
         assert_eq!(outcome.crashes, 0);
     }
 }
+
+/// Found by a seed: a torn turn left headers on the disk but no safety record, so the restarted
+/// node refused to sign.
+#[test]
+fn regression_a_crash_in_the_first_turn_leaves_a_usable_log() {
+    run(Scenario::from_seed(837));
+}
+
+/// Found by a seed: a torn turn left a certificate with the node's own vote on the disk, but not
+/// the safety record that knew of the vote.
+#[test]
+fn regression_own_certificates_are_never_ahead_of_the_safety_record() {
+    run(Scenario::from_seed(2094));
+}

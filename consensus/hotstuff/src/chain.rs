@@ -182,7 +182,7 @@ impl HotStuff {
                 return false;
             }
             if !logged {
-                out.push(Effect::Persist(Record::Header(header.clone())));
+                self.persist(Record::Header(header.clone()), out);
             }
         }
         if let Some(proof) = walk.proof.clone()
@@ -190,7 +190,7 @@ impl HotStuff {
             && let Some(newest) = walk.run.first()
         {
             let id = newest.id();
-            out.push(Effect::Persist(Record::Header(proof.child.clone())));
+            self.persist(Record::Header(proof.child.clone()), out);
             self.commit(&id, proof, out);
         }
         if walk.next_run() {
@@ -221,11 +221,12 @@ impl HotStuff {
         }
         for ((header, parent_cut), proof) in committed.into_iter().zip(proofs.into_iter().rev()) {
             self.counters.blocks_committed += 1;
-            out.push(Effect::Persist(Record::Committed {
+            let mark = Record::Committed {
                 height: header.height,
                 block_id: header.id(),
                 proof: proof.clone(),
-            }));
+            };
+            self.persist(mark, out);
             out.push(Effect::Commit(Committed {
                 header,
                 parent_cut,

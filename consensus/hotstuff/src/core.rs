@@ -87,10 +87,7 @@ impl HotStuff {
         self.proposed_this_input = false;
         self.take(now, input, out);
         self.drive(now, payload, out);
-        if self.rules.take_dirty() {
-            let record = Box::new(self.rules.record().clone());
-            out.push(Effect::Persist(Record::Safety(record)));
-        }
+        self.persist_safety(out);
     }
 
     /// Monotonic time of the next [`Input::Tick`] that would do something.
@@ -153,6 +150,21 @@ impl HotStuff {
 
     fn window_end(&self) -> Round {
         Round(self.pace.round.0.saturating_add(ROUNDS_AHEAD_MAX))
+    }
+
+    /// Logs something, after the safety record as it stands: a log that ends anywhere, even
+    /// inside a turn, looks as if the node had stopped between two steps. (A certificate that
+    /// this node helped to make must not be found beside a record that knows nothing of it.)
+    pub(crate) fn persist(&mut self, record: Record, out: &mut Vec<Effect>) {
+        self.persist_safety(out);
+        out.push(Effect::Persist(record));
+    }
+
+    fn persist_safety(&mut self, out: &mut Vec<Effect>) {
+        if self.rules.take_dirty() {
+            let record = Box::new(self.rules.record().clone());
+            out.push(Effect::Persist(Record::Safety(record)));
+        }
     }
 
     pub(crate) fn report(&mut self, evidence: Evidence, out: &mut Vec<Effect>) {
@@ -420,7 +432,7 @@ impl HotStuff {
         }
         self.on_qc(now, Arc::new(tc.max_qc.clone()), out);
         if self.certificates.add_tc(&tc) && tc.round.next() > self.pace.round {
-            out.push(Effect::Persist(Record::Tc(tc)));
+            self.persist(Record::Tc(tc), out);
             self.enter(now, true, out);
         }
     }

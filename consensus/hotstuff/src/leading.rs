@@ -7,7 +7,7 @@ use falconet_types::block::{Executed, Header, HeaderKind, SignedHeader};
 use falconet_types::message::PeerMessage;
 use falconet_types::time::Now;
 
-use crate::api::{Effect, Payload, Record};
+use crate::api::{Effect, Payload};
 use crate::core::{HotStuff, Slot};
 use crate::tree::Parent;
 use crate::voting::{executed_of, highest_named};
@@ -28,7 +28,7 @@ impl HotStuff {
         if let Some(header) = self.rules.record().proposal_of(round) {
             // H2: after a restart the bytes that were signed are sent again.
             let header = Arc::new(header.clone());
-            self.announce(header, true, out);
+            self.announce(header, out);
             return true;
         }
         if !self.rules.may_vote(round) {
@@ -72,12 +72,11 @@ impl HotStuff {
         let header = Arc::new(self.rules.propose(header, &qc));
         self.counters.headers_proposed += 1;
         self.proposed_this_input = true;
-        out.push(Effect::Persist(Record::Header(header.clone())));
-        self.announce(header, true, out);
+        self.announce(header, out);
         true
     }
 
-    fn announce(&mut self, header: Arc<SignedHeader>, logged: bool, out: &mut Vec<Effect>) {
+    fn announce(&mut self, header: Arc<SignedHeader>, out: &mut Vec<Effect>) {
         self.announced = header.round;
         let message = PeerMessage::Header(SignedHeader::clone(&header));
         out.push(Effect::Broadcast(message));
@@ -85,7 +84,8 @@ impl HotStuff {
             .entry((header.round, header.kind))
             .or_insert(Slot {
                 header,
-                logged,
+                // The safety record holds its bytes; a header record follows with the vote.
+                logged: false,
                 conflict_reported: false,
                 mismatch_reported: false,
             });

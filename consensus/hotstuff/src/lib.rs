@@ -15,6 +15,9 @@
 //! nothing that leaves the node may leave before all records of this and earlier turns are
 //! durable. That is why the core counts its own vote at once.
 //!
+//! Records are appended in the order in which they are given. A log that ends anywhere, also inside
+//! a turn, can be recovered from.
+//!
 //! The first call of `handle` after [`Recovered`] also arms the timers; send `Input::PeerUp` for
 //! each connection, then messages.
 

@@ -42,6 +42,7 @@ impl HotStuff {
         let epoch = config.set.epoch();
         let fresh = SafetyRecord::fresh(config.chain_id, found, epoch);
         let not_signing = refusal(&recovered, &fresh, me);
+        let first = not_signing.is_none() && recovered.safety.is_none();
         let record = match (&not_signing, &recovered.safety) {
             (None, Some(record)) => record.clone(),
             _ => fresh,
@@ -76,7 +77,7 @@ impl HotStuff {
                 failed_rounds: 0,
             },
             peers: vec![Peer::default(); config.set.len()],
-            rules: SafetyRules::new(config.chain_id, me, signer, record),
+            rules: SafetyRules::new(config.chain_id, me, signer, record, first),
             not_signing,
             tree,
             certificates,
@@ -111,7 +112,7 @@ impl HotStuff {
                     (header.round, header.kind),
                     Slot {
                         header: Arc::new(header),
-                        logged: true,
+                        logged: false,
                         conflict_reported: false,
                         mismatch_reported: false,
                     },

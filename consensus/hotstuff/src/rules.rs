@@ -23,13 +23,16 @@ impl SafetyRules {
         me: ValidatorIndex,
         signer: Box<dyn Signer>,
         record: SafetyRecord,
+        first: bool,
     ) -> Self {
         Self {
             chain_id,
             me,
             signer,
             record,
-            dirty: false,
+            // A new node logs its empty record before anything else, so that a log without one
+            // can only mean that it was lost.
+            dirty: first,
         }
     }
 

@@ -60,7 +60,8 @@ impl HotStuff {
             .get_mut(&(header.round, header.kind))
             .expect("the proposal is in its slot");
         if !std::mem::replace(&mut slot.logged, true) {
-            out.push(Effect::Persist(Record::Header(slot.header.clone())));
+            let record = Record::Header(slot.header.clone());
+            self.persist(record, out);
         }
         self.counters.votes_signed += 1;
         out.push(Effect::Broadcast(PeerMessage::Vote(vote.clone())));

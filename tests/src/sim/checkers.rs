@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use falconet_hotstuff::{Committed, SafetyRecord};
 use falconet_ledger::{BlockResult, View};
-use falconet_types::block::{Cut, HeaderKind, SignedHeader, genesis_id};
+use falconet_types::block::{Cut, HeaderKind, genesis_id};
 use falconet_types::message::PeerMessage;
 use falconet_types::validators::ValidatorSet;
 use falconet_types::{BlockId, ChainId, Digest, Height, Round, TxId};
@@ -36,7 +36,6 @@ pub struct Agreement {
     /// Committed height of each node.
     heights: BTreeMap<usize, u64>,
     executed: BTreeMap<usize, u64>,
-    headers: BTreeMap<BlockId, SignedHeader>,
 }
 
 impl Agreement {
@@ -51,8 +50,6 @@ impl Agreement {
         );
         *height += 1;
         let at = *height as usize - 1;
-        self.headers
-            .insert(header.id(), SignedHeader::clone(header));
         match self.chain.get(at) {
             Some(id) => ensure!(
                 *id == header.id(),
@@ -72,15 +69,26 @@ impl Agreement {
         self.proven(node, block, set)
     }
 
-    /// A node starts again with this many blocks on its disk.
-    pub fn restarted(&mut self, node: usize, committed: usize) -> Check {
+    /// A node starts again with these blocks committed on its disk.
+    pub fn restarted(&mut self, node: usize, committed: &[BlockId]) -> Check {
         let height = self.heights.entry(node).or_default();
         ensure!(
-            committed as u64 >= *height,
-            "node {node} forgot commits: {committed} on disk, {height} announced"
+            committed.len() as u64 >= *height,
+            "node {node} forgot commits: {} on disk, {height} announced",
+            committed.len()
         );
+        for (at, id) in committed.iter().enumerate() {
+            match self.chain.get(at) {
+                Some(known) => ensure!(
+                    known == id,
+                    "agreement: node {node} has {id} at height {} on its disk, another {known}",
+                    at + 1
+                ),
+                None => self.chain.push(*id),
+            }
+        }
         // Marks may be durable that were not announced before the crash.
-        *height = committed as u64;
+        *height = committed.len() as u64;
         self.executed.insert(node, 0);
         Ok(())
     }

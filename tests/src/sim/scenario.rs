@@ -33,6 +33,9 @@ pub enum Fault {
     Network(Profile),
     /// A node's wall clock jumps, milliseconds.
     ClockJump(usize, i64),
+    /// All wall clocks are right again. A clock that is off by more than the allowed drift counts
+    /// as a fault of its node.
+    ClocksRight,
     /// A node stands still for a while, microseconds.
     Stall(usize, u64),
 }
@@ -61,7 +64,7 @@ pub struct Scenario {
 }
 
 /// Time after the last fault within which everything must be in order again, microseconds.
-const RECOVERY_US: u64 = 30_000_000;
+const RECOVERY_US: u64 = 10_000_000;
 
 impl Scenario {
     /// The run of a seed.
@@ -169,6 +172,7 @@ impl Scenario {
         faults.retain(|(at, _)| *at < self.calm_us);
         faults.push((self.calm_us, Fault::Network(Profile::CALM)));
         faults.push((self.calm_us, Fault::Heal));
+        faults.push((self.calm_us, Fault::ClocksRight));
         faults.push((self.calm_us, Fault::Restart(None)));
         faults.sort_by_key(|(at, _)| *at);
         self.faults = faults;

@@ -545,8 +545,8 @@ impl World {
         self.note(|| format!("{i} starts"));
         self.crash_points[i] = None;
         let now = self.now(i);
-        let committed = self.nodes[i].disk.committed().len();
-        self.agreement.restarted(i, committed)?;
+        self.agreement
+            .restarted(i, self.nodes[i].disk.committed())?;
         self.promises.restarted(i);
         let results = self.nodes[i].start(&self.chain, now);
         for result in &results {
@@ -614,6 +614,10 @@ impl World {
             }
             Fault::ClockJump(i, ms) => {
                 self.nodes[i].skew_ms += ms;
+                Ok(())
+            }
+            Fault::ClocksRight => {
+                self.nodes.iter_mut().for_each(|node| node.skew_ms = 0);
                 Ok(())
             }
             Fault::Stall(i, us) => {

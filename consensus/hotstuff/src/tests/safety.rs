@@ -251,6 +251,12 @@ fn s5_a_foreign_signature_of_the_own_key_stops_the_node() {
 #[test]
 fn s1_the_record_is_written_in_the_turn_that_signs() {
     let mut solo = Solo::follower([1]);
+    let first = solo.said();
+    let first: Vec<_> = first.records().collect();
+    assert!(
+        matches!(first[..], [crate::Record::Safety(_)]),
+        "the empty record comes before anything else"
+    );
     solo.input(Input::Tick);
     assert!(
         solo.said().safety().is_none(),
@@ -343,4 +349,31 @@ fn recovery_goes_on_from_the_committed_block() {
         "and height 2 is not committed twice"
     );
     let _: Qc = log.recovered().qcs[0].clone();
+}
+
+/// A log that ends inside a turn must look as if the node had stopped between two steps: each
+/// prefix of the records can be recovered from, and the node signs.
+#[test]
+fn s1_every_prefix_of_a_turns_records_is_a_sound_log() {
+    let mut solo = Solo::leader_of_2();
+    let chain = solo.maker.chain([1, 3, 4, 5]);
+    let mut records = Vec::new();
+    for header in &chain {
+        solo.header(header);
+        // With the own vote, the votes of two others make the QC: it names this node.
+        for voter in solo.others().into_iter().take(2) {
+            solo.vote(solo.maker.vote(voter, header));
+        }
+        solo.qc(header);
+        solo.advance_ms(1_000);
+        records.extend(solo.said().records().cloned());
+    }
+    let mut log = Log::default();
+    for (i, record) in records.iter().enumerate() {
+        log.append(record);
+        let again = Solo::recover(solo.me(), log.recovered());
+        let why = again.core.status().not_signing;
+        assert_eq!(why, None, "after {} of {} records", i + 1, records.len());
+    }
+    assert!(records.len() > 12);
 }
