@@ -60,13 +60,18 @@ impl Pool {
         None
     }
 
+    /// Takes a slab out of service until its slices are dropped.
+    pub(crate) fn retire(&mut self, slab: BytesMut) {
+        self.retired.push_back(slab);
+    }
+
     /// Replaces a slab that has no window left; keeps it when it has.
     pub(crate) fn refill(&mut self, slab: &mut Option<BytesMut>) {
         match slab {
             Some(present) if has_window(present) => {}
             _ => {
                 if let Some(used) = slab.take() {
-                    self.retired.push_back(used);
+                    self.retire(used);
                 }
                 *slab = self.take();
             }
@@ -75,7 +80,7 @@ impl Pool {
 }
 
 /// Whether one more reception fits.
-fn has_window(slab: &BytesMut) -> bool {
+pub(crate) fn has_window(slab: &BytesMut) -> bool {
     slab.capacity() - slab.len() >= WINDOW_BYTES
 }
 

@@ -115,6 +115,26 @@ pub(super) fn address(raw: &libc::sockaddr_in6) -> SocketAddrV6 {
     )
 }
 
+/// The same from the kernel's bytes; `None` for another family.
+pub(super) fn address_of_bytes(
+    raw: &[u8; size_of::<libc::sockaddr_in6>()],
+) -> Option<SocketAddrV6> {
+    let family = u16::from_ne_bytes([raw[0], raw[1]]);
+    let port = u16::from_be_bytes([raw[2], raw[3]]);
+    let ip: [u8; 16] = raw[8..24].try_into().expect("sixteen bytes");
+    let scope = u32::from_ne_bytes(raw[24..28].try_into().expect("four bytes"));
+    (i32::from(family) == libc::AF_INET6).then(|| SocketAddrV6::new(ip.into(), port, 0, scope))
+}
+
+/// Ancillary data as bytes.
+pub(super) fn control_bytes(control: &Control) -> [u8; CONTROL_BYTES] {
+    let mut bytes = [0; CONTROL_BYTES];
+    for (chunk, word) in bytes.chunks_exact_mut(8).zip(control) {
+        chunk.copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
 /// All zero.
 pub(super) fn empty_sockaddr() -> libc::sockaddr_in6 {
     // SAFETY: every field is an integer or an array of integers, for which zero is a value.
@@ -142,10 +162,6 @@ fn join_level_and_type(level: i32, kind: i32) -> u64 {
 mod tests {
     use super::*;
 
-    fn bytes(control: &Control) -> Vec<u8> {
-        control.iter().flat_map(|word| word.to_ne_bytes()).collect()
-    }
-
     #[test]
     fn what_is_sent_can_be_read() {
         let ip = Ipv6Addr::LOCALHOST;
@@ -159,7 +175,7 @@ mod tests {
         let mut control = Control::default();
         let used = encode(&transmit, &mut control);
         assert_eq!(used, 24 + 24 + 40);
-        let meta = decode(&bytes(&control)[..used]);
+        let meta = decode(&control_bytes(&control)[..used]);
         assert_eq!(meta.ecn, Some(EcnCodepoint::Ect0));
         assert_eq!(meta.local_ip, Some(ip));
         assert_eq!(
@@ -184,7 +200,7 @@ mod tests {
         expected.extend_from_slice(&libc::SOL_UDP.to_ne_bytes());
         expected.extend_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
         expected.extend_from_slice(&1232u64.to_ne_bytes());
-        assert_eq!(bytes(&control)[..used], expected);
+        assert_eq!(control_bytes(&control)[..used], expected);
     }
 
     #[test]

@@ -16,7 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
     Backend, Received,
-    cmsg::{self, CONTROL_BYTES, Control, Meta},
+    cmsg::{self, CONTROL_BYTES, Control},
+    slot::{SEGMENTS_MAX, SendSlot, deliver, deliver_copied, empty_header, empty_iovec},
     socket::{self, Socket},
 };
 use crate::{
@@ -31,27 +32,14 @@ const RECEIVE_BATCH: usize = 16;
 /// Messages in one `sendmmsg`.
 const SEND_BATCH: usize = 16;
 
-/// Size of a transmission buffer, bytes.
-const SEND_BUFFER_BYTES: usize = 65_536;
-
-/// Datagrams in one transmission with offload.
-const SEGMENTS_MAX: usize = 44;
+/// Longest sleep, seconds; far beyond any timer, and safe for the kernel's arithmetic.
+const MAX_SLEEP_S: u64 = 1 << 20;
 
 /// Where one received message goes, and the kernel's view of it.
 struct ReceiveSlot {
     slab: Option<BytesMut>,
     name: libc::sockaddr_in6,
     control: Control,
-    iov: libc::iovec,
-}
-
-/// One transmission, and the kernel's view of it.
-struct SendSlot {
-    buf: Vec<u8>,
-    segments: usize,
-    name: libc::sockaddr_in6,
-    control: Control,
-    control_len: usize,
     iov: libc::iovec,
 }
 
@@ -74,20 +62,16 @@ pub(super) struct Mmsg {
     has_gro: bool,
 }
 
-// SAFETY: the raw pointers in `iovec` and `mmsghdr` point into this value's own boxes and
-// buffers, are set immediately before each system call, and are never used by another thread.
-unsafe impl Send for Mmsg {}
-
 impl Mmsg {
     pub(super) fn new(
         socket: Socket,
         offload: bool,
         options: &IoOptions,
         stats: Arc<Stats>,
-    ) -> Result<Self, (&'static str, io::Error)> {
-        let has_gro = offload && socket::enable_gro(&socket.fd);
-        let has_gso = offload && socket::has_gso(&socket.fd);
-        Ok(Mmsg {
+    ) -> Self {
+        Mmsg {
+            has_gro: offload && socket::enable_gro(&socket.fd),
+            has_gso: offload && socket::has_gso(&socket.fd),
             pool: Pool::new(options.pool_bytes_max, stats.clone()),
             receive: Box::new(std::array::from_fn(|_| ReceiveSlot {
                 slab: None,
@@ -95,30 +79,20 @@ impl Mmsg {
                 control: Control::default(),
                 iov: empty_iovec(),
             })),
-            receive_headers: Box::new([empty_header(); RECEIVE_BATCH]),
+            receive_headers: Box::new([empty_mmsghdr(); RECEIVE_BATCH]),
             spare: Box::new([0; WINDOW_BYTES]),
-            send: Box::new(std::array::from_fn(|_| SendSlot {
-                buf: Vec::with_capacity(SEND_BUFFER_BYTES),
-                segments: 0,
-                name: cmsg::empty_sockaddr(),
-                control: Control::default(),
-                control_len: 0,
-                iov: empty_iovec(),
-            })),
-            send_headers: Box::new([empty_header(); SEND_BATCH]),
+            send: Box::new(std::array::from_fn(|_| SendSlot::new())),
+            send_headers: Box::new([empty_mmsghdr(); SEND_BATCH]),
             sent: 0,
             queued: 0,
             is_blocked: false,
-            has_gso,
-            has_gro,
             socket,
             stats,
-        })
+        }
     }
 
-    /// One `recvmmsg`; returns the number of messages.
-    fn receive_batch(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<usize> {
-        // Without a slab for the first slot, one message goes to the spare buffer.
+    /// Points the kernel's structures at free windows; returns how many messages fit.
+    fn prepare_receive(&mut self) -> usize {
         let mut batch = 0;
         for slot in self.receive.iter_mut() {
             self.pool.refill(&mut slot.slab);
@@ -127,12 +101,13 @@ impl Mmsg {
             }
             batch += 1;
         }
-        let use_spare = batch == 0;
-        if use_spare {
+        if batch == 0 {
+            // The first slot uses the spare buffer.
             self.stats.pool_exhausted.inc();
             batch = 1;
         }
-        for (slot, header) in self.receive.iter_mut().zip(&mut *self.receive_headers) {
+        let slots = self.receive.iter_mut().zip(&mut *self.receive_headers);
+        for (slot, header) in slots.take(batch) {
             let base = match &mut slot.slab {
                 Some(slab) => slab.spare_capacity_mut().as_mut_ptr().cast(),
                 None => self.spare.as_mut_ptr(),
@@ -141,18 +116,54 @@ impl Mmsg {
                 iov_base: base.cast(),
                 iov_len: WINDOW_BYTES,
             };
-            header.msg_hdr.msg_name = (&raw mut slot.name).cast();
-            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in6>() as u32;
-            header.msg_hdr.msg_iov = &raw mut slot.iov;
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = slot.control.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = CONTROL_BYTES;
-            header.msg_hdr.msg_flags = 0;
+            let header = &mut header.msg_hdr;
+            header.msg_name = (&raw mut slot.name).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_in6>() as u32;
+            header.msg_iov = &raw mut slot.iov;
+            header.msg_iovlen = 1;
+            header.msg_control = slot.control.as_mut_ptr().cast();
+            header.msg_controllen = CONTROL_BYTES;
+            header.msg_flags = 0;
         }
+        batch
+    }
+
+    /// Hands on what the kernel put into slot `i`.
+    fn take(&mut self, i: usize, sink: &mut dyn FnMut(Received)) {
+        let header = &self.receive_headers[i];
+        let len = header.msg_len as usize;
+        assert!(len <= WINDOW_BYTES, "the kernel wrote beyond the window");
+        let slot = &mut self.receive[i];
+        let control_len = header.msg_hdr.msg_controllen.min(CONTROL_BYTES);
+        let meta = cmsg::decode(&cmsg::control_bytes(&slot.control)[..control_len]);
+        let from = cmsg::address(&slot.name);
+        let is_whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0
+            && i32::from(slot.name.sin6_family) == libc::AF_INET6;
+        match &mut slot.slab {
+            Some(slab) => {
+                assert!(slab.is_empty(), "a window holds something already");
+                // SAFETY: the kernel initialised `len` bytes at the start of the spare capacity,
+                // which is at least WINDOW_BYTES, and the slab is empty.
+                unsafe { slab.set_len(len) };
+                let data = slab.split();
+                if is_whole {
+                    deliver(from, meta, data, sink);
+                }
+            }
+            None if is_whole => deliver_copied(from, meta, &self.spare[..len], &self.stats, sink),
+            None => {}
+        }
+    }
+}
+
+impl Backend for Mmsg {
+    fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<bool> {
+        let batch = self.prepare_receive();
         self.stats.syscalls_receive.inc();
-        // SAFETY: the first `batch` headers were just set: names, control buffers and iovecs are
-        // fields of boxed slots that live as long as `self`; each iovec covers WINDOW_BYTES of a
-        // slab's spare capacity (Pool::refill guarantees that much) or of the spare buffer.
+        // SAFETY: `prepare_receive` set the first `batch` headers: names, control buffers and
+        // iovecs are fields of boxed slots that live as long as `self`; each iovec covers
+        // WINDOW_BYTES of a slab's spare capacity (Pool::refill guarantees that much) or of the
+        // spare buffer.
         let result = unsafe {
             libc::recvmmsg(
                 self.socket.fd.as_raw_fd(),
@@ -165,62 +176,13 @@ impl Mmsg {
         let Ok(count) = usize::try_from(result) else {
             let error = io::Error::last_os_error();
             return match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
                 _ => Err(error),
             };
         };
         for i in 0..count {
-            let header = &self.receive_headers[i];
-            let len = header.msg_len as usize;
-            let slot = &mut self.receive[i];
-            let control_len = header.msg_hdr.msg_controllen.min(CONTROL_BYTES);
-            let meta = decode_control(&slot.control, control_len);
-            let from = cmsg::address(&slot.name);
-            let is_whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0
-                && i32::from(slot.name.sin6_family) == libc::AF_INET6;
-            let data = match &mut slot.slab {
-                Some(slab) => {
-                    assert!(
-                        slab.is_empty() && len <= WINDOW_BYTES,
-                        "kernel wrote too much"
-                    );
-                    // SAFETY: the kernel initialised `len` bytes of the spare capacity, at its
-                    // start, and the slab is empty.
-                    unsafe { slab.set_len(len) };
-                    slab.split()
-                }
-                None => {
-                    self.stats.payload_bytes_copied.add(len as u64);
-                    BytesMut::from(&self.spare[..len])
-                }
-            };
-            if is_whole {
-                deliver(from, meta, data, sink);
-            }
+            self.take(i, sink);
         }
-        Ok(count)
-    }
-
-    /// The kernel refused the transmission at `sent`; decides what becomes of it.
-    fn refused(&mut self, error: &io::Error) {
-        let slot = &self.send[self.sent];
-        // Some devices cannot compute checksums for segments: EIO (as quinn-udp documents), and
-        // EINVAL from others. QUIC sends the lost data again.
-        let is_gso = slot.segments > 1
-            && matches!(error.raw_os_error(), Some(libc::EIO) | Some(libc::EINVAL));
-        if is_gso && self.has_gso {
-            tracing::warn!(%error, "the device refuses segmentation offload; going on without");
-            self.has_gso = false;
-        }
-        // Too long for the path (an MTU probe), unreachable, filtered: all look like loss.
-        self.stats.datagrams_send_failed.add(slot.segments as u64);
-        self.sent += 1;
-    }
-}
-
-impl Backend for Mmsg {
-    fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<bool> {
-        let count = self.receive_batch(sink)?;
         Ok(count > 0)
     }
 
@@ -234,20 +196,7 @@ impl Backend for Mmsg {
     }
 
     fn transmit(&mut self, transmit: &Transmit) {
-        let std::net::SocketAddr::V6(to) = transmit.destination else {
-            unreachable!("only IPv6 addresses are ever dialled or received from");
-        };
-        let slot = &mut self.send[self.queued];
-        assert!(
-            transmit.size <= slot.buf.len(),
-            "transmission is not in the buffer"
-        );
-        slot.name = cmsg::sockaddr(&to);
-        slot.segments = transmit
-            .segment_size
-            .map_or(1, |segment| transmit.size.div_ceil(segment));
-        slot.control_len = cmsg::encode(transmit, &mut slot.control);
-        slot.iov.iov_len = transmit.size;
+        self.send[self.queued].set(transmit);
         self.queued += 1;
     }
 
@@ -255,23 +204,11 @@ impl Backend for Mmsg {
         self.is_blocked = false;
         while self.sent < self.queued {
             for i in self.sent..self.queued {
-                let (slot, header) = (&mut self.send[i], &mut self.send_headers[i]);
-                slot.iov.iov_base = slot.buf.as_mut_ptr().cast();
-                header.msg_hdr.msg_name = (&raw mut slot.name).cast();
-                header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in6>() as u32;
-                header.msg_hdr.msg_iov = &raw mut slot.iov;
-                header.msg_hdr.msg_iovlen = 1;
-                header.msg_hdr.msg_control = if slot.control_len > 0 {
-                    slot.control.as_mut_ptr().cast()
-                } else {
-                    ptr::null_mut()
-                };
-                header.msg_hdr.msg_controllen = slot.control_len;
-                header.msg_hdr.msg_flags = 0;
+                self.send[i].point(&mut self.send_headers[i].msg_hdr);
             }
             self.stats.syscalls_send.inc();
-            // SAFETY: headers `sent..queued` were just set to fields of boxed slots; each iovec
-            // covers `transmit.size` bytes of its buffer, checked in `transmit`.
+            // SAFETY: headers `sent..queued` were just pointed at boxed slots; each iovec covers
+            // the bytes that `SendSlot::set` found in its buffer.
             let result = unsafe {
                 libc::sendmmsg(
                     self.socket.fd.as_raw_fd(),
@@ -280,24 +217,25 @@ impl Backend for Mmsg {
                     libc::MSG_DONTWAIT as _,
                 )
             };
-            match usize::try_from(result) {
-                Ok(count) => {
-                    for slot in &self.send[self.sent..self.sent + count] {
-                        self.stats.datagrams_out.add(slot.segments as u64);
-                        self.stats.bytes_out.add(slot.iov.iov_len as u64);
-                    }
-                    self.sent += count;
+            if let Ok(count) = usize::try_from(result) {
+                for slot in &self.send[self.sent..self.sent + count] {
+                    slot.count_sent(&self.stats);
                 }
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    match error.kind() {
-                        io::ErrorKind::Interrupted => {}
-                        io::ErrorKind::WouldBlock => {
-                            self.is_blocked = true;
-                            return Ok(());
-                        }
-                        _ => self.refused(&error),
+                self.sent += count;
+                continue;
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => {
+                    self.is_blocked = true;
+                    return Ok(());
+                }
+                _ => {
+                    if self.send[self.sent].count_refused(&error, &self.stats) {
+                        self.has_gso = false;
                     }
+                    self.sent += 1;
                 }
             }
         }
@@ -349,43 +287,9 @@ impl Backend for Mmsg {
     }
 }
 
-/// Longest sleep, seconds; far beyond any timer, and safe for the kernel's arithmetic.
-const MAX_SLEEP_S: u64 = 1 << 20;
-
-/// Cuts a reception into its datagrams.
-fn deliver(from: SocketAddrV6, meta: Meta, mut data: BytesMut, sink: &mut dyn FnMut(Received)) {
-    let segment = meta.segment_bytes.unwrap_or(data.len()).max(1);
-    while !data.is_empty() {
-        let datagram = if data.len() > segment {
-            data.split_to(segment)
-        } else {
-            std::mem::take(&mut data)
-        };
-        sink(Received {
-            from,
-            local_ip: meta.local_ip,
-            ecn: meta.ecn,
-            data: datagram,
-        });
+fn empty_mmsghdr() -> libc::mmsghdr {
+    libc::mmsghdr {
+        msg_hdr: empty_header(),
+        msg_len: 0,
     }
-}
-
-fn decode_control(control: &Control, len: usize) -> Meta {
-    let mut bytes = [0; CONTROL_BYTES];
-    for (chunk, word) in bytes.chunks_exact_mut(8).zip(control) {
-        chunk.copy_from_slice(&word.to_ne_bytes());
-    }
-    cmsg::decode(&bytes[..len])
-}
-
-fn empty_iovec() -> libc::iovec {
-    libc::iovec {
-        iov_base: ptr::null_mut(),
-        iov_len: 0,
-    }
-}
-
-fn empty_header() -> libc::mmsghdr {
-    // SAFETY: every field is an integer or a pointer, for which zero is a value.
-    unsafe { std::mem::zeroed() }
 }

@@ -5,7 +5,9 @@
 
 mod cmsg;
 mod mmsg;
+mod slot;
 mod socket;
+mod uring;
 
 use std::{
     io,
@@ -29,7 +31,7 @@ pub(crate) struct Received {
 }
 
 /// A bound UDP socket and the way to use it. Used by one thread.
-pub(crate) trait Backend: Send {
+pub(crate) trait Backend {
     /// Takes what has come; `false` when nothing had.
     fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<bool>;
 
@@ -56,15 +58,30 @@ pub(crate) trait Backend: Send {
     fn describe(&self) -> String;
 }
 
-/// Binds and chooses the backend.
+/// Binds and chooses the backend. To be called in the thread that will use it: io_uring serves
+/// only the thread that made the ring.
 pub(crate) fn open(
     addr: SocketAddrV6,
     options: &IoOptions,
     stats: Arc<Stats>,
 ) -> Result<Box<dyn Backend>, BindError> {
     let socket = socket::bind(addr, options)?;
-    let offload = options.backend != Choice::Plain;
-    let backend = mmsg::Mmsg::new(socket, offload, options, stats)
-        .map_err(|(call, source)| BindError::System { call, addr, source })?;
-    Ok(Box::new(backend))
+    let (offload, socket) = match options.backend {
+        Choice::Plain => (false, socket),
+        Choice::Mmsg => (true, socket),
+        Choice::Auto | Choice::IoUring => match uring::Uring::new(socket, options, stats.clone()) {
+            Ok(backend) => return Ok(Box::new(backend)),
+            Err((_, reason)) if options.backend == Choice::IoUring => {
+                return Err(BindError::Backend {
+                    backend: "io_uring",
+                    reason,
+                });
+            }
+            Err((socket, reason)) => {
+                tracing::warn!(reason, "io_uring is not available; using recvmmsg/sendmmsg");
+                (true, socket)
+            }
+        },
+    };
+    Ok(Box::new(mmsg::Mmsg::new(socket, offload, options, stats)))
 }

@@ -4,6 +4,7 @@ use std::{
     io,
     net::SocketAddrV6,
     os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::{
@@ -12,6 +13,12 @@ use rustix::{
 };
 
 use crate::{BindError, IoOptions};
+
+/// How often binding to a port in use is tried again.
+const BIND_RETRIES_MAX: usize = 10;
+
+/// Delay between two tries.
+const BIND_RETRY_DELAY: Duration = Duration::from_millis(30);
 
 /// A bound socket and what it was bound to.
 pub(super) struct Socket {
@@ -28,7 +35,8 @@ pub(super) fn bind(addr: SocketAddrV6, options: &IoOptions) -> Result<Socket, Bi
             source: errno.into(),
         }
     };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // Blocking: io_uring arms its own polling only then; the others ask with MSG_DONTWAIT.
+    let flags = SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None)
         .map_err(system("socket"))?;
     sockopt::set_ipv6_v6only(&fd, true).map_err(system("setsockopt IPV6_V6ONLY"))?;
@@ -50,7 +58,7 @@ pub(super) fn bind(addr: SocketAddrV6, options: &IoOptions) -> Result<Socket, Bi
         set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
             .map_err(|source| system_io("setsockopt IPV6_RECVPKTINFO", addr, source))?;
     }
-    rustix::net::bind(&fd, &addr).map_err(|errno| match errno {
+    bind_patiently(&fd, addr).map_err(|errno| match errno {
         Errno::ADDRINUSE => BindError::AddressInUse { addr },
         Errno::ADDRNOTAVAIL => BindError::AddressNotAvailable { addr },
         other => system("bind")(other),
@@ -58,6 +66,18 @@ pub(super) fn bind(addr: SocketAddrV6, options: &IoOptions) -> Result<Socket, Bi
     let local = rustix::net::getsockname(&fd).map_err(system("getsockname"))?;
     let local = SocketAddrV6::try_from(local).map_err(system("getsockname"))?;
     Ok(Socket { fd, addr: local })
+}
+
+/// A process that used io_uring and was killed keeps its port for some milliseconds, until the
+/// kernel has torn its ring down; its successor must not fail for that.
+fn bind_patiently(fd: &OwnedFd, addr: SocketAddrV6) -> Result<(), Errno> {
+    for _ in 0..BIND_RETRIES_MAX {
+        match rustix::net::bind(fd, &addr) {
+            Err(Errno::ADDRINUSE) => std::thread::sleep(BIND_RETRY_DELAY),
+            other => return other,
+        }
+    }
+    rustix::net::bind(fd, &addr)
 }
 
 /// Turns on receive offload; `false` when the kernel has none.

@@ -14,7 +14,11 @@ use std::{
 use crossbeam_channel::Receiver;
 
 pub use self::handle::StoqHandle;
-use self::{handle::Shared, thread::NetThread, wake::Waker};
+use self::{
+    handle::Shared,
+    thread::{NetThread, Parts},
+    wake::Waker,
+};
 use crate::{
     BindError, Event, EventBudget, Stats, StoqConfig,
     endpoint::Endpoint,
@@ -53,10 +57,6 @@ impl Stoq {
             registry.clone(),
             None,
         )?;
-        let io = io::open(addr, &config.io, stats.clone())?;
-        let local_addr = io.local_addr();
-        let backend = io.describe();
-        tracing::info!(%local_addr, backend, "STOQ is listening");
         let waker = Waker::new().map_err(|source| BindError::System {
             call: "eventfd",
             addr,
@@ -77,24 +77,40 @@ impl Stoq {
             limits: config.limits.clone(),
             next_target: AtomicU64::new(1),
         }));
-        let net = NetThread::new(
-            endpoint,
-            io,
-            commands_out,
-            events,
-            waker,
-            stats.clone(),
-            config.notify.take(),
-            config.io.spin,
-        );
+        let (bound, bound_out) = crossbeam_channel::bounded(1);
+        let (options, notify) = (config.io, config.notify.take());
+        let net_stats = stats.clone();
         let thread = std::thread::Builder::new()
             .name("stoq-net".into())
-            .spawn(move || net.run())
+            .spawn(move || {
+                let io = match io::open(addr, &options, net_stats.clone()) {
+                    Ok(io) => io,
+                    Err(error) => {
+                        let _ = bound.send(Err(error));
+                        return;
+                    }
+                };
+                let _ = bound.send(Ok((io.local_addr(), io.describe())));
+                let parts = Parts {
+                    endpoint,
+                    io,
+                    commands: commands_out,
+                    events,
+                    waker,
+                    stats: net_stats,
+                    notify,
+                };
+                NetThread::new(parts, options.spin).run();
+            })
             .map_err(|source| BindError::System {
                 call: "clone (starting the network thread)",
                 addr,
                 source,
             })?;
+        let (local_addr, backend) = bound_out
+            .recv()
+            .expect("the network thread reports before it does anything else")?;
+        tracing::info!(%local_addr, backend, "STOQ is listening");
         let stoq = Stoq {
             handle,
             local_addr,

@@ -36,45 +36,31 @@ const ERROR_WAIT: Duration = Duration::from_millis(10);
 /// Shortest time that adaptive spinning is tried.
 const SPIN_MIN: Duration = Duration::from_micros(2);
 
+/// What the thread is given.
+pub(super) struct Parts {
+    pub(super) endpoint: Endpoint,
+    pub(super) io: Box<dyn Backend>,
+    pub(super) commands: Receiver<Command>,
+    pub(super) events: Sender<Event>,
+    pub(super) waker: Waker,
+    pub(super) stats: Arc<Stats>,
+    pub(super) notify: Option<Box<dyn Fn() + Send>>,
+}
+
 /// Everything that the thread owns.
 pub(super) struct NetThread {
-    endpoint: Endpoint,
-    io: Box<dyn Backend>,
-    commands: Receiver<Command>,
-    events: Sender<Event>,
+    parts: Parts,
     /// The event that found the channel full.
     held: Option<Event>,
-    waker: Waker,
-    stats: Arc<Stats>,
-    notify: Option<Box<dyn Fn() + Send>>,
     spinner: Spinner,
     is_stopping: bool,
 }
 
 impl NetThread {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "called once, all are owned parts"
-    )]
-    pub(super) fn new(
-        endpoint: Endpoint,
-        io: Box<dyn Backend>,
-        commands: Receiver<Command>,
-        events: Sender<Event>,
-        waker: Waker,
-        stats: Arc<Stats>,
-        notify: Option<Box<dyn Fn() + Send>>,
-        spin: Spin,
-    ) -> Self {
+    pub(super) fn new(parts: Parts, spin: Spin) -> Self {
         NetThread {
-            endpoint,
-            io,
-            commands,
-            events,
+            parts,
             held: None,
-            waker,
-            stats,
-            notify,
             spinner: Spinner::new(spin),
             is_stopping: false,
         }
@@ -86,17 +72,22 @@ impl NetThread {
             let now = Instant::now();
             let mut busy = self.receive(now);
             busy |= self.command(now);
-            if self.endpoint.poll_timeout().is_some_and(|at| at <= now) {
-                self.endpoint.handle_timeout(now);
+            if self
+                .parts
+                .endpoint
+                .poll_timeout()
+                .is_some_and(|at| at <= now)
+            {
+                self.parts.endpoint.handle_timeout(now);
             }
-            self.endpoint.advance(now);
+            self.parts.endpoint.advance(now);
             self.deliver(now);
             busy |= self.transmit(now);
-            if self.is_stopping && !self.endpoint.wants_transmit() {
+            if self.is_stopping && !self.parts.endpoint.wants_transmit() {
                 return;
             }
             if busy {
-                self.spinner.worked(now, &self.stats);
+                self.spinner.worked(now, &self.parts.stats);
             } else if !self.spinner.go_on(now) {
                 self.wait(now);
             }
@@ -104,7 +95,7 @@ impl NetThread {
     }
 
     fn receive(&mut self, now: Instant) -> bool {
-        let endpoint = &mut self.endpoint;
+        let endpoint = &mut self.parts.endpoint;
         let mut sink = |received: Received| {
             endpoint.handle_datagram(
                 now,
@@ -116,7 +107,7 @@ impl NetThread {
         };
         let mut busy = false;
         for _ in 0..RECEPTIONS_PER_TURN {
-            match self.io.receive(&mut sink) {
+            match self.parts.io.receive(&mut sink) {
                 Ok(true) => busy = true,
                 Ok(false) => break,
                 Err(error) => {
@@ -131,9 +122,9 @@ impl NetThread {
 
     fn command(&mut self, now: Instant) -> bool {
         let mut busy = false;
-        for command in self.commands.try_iter().take(COMMANDS_PER_TURN) {
+        for command in self.parts.commands.try_iter().take(COMMANDS_PER_TURN) {
             self.is_stopping |= matches!(command, Command::Shutdown);
-            self.endpoint.handle_command(now, command);
+            self.parts.endpoint.handle_command(now, command);
             busy = true;
         }
         busy
@@ -141,8 +132,12 @@ impl NetThread {
 
     fn deliver(&mut self, now: Instant) {
         let mut any = false;
-        while let Some(event) = self.held.take().or_else(|| self.endpoint.poll_event()) {
-            match self.events.try_send(event) {
+        while let Some(event) = self
+            .held
+            .take()
+            .or_else(|| self.parts.endpoint.poll_event())
+        {
+            match self.parts.events.try_send(event) {
                 Ok(()) => any = true,
                 Err(TrySendError::Full(event)) => {
                     self.held = Some(event);
@@ -151,34 +146,36 @@ impl NetThread {
                 Err(TrySendError::Disconnected(_)) => {
                     // Nobody listens any more: the endpoint has no purpose.
                     if !std::mem::replace(&mut self.is_stopping, true) {
-                        self.endpoint.handle_command(now, Command::Shutdown);
-                        self.endpoint.advance(now);
+                        self.parts.endpoint.handle_command(now, Command::Shutdown);
+                        self.parts.endpoint.advance(now);
                     }
                 }
             }
         }
-        if any && let Some(notify) = &self.notify {
+        if any && let Some(notify) = &self.parts.notify {
             notify();
         }
     }
 
     fn transmit(&mut self, now: Instant) -> bool {
         let mut busy = false;
-        self.endpoint.set_segments_max(self.io.segments_max());
+        self.parts
+            .endpoint
+            .set_segments_max(self.parts.io.segments_max());
         for _ in 0..TRANSMISSIONS_PER_TURN {
             let mut any = false;
-            while let Some(buf) = self.io.transmit_buffer() {
-                let Some(transmit) = self.endpoint.poll_transmit(now, buf) else {
+            while let Some(buf) = self.parts.io.transmit_buffer() {
+                let Some(transmit) = self.parts.endpoint.poll_transmit(now, buf) else {
                     break;
                 };
-                self.io.transmit(&transmit);
+                self.parts.io.transmit(&transmit);
                 any = true;
             }
             if !any {
                 break;
             }
             busy = true;
-            if let Err(error) = self.io.flush() {
+            if let Err(error) = self.parts.io.flush() {
                 tracing::error!(%error, "sending failed");
                 std::thread::sleep(ERROR_WAIT);
                 break;
@@ -189,6 +186,7 @@ impl NetThread {
 
     fn wait(&mut self, now: Instant) {
         let mut timeout = self
+            .parts
             .endpoint
             .poll_timeout()
             .map(|at| at.saturating_duration_since(now));
@@ -199,14 +197,14 @@ impl NetThread {
             let limit = timeout.map_or(FULL_CHANNEL_WAIT, |t| t.min(FULL_CHANNEL_WAIT));
             timeout = Some(limit);
         }
-        self.waker.going_to_sleep();
+        self.parts.waker.going_to_sleep();
         // What was queued before the flag was set gave no wake-up: look once more.
-        let is_idle = self.commands.is_empty() && !self.endpoint.may_resume();
-        if is_idle && let Err(error) = self.io.wait(self.waker.fd(), timeout) {
+        let is_idle = self.parts.commands.is_empty() && !self.parts.endpoint.may_resume();
+        if is_idle && let Err(error) = self.parts.io.wait(self.parts.waker.fd(), timeout) {
             tracing::error!(%error, "waiting failed");
             std::thread::sleep(ERROR_WAIT);
         }
-        self.waker.woke();
+        self.parts.waker.woke();
     }
 }
 

@@ -1,0 +1,586 @@
+//! The backend over io_uring: one multishot `recvmsg` that takes buffers from a provided ring, and
+//! `sendmsg` requests submitted together, with GSO and GRO.
+//!
+//! The ring is used by one thread only (SINGLE_ISSUER) and runs its completions when that thread
+//! asks for them (DEFER_TASKRUN), so that nothing interrupts the loop; looking for completions
+//! when there are none costs no system call. Needs Linux 6.1.
+//!
+//! Ownership: a receive window belongs to the kernel from [`Uring::provide`] until its completion
+//! is taken; a send slot from [`Backend::flush`] until its completion. Dropping the backend first
+//! cancels every request and waits, so that no memory is freed under the kernel.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddrV6,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use quinn_proto::Transmit;
+
+use super::{
+    Backend, Received,
+    cmsg::{self, CONTROL_BYTES},
+    slot::{SEGMENTS_MAX, SendSlot, deliver, deliver_copied, empty_header},
+    socket::{self, Socket},
+};
+use crate::{
+    IoOptions, Stats,
+    pool::{Pool, WINDOW_BYTES, has_window},
+    stats::Count,
+};
+
+/// Receive windows that the kernel holds; a power of two.
+const RECEIVE_SLOTS: u16 = 16;
+
+/// Transmissions that the kernel may hold.
+const SEND_SLOTS: usize = 16;
+
+/// Submission queue entries: all sends, the receive, the poll, and room for rearming.
+const SQ_ENTRIES: u32 = 64;
+
+/// Completion queue entries.
+const CQ_ENTRIES: u32 = 512;
+
+/// The provided-buffer group.
+const GROUP: u16 = 0;
+
+/// `user_data` of the receive request; sends use their slot's index.
+const RECEIVE: u64 = 1 << 32;
+
+/// `user_data` of the poll on the waker.
+const WAKE: u64 = 2 << 32;
+
+/// IORING_ENTER_GETEVENTS.
+const GET_EVENTS: u32 = 1;
+
+/// What the kernel puts before a received payload: `io_uring_recvmsg_out`, then the name and the
+/// control areas at the sizes that the request gave.
+const OUT_BYTES: usize = 16;
+const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
+const HEADER_BYTES: usize = OUT_BYTES + NAME_BYTES + CONTROL_BYTES;
+const _: () = assert!(HEADER_BYTES + 65_536 <= WINDOW_BYTES);
+const _: () = assert!(RECEIVE_SLOTS.is_power_of_two());
+
+/// Memory of the provided-buffer ring: one page, entries of 16 bytes, read by the kernel.
+#[repr(C, align(4096))]
+struct RingPage([u8; 4096]);
+
+const _: () = assert!(RECEIVE_SLOTS as usize * size_of::<types::BufRingEntry>() <= 4096);
+
+/// The backend. `ring` is the first field, so it is closed before the memory that it refers to is
+/// freed.
+pub(super) struct Uring {
+    ring: IoUring,
+    page: Box<RingPage>,
+    tail: u16,
+    slabs: Vec<Option<BytesMut>>,
+    pool: Pool,
+    /// Template of the multishot request: sizes of the name and control areas.
+    template: Box<libc::msghdr>,
+    /// Receptions not yet handed on: slot and length.
+    received: VecDeque<(u16, usize)>,
+    receive_is_armed: bool,
+    receive_error: Option<io::Error>,
+    /// The kernel is given addresses of its elements; never grown.
+    send: Box<[(SendSlot, libc::msghdr)]>,
+    free: Vec<usize>,
+    /// The slot whose buffer was given out.
+    current: Option<usize>,
+    waker_is_armed: bool,
+    is_woken: bool,
+    socket: Socket,
+    stats: Arc<Stats>,
+    has_gso: bool,
+    has_gro: bool,
+}
+
+impl Uring {
+    /// Sets the ring up in the thread that will use it. On failure the socket is given back with
+    /// the reason.
+    pub(super) fn new(
+        socket: Socket,
+        options: &IoOptions,
+        stats: Arc<Stats>,
+    ) -> Result<Self, (Socket, String)> {
+        match Self::try_new(&socket, options, stats) {
+            Ok(uring) => Ok(uring),
+            Err(reason) => Err((socket, reason)),
+        }
+    }
+
+    /// Works on a duplicate of the descriptor, so that the original serves the next backend when
+    /// this one fails.
+    fn try_new(socket: &Socket, options: &IoOptions, stats: Arc<Stats>) -> Result<Self, String> {
+        let own = Socket {
+            fd: socket
+                .fd
+                .try_clone()
+                .map_err(|error| explain("dup", &error))?,
+            addr: socket.addr,
+        };
+        let (ring, page, slabs, pool, tail) = set_up(options, &stats)?;
+        let mut template = Box::new(empty_header());
+        template.msg_namelen = NAME_BYTES as u32;
+        template.msg_controllen = CONTROL_BYTES;
+        let mut uring = Uring {
+            ring,
+            page,
+            tail,
+            slabs,
+            pool,
+            template,
+            received: VecDeque::with_capacity(CQ_ENTRIES as usize),
+            receive_is_armed: false,
+            receive_error: None,
+            send: (0..SEND_SLOTS)
+                .map(|_| (SendSlot::new(), empty_header()))
+                .collect(),
+            free: (0..SEND_SLOTS).rev().collect(),
+            current: None,
+            waker_is_armed: false,
+            is_woken: false,
+            has_gro: socket::enable_gro(&own.fd),
+            has_gso: socket::has_gso(&own.fd),
+            socket: own,
+            stats,
+        };
+        // A kernel without multishot recvmsg refuses now, not under load.
+        uring.probe()?;
+        Ok(uring)
+    }
+
+    fn probe(&mut self) -> Result<(), String> {
+        self.arm_receive();
+        self.enter(0, None)
+            .map_err(|error| explain("io_uring_enter", &error))?;
+        self.reap();
+        match self.receive_error.take() {
+            None => Ok(()),
+            Some(error) => Err(explain("multishot recvmsg", &error)),
+        }
+    }
+
+    /// The socket, by descriptor: a registered file would keep the port in use until the kernel
+    /// has torn the ring down, some time after the process is gone.
+    fn fd(&self) -> types::Fd {
+        types::Fd(self.socket.fd.as_raw_fd())
+    }
+
+    /// Queues the request that receives until told otherwise.
+    fn arm_receive(&mut self) {
+        if self.receive_is_armed {
+            return;
+        }
+        let request = opcode::RecvMsgMulti::new(self.fd(), &raw const *self.template, GROUP)
+            .build()
+            .user_data(RECEIVE);
+        // SAFETY: the template is boxed and lives until all requests are cancelled in `drop`;
+        // the buffers come from the registered ring.
+        self.receive_is_armed = unsafe { self.push(&request) };
+    }
+
+    /// # Safety
+    ///
+    /// Everything that the request refers to must live until its completion.
+    unsafe fn push(&mut self, request: &squeue::Entry) -> bool {
+        for _ in 0..2 {
+            // SAFETY: as this function demands.
+            if unsafe { self.ring.submission().push(request) }.is_ok() {
+                return true;
+            }
+            // Full: hand over what is there.
+            self.stats.syscalls_send.inc();
+            if self.ring.submit().is_err() {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Submits what is queued, runs what is deferred, and waits for `want` completions.
+    fn enter(&mut self, want: usize, timeout: Option<Duration>) -> io::Result<()> {
+        let result = match timeout {
+            Some(timeout) => {
+                let time = types::Timespec::from(timeout);
+                let args = types::SubmitArgs::new().timespec(&time);
+                self.ring.submitter().submit_with_args(want, &args)
+            }
+            None if want > 0 => self.ring.submit_and_wait(want),
+            None => {
+                let pending = self.ring.submission().len() as u32;
+                // SAFETY: no argument is passed; queued requests were checked when pushed.
+                unsafe {
+                    self.ring
+                        .submitter()
+                        .enter::<libc::sigset_t>(pending, 0, GET_EVENTS, None)
+                }
+            }
+        };
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                // Time passed; a signal; completions wait to be taken first.
+                Some(libc::ETIME) | Some(libc::EINTR) | Some(libc::EBUSY) | Some(libc::EAGAIN) => {
+                    Ok(())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Takes all completions.
+    fn reap(&mut self) {
+        loop {
+            let Some(entry) = self.ring.completion().next() else {
+                return;
+            };
+            let (result, flags) = (entry.result(), entry.flags());
+            match entry.user_data() {
+                RECEIVE => {
+                    self.receive_is_armed &= cqueue::more(flags);
+                    match (usize::try_from(result), cqueue::buffer_select(flags)) {
+                        (Ok(len), Some(slot)) => self.received.push_back((slot, len)),
+                        _ => self.note_receive_error(result),
+                    }
+                }
+                WAKE => {
+                    self.waker_is_armed &= cqueue::more(flags);
+                    self.is_woken = true;
+                }
+                slot => self.sent(slot as usize, result),
+            }
+        }
+    }
+
+    fn note_receive_error(&mut self, result: i32) {
+        // Out of buffers, or interrupted: armed again at once.
+        if !matches!(-result, 0 | libc::ENOBUFS | libc::EINTR | libc::EAGAIN) {
+            self.receive_error = Some(io::Error::from_raw_os_error(-result));
+        }
+    }
+
+    fn sent(&mut self, index: usize, result: i32) {
+        let slot = &self.send[index].0;
+        if result >= 0 {
+            slot.count_sent(&self.stats);
+        } else {
+            let error = io::Error::from_raw_os_error(-result);
+            if slot.count_refused(&error, &self.stats) {
+                self.has_gso = false;
+            }
+        }
+        self.free.push(index);
+    }
+
+    /// Gives the kernel the next window of a slot.
+    fn provide(&mut self, slot: u16) {
+        provide(
+            &mut self.page,
+            &mut self.tail,
+            slot,
+            self.slabs[usize::from(slot)]
+                .as_mut()
+                .expect("a slot keeps its slab unless a new one replaces it"),
+        );
+    }
+
+    /// Hands on one reception and gives its slot back to the kernel.
+    fn take(&mut self, slot: u16, len: usize, sink: &mut dyn FnMut(Received)) {
+        assert!(len <= WINDOW_BYTES, "the kernel wrote beyond the window");
+        let slab = self.slabs[usize::from(slot)]
+            .as_mut()
+            .expect("a completion names a slot that was provided");
+        assert!(slab.is_empty(), "a window holds something already");
+        // SAFETY: the kernel initialised `len` bytes at the start of the window, which is the
+        // start of the spare capacity, and the slab is empty.
+        unsafe { slab.set_len(len) };
+        let parsed = parse(slab);
+        let next = if slab.capacity() - len >= WINDOW_BYTES {
+            None
+        } else {
+            self.pool.take()
+        };
+        let can_go_on = next.is_some() || slab.capacity() - len >= WINDOW_BYTES;
+        if can_go_on {
+            let mut data = slab.split();
+            if let Some(next) = next {
+                let used = std::mem::replace(slab, next);
+                self.pool.retire(used);
+            }
+            assert!(has_window(slab), "a slot without room is provided");
+            self.provide(slot);
+            if let Some((from, meta, payload_len)) = parsed {
+                data.advance(HEADER_BYTES);
+                data.truncate(payload_len);
+                deliver(from, meta, data, sink);
+            }
+        } else {
+            // Everything is pinned: copy out, and use the same window again.
+            self.stats.pool_exhausted.inc();
+            if let Some((from, meta, payload_len)) = parsed {
+                let payload = &slab[HEADER_BYTES..HEADER_BYTES + payload_len];
+                deliver_copied(from, meta, payload, &self.stats, sink);
+            }
+            slab.clear();
+            self.provide(slot);
+        }
+    }
+}
+
+impl Backend for Uring {
+    fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<bool> {
+        self.reap();
+        // Deferred work waits in the kernel only when this flag says so.
+        if self.received.is_empty() && self.ring.submission().taskrun() {
+            self.stats.syscalls_receive.inc();
+            self.enter(0, None)?;
+            self.reap();
+        }
+        let any = !self.received.is_empty();
+        while let Some((slot, len)) = self.received.pop_front() {
+            self.take(slot, len, sink);
+        }
+        if !self.receive_is_armed {
+            self.arm_receive();
+            self.enter(0, None)?;
+        }
+        match self.receive_error.take() {
+            Some(error) => Err(error),
+            None => Ok(any),
+        }
+    }
+
+    fn transmit_buffer(&mut self) -> Option<&mut Vec<u8>> {
+        let index = match self.current {
+            Some(index) => index,
+            None => *self.current.insert(self.free.pop()?),
+        };
+        let buf = &mut self.send[index].0.buf;
+        buf.clear();
+        Some(buf)
+    }
+
+    fn transmit(&mut self, transmit: &Transmit) {
+        let index = self
+            .current
+            .take()
+            .expect("a buffer was given out before it is transmitted");
+        let fd = self.fd();
+        let (slot, header) = &mut self.send[index];
+        slot.set(transmit);
+        slot.point(header);
+        let request = opcode::SendMsg::new(fd, &raw const *header)
+            .build()
+            .user_data(index as u64);
+        // SAFETY: the slot is in a box, is not touched until its completion puts it back on the free
+        // list, and lives until all requests are cancelled in `drop`.
+        if !unsafe { self.push(&request) } {
+            self.stats.datagrams_send_failed.add(1);
+            self.free.push(index);
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.ring.submission().is_empty() {
+            self.stats.syscalls_send.inc();
+            self.enter(0, None)?;
+        }
+        self.reap();
+        Ok(())
+    }
+
+    fn wait(&mut self, waker: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
+        if !self.waker_is_armed {
+            let request = opcode::PollAdd::new(types::Fd(waker.as_raw_fd()), libc::POLLIN as u32)
+                .multi(true)
+                .build()
+                .user_data(WAKE);
+            // SAFETY: the request refers to a descriptor only; the kernel keeps the file alive.
+            self.waker_is_armed = unsafe { self.push(&request) };
+        }
+        self.arm_receive();
+        self.reap();
+        if self.received.is_empty() && !std::mem::take(&mut self.is_woken) {
+            self.stats.syscalls_wait.inc();
+            self.enter(1, timeout)?;
+            self.reap();
+        }
+        self.is_woken = false;
+        Ok(())
+    }
+
+    fn segments_max(&self) -> usize {
+        if self.has_gso { SEGMENTS_MAX } else { 1 }
+    }
+
+    fn local_addr(&self) -> SocketAddrV6 {
+        self.socket.addr
+    }
+
+    fn describe(&self) -> String {
+        let on = |yes| if yes { "on" } else { "off" };
+        format!(
+            "io_uring (multishot receive, provided buffers), GSO {}, GRO {}",
+            on(self.has_gso),
+            on(self.has_gro)
+        )
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // Until this returns the kernel may use windows and slots.
+        let cancelled = self
+            .ring
+            .submitter()
+            .register_sync_cancel(None, types::CancelBuilder::any());
+        if let Err(error) = cancelled
+            && error.raw_os_error() != Some(libc::ENOENT)
+        {
+            // Freeing the memory now could corrupt it; keeping it is the lesser evil, once in the
+            // life of a process that stops.
+            tracing::error!(%error, "io_uring requests cannot be cancelled; leaking their buffers");
+            leak(std::mem::take(&mut self.slabs));
+            leak(std::mem::take(&mut self.send));
+            let template = Box::new(empty_header());
+            leak(std::mem::replace(&mut self.template, template));
+        }
+    }
+}
+
+/// Keeps a value's memory for ever.
+fn leak<T>(value: T) {
+    let _ = Box::leak(Box::new(value));
+}
+
+type Parts = (IoUring, Box<RingPage>, Vec<Option<BytesMut>>, Pool, u16);
+
+fn set_up(options: &IoOptions, stats: &Arc<Stats>) -> Result<Parts, String> {
+    let ring = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_cqsize(CQ_ENTRIES)
+        .build(SQ_ENTRIES)
+        .map_err(|error| explain("io_uring_setup", &error))?;
+    if !ring.params().is_feature_nodrop() || !ring.params().is_feature_ext_arg() {
+        return Err("this kernel's io_uring is too old; Linux 6.1 or later is needed".into());
+    }
+    let mut page = Box::new(RingPage([0; 4096]));
+    // SAFETY: the page is boxed, aligned and large enough for RECEIVE_SLOTS entries, and is freed
+    // only after the ring is closed (field order of `Uring`); the kernel pins it besides.
+    unsafe {
+        ring.submitter().register_buf_ring_with_flags(
+            page.0.as_mut_ptr() as u64,
+            RECEIVE_SLOTS,
+            GROUP,
+            0,
+        )
+    }
+    .map_err(|error| explain("registering the buffer ring", &error))?;
+    let mut pool = Pool::new(options.pool_bytes_max, stats.clone());
+    let mut slabs: Vec<Option<BytesMut>> = (0..RECEIVE_SLOTS).map(|_| pool.take()).collect();
+    let mut tail = 0;
+    for (slot, slab) in (0..).zip(&mut slabs) {
+        if let Some(slab) = slab {
+            provide(&mut page, &mut tail, slot, slab);
+        }
+    }
+    Ok((ring, page, slabs, pool, tail))
+}
+
+/// Writes one entry of the buffer ring and publishes it.
+fn provide(page: &mut RingPage, tail: &mut u16, slot: u16, slab: &mut BytesMut) {
+    assert!(slab.is_empty() && has_window(slab), "no window to provide");
+    let window = slab.spare_capacity_mut().as_mut_ptr();
+    let entries: *mut types::BufRingEntry = page.0.as_mut_ptr().cast();
+    let at = usize::from(*tail % RECEIVE_SLOTS);
+    // SAFETY: `at` is below RECEIVE_SLOTS, so the entry lies within the page, which is aligned
+    // for it; the kernel reads an entry only after the tail below has passed it.
+    let entry = unsafe { &mut *entries.add(at) };
+    entry.set_addr(window as u64);
+    entry.set_len(WINDOW_BYTES as u32);
+    entry.set_bid(slot);
+    *tail = tail.wrapping_add(1);
+    // SAFETY: the tail lies within the first entry of the page, aligned for u16, and is written
+    // by this thread only; the kernel reads it with acquire ordering.
+    let shared = unsafe { &*types::BufRingEntry::tail(entries).cast::<AtomicU16>() };
+    shared.store(*tail, Ordering::Release);
+}
+
+/// Reads what the kernel put before the payload; `None` for what must be dropped.
+fn parse(window: &[u8]) -> Option<(SocketAddrV6, cmsg::Meta, usize)> {
+    let (out, rest) = window.split_first_chunk::<OUT_BYTES>()?;
+    let [_, control_len, payload_len, flags] = [0, 4, 8, 12].map(|at| {
+        u32::from_ne_bytes(out[at..at + 4].try_into().expect("four bytes of sixteen")) as usize
+    });
+    let (name, rest) = rest.split_first_chunk::<NAME_BYTES>()?;
+    let (control, payload) = rest.split_first_chunk::<CONTROL_BYTES>()?;
+    let is_whole = flags & libc::MSG_TRUNC as usize == 0 && payload_len <= payload.len();
+    let from = cmsg::address_of_bytes(name).filter(|_| is_whole)?;
+    let meta = cmsg::decode(&control[..control_len.min(CONTROL_BYTES)]);
+    Some((from, meta, payload_len))
+}
+
+/// What failed, why, and what would help.
+fn explain(call: &str, error: &io::Error) -> String {
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
+        .map(|value| value.trim().to_owned())
+        .unwrap_or_default();
+    let remedy = match error.raw_os_error() {
+        Some(libc::ENOSYS) => "this kernel has no io_uring".to_owned(),
+        Some(libc::EPERM) if disabled == "1" || disabled == "2" => {
+            format!("sysctl kernel.io_uring_disabled is {disabled}; 0 permits it")
+        }
+        Some(libc::EPERM) | Some(libc::EACCES) => {
+            "a seccomp filter (usual in containers) forbids it; permit io_uring_setup, \
+             io_uring_enter and io_uring_register"
+                .to_owned()
+        }
+        Some(libc::ENOMEM) => "the limit of locked memory is too low; raise it (ulimit -l, \
+                               LimitMEMLOCK=)"
+            .to_owned(),
+        Some(libc::EINVAL) => "Linux 6.1 or later is needed".to_owned(),
+        _ => return format!("{call}: {error}"),
+    };
+    format!("{call}: {error}: {remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_say_what_helps() {
+        let text = |errno| explain("io_uring_setup", &io::Error::from_raw_os_error(errno));
+        assert!(text(libc::ENOSYS).contains("no io_uring"));
+        assert!(text(libc::ENOMEM).contains("ulimit -l"));
+        assert!(text(libc::EINVAL).contains("6.1"));
+        assert!(text(libc::EPERM).contains("io_uring"));
+    }
+
+    #[test]
+    fn malformed_headers_are_dropped() {
+        for len in 0..HEADER_BYTES + 10 {
+            assert_eq!(parse(&vec![0xff; len]), None);
+        }
+        let mut window = vec![0; HEADER_BYTES + 5];
+        window[8] = 5; // payload length
+        window[OUT_BYTES..OUT_BYTES + 2].copy_from_slice(&10u16.to_ne_bytes());
+        window[OUT_BYTES + 3] = 99; // port, big endian
+        let (from, meta, len) = parse(&window).unwrap();
+        assert_eq!((from.port(), len), (99, 5));
+        assert_eq!(meta, cmsg::Meta::default());
+        window[8] = 6;
+        assert_eq!(parse(&window), None, "longer than what came");
+    }
+}
