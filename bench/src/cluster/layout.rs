@@ -337,15 +337,21 @@ impl Testnet {
         self.write_addresses()
     }
 
-    /// Removes what the validators stored: the next start begins at genesis, with the same keys.
+    /// Removes what the validators stored and logged: the next start begins at genesis, with the same keys.
     /// Only for networks of which nothing else is left running or stored anywhere: a validator
     /// that forgets what it signed may contradict itself.
     pub fn wipe_data(&self) -> Result<(), TestnetError> {
         for validator in self.validators() {
-            match fs::remove_dir_all(&validator.data) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(io_error("remove", &validator.data, error)),
+            for (result, path) in [
+                (fs::remove_dir_all(&validator.data), &validator.data),
+                (fs::remove_file(&validator.log), &validator.log),
+            ] {
+                match result {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(io_error("remove", path, error));
+                    }
+                    _ => {}
+                }
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use falconet_types::validators::VALIDATORS_MAX;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{RootsCheck, Testnet, ValidatorFiles, check_roots};
@@ -174,7 +175,7 @@ impl Running {
             validators,
             kill_switch: KillSwitch::default(),
         };
-        let (sender, ready) = crossbeam_channel::unbounded();
+        let (sender, ready) = crossbeam_channel::bounded(VALIDATORS_MAX);
         for index in 0..running.validators.len() {
             running.spawn(index, sender.clone())?;
         }
@@ -256,7 +257,7 @@ impl Running {
     /// Starts a validator that does not run, and waits until it is ready.
     pub fn restart(&mut self, index: usize) -> Result<(), ClusterError> {
         assert!(self.processes[index].is_none(), "validator {index} runs");
-        let (sender, ready) = crossbeam_channel::unbounded();
+        let (sender, ready) = crossbeam_channel::bounded(1);
         self.spawn(index, sender)?;
         self.wait_ready(vec![index], &ready, &mut |_, _| {})
     }
@@ -306,6 +307,8 @@ impl Running {
             .arg("run")
             .arg("--config")
             .arg(&files.config)
+            // Its output goes to a file.
+            .env("NO_COLOR", "1")
             .envs(self.options.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -438,8 +441,8 @@ fn copy_output(index: usize, stdout: ChildStdout, mut log: File, ready: &Sender<
         // A full disk must not stop the validator; its own log has the same fate.
         let _ = writeln!(log, "{line}");
         if line.starts_with(&wanted) {
-            // The receiver is gone when nobody waits any more.
-            let _ = ready.send((index, line));
+            // The receiver is gone when nobody waits any more, and full when one says it again.
+            let _ = ready.try_send((index, line));
         }
     }
 }

@@ -14,8 +14,8 @@ use falconet_types::TxId;
 
 /// Segments that are made ahead, beside the one in use. Bounds the memory of a supply.
 const SEGMENTS_AHEAD: usize = 2;
-/// Niceness of the thread that makes transactions: validators on the same cores go first.
-const MAKER_NICENESS: i32 = 10;
+/// Niceness of the threads that sign while a load runs: validators on the same cores go first.
+const SIGNER_NICENESS: i32 = 10;
 
 /// One transaction, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,6 @@ impl<C: Chunk> Ahead<C> {
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                be_nice();
                 while let Some(chunk) = make() {
                     if sender.send(chunk).is_err() {
                         return;
@@ -108,5 +107,5 @@ impl<C: Chunk> Supply for Ahead<C> {
 /// Lowers the priority of this thread. Failing is harmless: then it competes like any other.
 fn be_nice() {
     let thread = rustix::thread::gettid();
-    let _ = rustix::process::setpriority_process(Some(thread), MAKER_NICENESS);
+    let _ = rustix::process::setpriority_process(Some(thread), SIGNER_NICENESS);
 }

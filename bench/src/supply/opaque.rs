@@ -19,7 +19,7 @@ pub const PAYLOAD_BYTES: usize = 512;
 /// Smallest payload: counter and run.
 pub const PAYLOAD_BYTES_MIN: usize = 16;
 /// Payloads made at a time.
-const CHUNK_TXS: usize = 2_048;
+const CHUNK_TXS: usize = 8_192;
 
 /// Payloads of `payload_bytes` (at least [`PAYLOAD_BYTES_MIN`]), spread over `targets`
 /// validators in turn. Two supplies with different `run` never yield the same payload.
