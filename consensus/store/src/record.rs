@@ -9,7 +9,7 @@ use falconet_types::certificate::{Qc, Tc};
 use falconet_types::wire::{Reader, Wire, WireError};
 use falconet_types::{BlockId, Height};
 
-/// Largest payload of a record, bytes. A batch (1 MiB and its header) and a TC of 1,024
+/// Largest payload of a record, bytes. A batch (1 MiB and its header) and a TC of 256
 /// FALCON-1024 signatures with its QC fit.
 pub const RECORD_BYTES_MAX: usize = 4 << 20;
 
