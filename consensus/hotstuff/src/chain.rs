@@ -12,6 +12,7 @@ use falconet_types::{BlockId, ValidatorIndex};
 
 use crate::api::{Alarm, CommitProof, Committed, Effect, Record};
 use crate::core::HotStuff;
+use crate::misbehaviour::Misbehaviour;
 use crate::sync::{Step, Walk};
 
 impl HotStuff {
@@ -50,7 +51,8 @@ impl HotStuff {
         let root = self.tree.root().id;
         let found = self.certificates.qcs_from_high().find_map(|qc| {
             let child = self.tree.get(&qc.block_id)?;
-            let consecutive = child.parent_round.next() == child.round;
+            let consecutive = child.parent_round.next() == child.round
+                || self.rules.misbehaving.by(Misbehaviour::CommitAcrossGaps);
             (consecutive && child.parent_id != root).then(|| CommitProof {
                 child: child.clone(),
                 qc: qc.clone(),

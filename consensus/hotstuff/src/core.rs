@@ -16,6 +16,7 @@ use falconet_types::{BlockId, Epoch, Round, ValidatorIndex};
 use crate::api::{Alarm, Config, Counters, Effect, Evidence, Input, Payload, Record, Status};
 use crate::certificates::{self, Certificates};
 use crate::limits::{ROUNDS_AHEAD_MAX, ROUNDS_BEHIND_MAX, STEPS_PER_INPUT_MAX, Times};
+use crate::misbehaviour::Misbehaviour;
 use crate::pulls::Pulls;
 use crate::rules::SafetyRules;
 use crate::serving::Peer;
@@ -174,7 +175,7 @@ impl HotStuff {
 
     /// Rule S5: something was signed with this node's key that this node does not remember.
     pub(crate) fn stop_foreign(&mut self, round: Round, out: &mut Vec<Effect>) {
-        if !self.signs() {
+        if !self.signs() || self.rules.misbehaving.by(Misbehaviour::Twin) {
             return;
         }
         self.not_signing = Some(format!(

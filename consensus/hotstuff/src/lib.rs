@@ -28,6 +28,7 @@ mod core;
 mod giving_up;
 mod leading;
 mod limits;
+mod misbehaviour;
 mod pulls;
 mod recovery;
 mod rules;
@@ -46,4 +47,6 @@ pub use api::{
     RecoverError, Recovered, Status,
 };
 pub use core::HotStuff;
+#[cfg(feature = "misbehave")]
+pub use misbehaviour::Misbehaviour;
 pub use safety::SafetyRecord;

@@ -6,6 +6,7 @@ use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
 use falconet_types::signing::Signer;
 use falconet_types::{ChainId, Round, ValidatorIndex};
 
+use crate::misbehaviour::{Misbehaving, Misbehaviour};
 use crate::safety::SafetyRecord;
 
 /// The safety record with the key that signs under its rules.
@@ -15,6 +16,7 @@ pub(crate) struct SafetyRules {
     signer: Box<dyn Signer>,
     record: SafetyRecord,
     dirty: bool,
+    pub(crate) misbehaving: Misbehaving,
 }
 
 impl SafetyRules {
@@ -33,6 +35,7 @@ impl SafetyRules {
             // A new node logs its empty record before anything else, so that a log without one
             // can only mean that it was lost.
             dirty: first,
+            misbehaving: Misbehaving::default(),
         }
     }
 
@@ -48,6 +51,10 @@ impl SafetyRules {
 
     /// Rule V2: neither voted in `round` or later, nor gave it up.
     pub(crate) fn may_vote(&self, round: Round) -> bool {
+        if self.misbehaving.by(Misbehaviour::VoteAfterTimeout) {
+            let voted = self.record.last_vote.as_ref().map(|vote| vote.round);
+            return Some(round) > voted;
+        }
         round > self.record.last_voted_round && round > self.record.highest_timeout_round
     }
 
@@ -75,11 +82,13 @@ impl SafetyRules {
             tc.round.next() == header.round && tc.max_hqc_round() <= header.parent_round
         });
         assert!(
-            header.parent_round.next() == header.round || by_tc,
+            header.parent_round.next() == header.round
+                || by_tc
+                || self.misbehaving.by(Misbehaviour::IgnoreTcMaximum),
             "V4: nothing justifies the parent"
         );
         self.lock(qc);
-        self.record.last_voted_round = header.round;
+        self.record.last_voted_round = self.record.last_voted_round.max(header.round);
         let vote = Vote::sign(
             header.epoch,
             header.round,
@@ -108,11 +117,16 @@ impl SafetyRules {
         self.lock(high_qc);
         self.record.highest_timeout_round = round;
         self.record.last_voted_round = self.record.last_voted_round.max(round);
+        let named = if self.misbehaving.by(Misbehaviour::ForgetLock) {
+            &Qc::genesis(self.chain_id, self.record.epoch)
+        } else {
+            high_qc
+        };
         let timeout = Timeout::sign(
             self.record.epoch,
             round,
-            high_qc.round,
-            high_qc.block_id,
+            named.round,
+            named.block_id,
             self.me,
             self.chain_id,
             &*self.signer,

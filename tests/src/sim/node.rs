@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use falconet_hotstuff::{Alarm, Committed, HotStuff};
+use falconet_hotstuff::{Alarm, Committed, Evidence, HotStuff};
 use falconet_ledger::{Application, Block, BlockResult, Ledger, Verdict, Verdicts, View};
 use falconet_mempool::{Mempool, Payload};
 use falconet_types::batch::Batch;
@@ -34,6 +34,9 @@ pub struct Chain {
     pub set: Arc<ValidatorSet>,
 }
 
+/// Called for each HotStuff core at each start, with the node's index. A test can turn a rule off.
+pub type Setup = fn(usize, &mut HotStuff);
+
 /// What one input caused.
 #[derive(Debug, Default)]
 pub struct Turn {
@@ -51,6 +54,8 @@ pub struct Turn {
     pub history: Vec<(usize, History)>,
     /// What the core raised.
     pub alarms: Vec<Alarm>,
+    /// Validators that this node found misbehaving.
+    pub accused: Vec<usize>,
 }
 
 /// What a peer wants from the disk.
@@ -90,8 +95,10 @@ pub struct Live {
 
 /// A node, running or not.
 pub struct Node {
-    /// Its index.
+    /// Its place among the nodes.
     pub index: usize,
+    /// The validator that it is. Two nodes that are one validator are twins.
+    pub validator: usize,
     /// What survives a crash.
     pub disk: Disk,
     /// `None` while it is down.
@@ -141,9 +148,10 @@ impl falconet_hotstuff::Payload for Layers<'_> {
 impl Node {
     /// A node that never ran.
     #[must_use]
-    pub fn new(index: usize) -> Self {
+    pub fn new(index: usize, validator: usize) -> Self {
         Self {
             index,
+            validator,
             disk: Disk::default(),
             live: None,
             life: 0,
@@ -152,10 +160,10 @@ impl Node {
     }
 
     /// Starts, or starts again from the disk. Returns the results of blocks executed again.
-    pub fn start(&mut self, chain: &Chain, now: Now) -> Vec<BlockResult> {
+    pub fn start(&mut self, chain: &Chain, now: Now, setup: Setup) -> Vec<BlockResult> {
         assert!(self.live.is_none(), "a node is started once");
         self.life += 1;
-        let me = ValidatorIndex(u16::try_from(self.index).expect("few nodes"));
+        let me = ValidatorIndex(u16::try_from(self.validator).expect("few nodes"));
         let mut ledger = Ledger::from_genesis(&chain.genesis);
         let genesis_commitment = ledger.genesis_commitment();
         let mut cut = Cut::empty(chain.set.len());
@@ -176,7 +184,7 @@ impl Node {
             }
         }
         let params = &chain.genesis.params;
-        let hotstuff = HotStuff::new(
+        let mut hotstuff = HotStuff::new(
             falconet_hotstuff::Config {
                 chain_id: chain.id,
                 me,
@@ -184,10 +192,11 @@ impl Node {
                 params: params.clone(),
                 genesis_time_ms: chain.genesis.time_ms,
             },
-            Box::new(SimSigner(self.index)),
+            Box::new(SimSigner(self.validator)),
             self.disk.recover(),
         )
         .expect("the log is whole");
+        setup(self.index, &mut hotstuff);
         let mempool = Mempool::new(
             falconet_mempool::Config {
                 chain_id: chain.id,
@@ -195,7 +204,7 @@ impl Node {
                 set: Arc::clone(&chain.set),
                 params: params.clone(),
             },
-            Box::new(SimSigner(self.index)),
+            Box::new(SimSigner(self.validator)),
             falconet_mempool::Recovered {
                 executed: ledger.height(),
                 batches: self.disk.batches_above(&cut),
@@ -235,11 +244,10 @@ impl Node {
         use falconet_hotstuff::Input as H;
         use falconet_mempool::Input as M;
         let from = ValidatorIndex(u16::try_from(from).expect("few nodes"));
-        let trusted = Verified::trusted;
         let input = match message {
             PeerMessage::Header(m) => Ok(H::Header {
                 from,
-                header: trusted(m),
+                header: Verified::trusted(m),
             }),
             PeerMessage::Vote(m) => Ok(H::Vote {
                 from,
@@ -266,10 +274,13 @@ impl Node {
             }),
             PeerMessage::Watermark(watermark) => Err(M::Watermark { from, watermark }),
             PeerMessage::GetBatches(request) => Err(M::GetBatches { from, request }),
-            PeerMessage::Batch(bytes) => Err(M::Batch {
-                from,
-                batch: Verified::trusted(Batch::parse(bytes).expect("nobody sends garbage here")),
-            }),
+            PeerMessage::Batch(bytes) => {
+                let batch = Batch::parse(bytes).expect("nobody sends garbage here");
+                Err(M::Batch {
+                    from,
+                    batch: Verified::trusted(batch),
+                })
+            }
         };
         self.turn(now, |live, turn, records| match input {
             Ok(input) => live.hotstuff(now, input, turn, records),
@@ -400,7 +411,7 @@ impl Node {
     }
 
     fn turn(&mut self, now: Now, act: impl FnOnce(&mut Live, &mut Turn, &mut Vec<LogRecord>)) {
-        let me = ValidatorIndex(u16::try_from(self.index).expect("few nodes"));
+        let me = ValidatorIndex(u16::try_from(self.validator).expect("few nodes"));
         self.with_turn(now, me, |live, _, turn, records| act(live, turn, records));
     }
 
@@ -481,7 +492,10 @@ impl Live {
                 Effect::Deliver(payload) => turn.payloads.push(payload),
                 Effect::Prune { .. } => {}
                 Effect::PayloadChanged => changed = true,
-                Effect::Evidence(evidence) => panic!("nobody forks a lane here: {evidence:?}"),
+                Effect::Evidence(evidence) => {
+                    assert!(evidence.is_conflict(), "{evidence:?}");
+                    turn.accused.push(evidence.first.header.lane.at());
+                }
             }
         }
         if changed {
@@ -517,7 +531,7 @@ impl Live {
                     self.backlog.push_back(block.header.clone());
                     turn.commits.push(block);
                 }
-                Effect::Evidence(evidence) => panic!("nobody misbehaves here: {evidence:?}"),
+                Effect::Evidence(evidence) => turn.accused.push(accused(&evidence)),
                 Effect::Alarm(alarm) => turn.alarms.push(alarm),
             }
         }
@@ -534,6 +548,14 @@ impl Live {
             let input = falconet_mempool::Input::Committed { header, parent_cut };
             self.mempool(now, input, turn, records);
         }
+    }
+}
+
+fn accused(evidence: &Evidence) -> usize {
+    match evidence {
+        Evidence::Headers(header, _) => header.author.at(),
+        Evidence::Votes(vote, _) | Evidence::LockViolation(vote, _) => vote.voter.at(),
+        Evidence::Timeouts(timeout, _) => timeout.author.at(),
     }
 }
 

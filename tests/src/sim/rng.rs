@@ -20,7 +20,7 @@ impl Rng {
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         let s = &mut self.0;
         let result = s[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let t = s[1] << 17;
@@ -35,7 +35,7 @@ impl Rng {
 
     /// A number below `bound`, which must not be 0. The bias is below bound / 2^64.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.word()) * u128::from(bound)) >> 64) as u64
     }
 
     /// A number in `low..=high`.
@@ -65,9 +65,9 @@ mod tests {
         let mut c = Rng::new(2);
         let mut differ = false;
         for _ in 0..1_000 {
-            let x = a.next();
-            assert_eq!(x, b.next());
-            differ |= x != c.next();
+            let x = a.word();
+            assert_eq!(x, b.word());
+            differ |= x != c.word();
             assert!((5..=7).contains(&a.between(5, 7)));
             b.between(5, 7);
         }

@@ -49,6 +49,9 @@ pub struct Scenario {
     pub n: usize,
     /// Validators that never start; weigh less than a third.
     pub silent: Vec<usize>,
+    /// Validators that run twice with one key; together with the silent ones they weigh less than
+    /// a third. Their second selves are the nodes `n`, `n + 1`, ….
+    pub twins: Vec<usize>,
     /// Parameters of genesis.
     pub params: Params,
     /// What happens when, microseconds, ascending.
@@ -73,17 +76,23 @@ impl Scenario {
         let mut rng = Rng::new(seed);
         let n = if rng.chance(250) { 7 } else { 4 };
         let calm_us = rng.between(1_500_000, 5_000_000);
-        let silent = if rng.chance(250) {
-            let count = rng.between(1, (n as u64 - 1) / 3);
+        let (mut silent, mut twins) = (Vec::new(), Vec::new());
+        if rng.chance(400) {
             let first = rng.index(n);
-            (0..count as usize).map(|i| (first + i) % n).collect()
-        } else {
-            Vec::new()
-        };
+            for i in 0..rng.between(1, (n as u64 - 1) / 3) as usize {
+                let faulty = (first + i) % n;
+                if rng.chance(500) {
+                    silent.push(faulty);
+                } else {
+                    twins.push(faulty);
+                }
+            }
+        }
         let mut scenario = Self {
             seed,
             n,
             silent,
+            twins,
             params: Params {
                 round_timeout_ms: 200,
                 round_timeout_ms_max: 1_500,
@@ -110,12 +119,36 @@ impl Scenario {
         let mut scenario = Self::from_seed(seed);
         scenario.n = n;
         scenario.silent.clear();
+        scenario.twins.clear();
         scenario.faults.clear();
         scenario
     }
 
+    /// Nodes, twins counted twice.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.n + self.twins.len()
+    }
+
+    /// The validator that a node is.
+    #[must_use]
+    pub fn validator_of(&self, node: usize) -> usize {
+        if node < self.n {
+            node
+        } else {
+            self.twins[node - self.n]
+        }
+    }
+
+    /// True for a node that keeps to the rules and has its key for itself.
+    #[must_use]
+    pub fn correct(&self, node: usize) -> bool {
+        let validator = self.validator_of(node);
+        !self.silent.contains(&validator) && !self.twins.contains(&validator)
+    }
+
     fn plan(&mut self, rng: &mut Rng) {
-        let n = self.n;
+        let n = self.nodes();
         let mut faults = Vec::new();
         // Swarm testing: each kind of fault is on in some runs only, and then often.
         if rng.chance(700) {
@@ -167,6 +200,17 @@ impl Scenario {
             for _ in 0..rng.between(1, 3) {
                 let at = rng.below(self.calm_us);
                 faults.push((at, Fault::Stall(rng.index(n), rng.below(1_500_000))));
+            }
+        }
+        // Twins do harm when each talks to another part of the network.
+        if !self.twins.is_empty() {
+            for _ in 0..rng.between(2, 6) {
+                let at = rng.below(self.calm_us);
+                let mut groups: Vec<u8> = (0..n).map(|_| rng.below(2) as u8).collect();
+                for (k, twin) in self.twins.iter().enumerate() {
+                    groups[self.n + k] = 1 - groups[*twin];
+                }
+                faults.push((at, Fault::Partition(groups)));
             }
         }
         faults.retain(|(at, _)| *at < self.calm_us);

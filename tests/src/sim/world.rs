@@ -16,7 +16,7 @@ use super::checkers::{
 };
 use super::keys::{self, GENESIS_MS};
 use super::network::{Fate, Network};
-use super::node::{Chain, Node, Turn};
+use super::node::{Chain, Node, Setup, Turn};
 use super::rng::Rng;
 use super::scenario::{CrashPoint, Fault, Scenario};
 use super::workload::{Submission, Workload};
@@ -44,6 +44,8 @@ pub struct Outcome {
     pub acknowledged: usize,
     /// Crashes that happened.
     pub crashes: u64,
+    /// Pieces of evidence that correct nodes found; only against twins.
+    pub accusations: usize,
     /// From the last fault until all was in order, virtual microseconds.
     pub recovery_us: u64,
 }
@@ -88,8 +90,10 @@ pub struct World {
     stalled_until_us: Vec<u64>,
     crash_points: Vec<Option<CrashPoint>>,
     crashes: u64,
+    accusations: usize,
     log: Hasher,
     tell: bool,
+    setup: Setup,
     agreement: Agreement,
     consistency: SelfConsistency,
     locks: Locks,
@@ -102,6 +106,7 @@ impl World {
     #[must_use]
     pub fn new(scenario: Scenario, tell: bool) -> Self {
         let n = scenario.n;
+        let count = scenario.nodes();
         let genesis = keys::genesis(scenario.seed, n, scenario.params.clone());
         let chain = Chain {
             id: genesis.chain_id(),
@@ -111,16 +116,20 @@ impl World {
         let mut rng = Rng::new(!scenario.seed);
         let workload = Workload::random(&mut rng, chain.id, n, scenario.calm_us);
         let mut world = Self {
-            nodes: (0..n).map(Node::new).collect(),
-            network: Network::new(n),
+            nodes: (0..count)
+                .map(|i| Node::new(i, scenario.validator_of(i)))
+                .collect(),
+            network: Network::new(count),
             now_us: 0,
             queue: BTreeMap::new(),
             sequence: 0,
-            stalled_until_us: vec![0; n],
-            crash_points: vec![None; n],
+            stalled_until_us: vec![0; count],
+            crash_points: vec![None; count],
             crashes: 0,
+            accusations: 0,
             log: Hasher::new("simulation/log"),
             tell,
+            setup: |_, _| {},
             agreement: Agreement::default(),
             consistency: SelfConsistency::default(),
             locks: Locks::default(),
@@ -138,6 +147,13 @@ impl World {
             world.schedule(submission.at_us, Event::Submit(Box::new(submission)));
         }
         world
+    }
+
+    /// Calls `setup` for each HotStuff core that starts.
+    #[must_use]
+    pub fn with_setup(mut self, setup: Setup) -> Self {
+        self.setup = setup;
+        self
     }
 
     /// Runs to the end, or to the first broken promise.
@@ -188,7 +204,7 @@ impl World {
             }
         }
         for (i, node) in self.nodes.iter().enumerate() {
-            if let Some(view) = node.view() {
+            if let Some(view) = node.view().filter(|_| self.scenario.correct(i)) {
                 conservation(i, &view)?;
                 self.promises.conflicts(i, &self.workload.conflicts)?;
             }
@@ -200,6 +216,7 @@ impl World {
             height: self.agreement.highest(),
             acknowledged: self.promises.count(),
             crashes: self.crashes,
+            accusations: self.accusations,
             recovery_us: self.now_us - self.scenario.calm_us,
         })
     }
@@ -226,7 +243,7 @@ impl World {
     /// Everybody who is correct committed enough, executed all of it, and owes no client anything.
     fn in_order(&self, target: u64) -> bool {
         (0..self.nodes.len())
-            .filter(|i| !self.scenario.silent.contains(i))
+            .filter(|i| self.scenario.correct(*i))
             .all(|i| {
                 let (committed, executed) = self.agreement.heights_of(i);
                 committed >= target && executed >= target && self.promises.open(i) == 0
@@ -281,6 +298,7 @@ impl World {
                 }
                 self.note(|| format!("{to} <- {from}: {}", brief(&message)));
                 let now = self.now(to);
+                let from = self.scenario.validator_of(from);
                 self.nodes[to].peer(now, from, *message);
                 self.after_turns(to)
             }
@@ -305,6 +323,7 @@ impl World {
                     )
                 });
                 let now = self.now(node);
+                let peer = self.scenario.validator_of(peer);
                 self.nodes[node].link(now, peer, up);
                 self.after_turns(node)
             }
@@ -326,7 +345,7 @@ impl World {
         // Clients retry until calm is over: what was never accepted is no promise.
         if Workload::tries_again(answer) && self.now_us < self.scenario.calm_us + 1_000_000 {
             let next = Submission {
-                to: (to + 1) % self.nodes.len(),
+                to: (to + 1) % self.scenario.n,
                 ..submission
             };
             let at = self.now_us + CLIENT_RETRY_US;
@@ -375,7 +394,9 @@ impl World {
         let turns: Vec<Turn> = live.turns.drain(..count).collect();
         let records: usize = turns.iter().map(|turn| turn.records).sum();
         node.disk.sync(records);
-        if let Some(record) = node.disk.safety() {
+        if let Some(record) = node.disk.safety()
+            && self.scenario.correct(i)
+        {
             self.locks.durable(i, record)?;
         }
         if records > 0 && self.crash_points[i] == Some(CrashPoint::AfterSync) {
@@ -393,24 +414,38 @@ impl World {
 
     /// What a durable turn promised may leave now.
     fn release(&mut self, i: usize, turn: Turn) -> Check {
-        if let Some(alarm) = turn.alarms.first() {
-            return Err(format!("node {i} raises an alarm: {alarm:?}"));
+        let correct = self.scenario.correct(i);
+        if correct {
+            if let Some(alarm) = turn.alarms.first() {
+                return Err(format!("node {i} raises an alarm: {alarm:?}"));
+            }
+            let wrong = |accused: &&usize| !self.scenario.twins.contains(accused);
+            if let Some(accused) = turn.accused.iter().find(wrong) {
+                return Err(format!(
+                    "node {i} accuses validator {accused}, which is correct"
+                ));
+            }
+            self.accusations += turn.accused.len();
+            for id in &turn.acknowledged {
+                self.promises.acknowledged(*id);
+            }
         }
         for block in &turn.commits {
             self.note(|| {
-                format!(
-                    "{i} commits {} {}",
-                    block.header.height,
-                    block.header.id().short()
-                )
+                let (height, id) = (block.header.height, block.header.id());
+                format!("{i} commits {height} {}", id.short())
             });
-            extends_genesis(block, self.chain.id)?;
-            self.agreement.committed(i, block, &self.chain.set)?;
-            let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
-            self.availability.committed(block, &disks)?;
-        }
-        for id in &turn.acknowledged {
-            self.promises.acknowledged(*id);
+            if correct {
+                extends_genesis(block, self.chain.id)?;
+                self.agreement.committed(i, block, &self.chain.set)?;
+                let disks: Vec<_> = self
+                    .nodes
+                    .iter()
+                    .filter(|node| self.scenario.correct(node.index))
+                    .map(|node| &node.disk)
+                    .collect();
+                self.availability.committed(block, &disks)?;
+            }
         }
         let mut left = usize::MAX;
         if self.crash_points[i] == Some(CrashPoint::WhileSending) && turn.sends.len() > 1 {
@@ -421,19 +456,14 @@ impl World {
                 return self.crash(i, 0);
             }
             left -= 1;
-            self.consistency.sent(i, &message)?;
-            match to {
-                Some(to) => self.send(i, to, message)?,
-                None => {
-                    for to in (0..self.nodes.len()).filter(|to| *to != i) {
-                        self.send(i, to, message.clone())?;
-                    }
-                }
+            if correct {
+                self.consistency.sent(i, &message)?;
             }
+            self.send_to(i, to, message)?;
         }
         for (to, request) in turn.history {
             for message in self.nodes[i].history(&request) {
-                self.send(i, to, message)?;
+                self.send_to(i, Some(to), message)?;
             }
         }
         let live = self.nodes[i].live.as_mut().expect("it did not crash");
@@ -441,10 +471,24 @@ impl World {
         Ok(())
     }
 
-    fn send(&mut self, from: usize, to: usize, message: PeerMessage) -> Check {
-        if to >= self.nodes.len() || to == from {
+    /// Sends to a validator (twins both get it), or to all others.
+    fn send_to(&mut self, from: usize, to: Option<usize>, message: PeerMessage) -> Check {
+        let me = self.scenario.validator_of(from);
+        if let Some(to) = to
+            && (to >= self.scenario.n || to == me)
+        {
             return Err(format!("node {from} sends {} to {to}", brief(&message)));
         }
+        for node in 0..self.nodes.len() {
+            let validator = self.scenario.validator_of(node);
+            if validator != me && to.is_none_or(|to| to == validator) {
+                self.send(from, node, message.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: usize, to: usize, message: PeerMessage) -> Check {
         if self.rng.below(WIRE_CHECK) == 0 {
             let parsed = PeerMessage::parse(message.kind(), &message.payload());
             if parsed.as_ref() != Ok(&message) {
@@ -527,8 +571,10 @@ impl World {
         if payload.header.height != result.height {
             return Err(format!("node {i} executed another height than delivered"));
         }
-        self.agreement.executed(i, &result)?;
-        self.promises.executed(i, &result)?;
+        if self.scenario.correct(i) {
+            self.agreement.executed(i, &result)?;
+            self.promises.executed(i, &result)?;
+        }
         if !result.receipts.is_empty()
             && let Some(view) = self.nodes[i].view()
         {
@@ -539,22 +585,26 @@ impl World {
     }
 
     fn start(&mut self, i: usize) -> Check {
-        if self.scenario.silent.contains(&i) || self.nodes[i].live.is_some() {
+        let validator = self.scenario.validator_of(i);
+        if self.scenario.silent.contains(&validator) || self.nodes[i].live.is_some() {
             return Ok(());
         }
         self.note(|| format!("{i} starts"));
         self.crash_points[i] = None;
         let now = self.now(i);
-        self.agreement
-            .restarted(i, self.nodes[i].disk.committed())?;
-        self.promises.restarted(i);
-        let results = self.nodes[i].start(&self.chain, now);
-        for result in &results {
-            self.agreement.executed(i, result)?;
-            self.promises.executed(i, result)?;
+        let results = self.nodes[i].start(&self.chain, now, self.setup);
+        if self.scenario.correct(i) {
+            let committed = self.nodes[i].disk.committed();
+            self.agreement.restarted(i, committed)?;
+            self.promises.restarted(i);
+            for result in &results {
+                self.agreement.executed(i, result)?;
+                self.promises.executed(i, result)?;
+            }
         }
         for peer in 0..self.nodes.len() {
-            if peer != i && self.nodes[peer].live.is_some() && self.network.connected(i, peer) {
+            let other = self.scenario.validator_of(peer) != validator;
+            if other && self.nodes[peer].live.is_some() && self.network.connected(i, peer) {
                 self.network.break_link(i, peer);
                 self.connect(i, peer, true);
             }
@@ -567,11 +617,16 @@ impl World {
         self.crash_points[i] = None;
         self.crashes += 1;
         self.nodes[i].crash(survive);
-        for peer in (0..self.nodes.len()).filter(|peer| *peer != i) {
-            self.network.break_link(i, peer);
-            self.connect(i, peer, false);
+        let me = self.scenario.validator_of(i);
+        for peer in 0..self.nodes.len() {
+            if self.scenario.validator_of(peer) != me {
+                self.network.break_link(i, peer);
+                self.connect(i, peer, false);
+            }
         }
-        if let Some(record) = self.nodes[i].disk.safety() {
+        if let Some(record) = self.nodes[i].disk.safety()
+            && self.scenario.correct(i)
+        {
             self.locks.durable(i, record)?;
         }
         Ok(())
@@ -631,6 +686,7 @@ impl World {
         let n = self.nodes.len();
         let pairs: Vec<(usize, usize, bool)> = (0..n)
             .flat_map(|a| (a + 1..n).map(move |b| (a, b)))
+            .filter(|(a, b)| self.scenario.validator_of(*a) != self.scenario.validator_of(*b))
             .map(|(a, b)| (a, b, self.network.connected(a, b)))
             .collect();
         self.network.set_groups(groups);

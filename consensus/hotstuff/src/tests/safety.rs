@@ -352,7 +352,8 @@ fn recovery_goes_on_from_the_committed_block() {
 }
 
 /// A log that ends inside a turn must look as if the node had stopped between two steps: each
-/// prefix of the records can be recovered from, and the node signs.
+/// prefix of the records can be recovered from, and the node signs. (The simulator found logs with
+/// headers but no safety record, and with a certificate that the record knew nothing of.)
 #[test]
 fn s1_every_prefix_of_a_turns_records_is_a_sound_log() {
     let mut solo = Solo::leader_of_2();

@@ -1,0 +1,36 @@
+//! Rules that a test may turn off, one at a time, to see that somebody notices. Without the
+//! feature `misbehave` nothing here can be turned on, and the compiler removes every trace.
+
+/// A broken rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misbehaviour {
+    /// Commits a block whose certified child skipped rounds (against C2; the flaw of early
+    /// Fast-HotStuff drafts).
+    CommitAcrossGaps,
+    /// Votes in a round that it gave up (against V2).
+    VoteAfterTimeout,
+    /// Names the genesis QC when it gives up a round, whatever it is locked on (against P2).
+    ForgetLock,
+    /// Votes for a recovery header whatever the TC says (against V4).
+    IgnoreTcMaximum,
+    /// Goes on when its own key signs elsewhere (against S5): one of two twins.
+    Twin,
+}
+
+/// The rule that is off, if any.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Misbehaving(Option<Misbehaviour>);
+
+impl Misbehaving {
+    pub(crate) fn by(self, rule: Misbehaviour) -> bool {
+        cfg!(feature = "misbehave") && self.0 == Some(rule)
+    }
+}
+
+#[cfg(feature = "misbehave")]
+impl crate::HotStuff {
+    /// Turns a rule off.
+    pub fn misbehave(&mut self, rule: Misbehaviour) {
+        self.rules.misbehaving = Misbehaving(Some(rule));
+    }
+}
