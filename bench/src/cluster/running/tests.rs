@@ -52,11 +52,15 @@ fn start(testnet: &Testnet, exe: &Path) -> Result<(Running, Vec<usize>), Cluster
     Ok((running, ready))
 }
 
-const READY: &str = "echo starting; echo \"validator $i ready: http://x\"; echo trouble >&2";
+const READY: &str = "echo starting; echo trouble >&2; echo \"validator $i ready: http://x\"";
 
 #[test]
 fn validators_start_and_end_when_told() {
-    let script = format!("{READY}\ntrap 'echo bye; exit 0' TERM\nwhile :; do sleep 0.05; done");
+    let script = format!(
+        "trap 'echo bye; exit 0' TERM
+{READY}
+while :; do sleep 0.05; done"
+    );
     let (_temp, testnet, exe) = network(&script);
     let (running, ready) = start(&testnet, &exe).unwrap();
     assert_eq!(ready, [0, 1]);
