@@ -1,5 +1,7 @@
 //! Logs: `tracing` to standard error, for people or as JSON.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, LogSection};
@@ -22,6 +24,7 @@ pub fn init(config: &LogSection) -> Result<(), LevelError> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // An error means that a subscriber exists already, as in tests with many validators.
     let _ = match config.format {

@@ -123,11 +123,12 @@ pub fn run(config: &Config, path: &Path, ready: impl FnOnce(&Node)) -> Result<()
         .build()
         .map_err(RunError::Control)?;
     let node = Node::start(config, path)?;
-    ready(&node);
     let failure = control.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Control)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Control)?;
+        // Only now: who reads it may send a signal at once.
+        ready(&node);
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
