@@ -6,6 +6,8 @@
 mod commands;
 mod http;
 mod output;
+mod parent;
+mod signals;
 
 use std::process::ExitCode;
 

@@ -37,7 +37,7 @@ pub fn json(value: &Value) -> anyhow::Result<()> {
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        let cause = cause.to_string();
+        let cause = flat(&cause.to_string());
         if text.contains(&cause) {
             continue;
         }
@@ -47,6 +47,22 @@ pub fn one_line(error: &anyhow::Error) -> String {
         text.push_str(&cause);
     }
     text
+}
+
+/// Joins the lines of a text. Parsers draw the source with a gutter of line numbers and bars below
+/// their message: of that the quoted line stays, what is around it goes.
+fn flat(text: &str) -> String {
+    let lines = text.lines().filter_map(|line| match line.split_once('|') {
+        Some((gutter, _)) if gutter.trim().is_empty() => None,
+        Some((gutter, source)) if gutter.trim().bytes().all(|b| b.is_ascii_digit()) => {
+            Some(format!("`{}`", source.trim()))
+        }
+        _ => Some(line.trim().to_owned()),
+    });
+    lines
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// True when the error is that the reader of our output went away.
@@ -64,6 +80,11 @@ pub fn spinner(message: impl Into<String>) -> ProgressBar {
         .with_message(message.into());
     bar.enable_steady_tick(Duration::from_millis(TICK_MS));
     bar
+}
+
+/// A latency that may not be known yet.
+pub fn millis(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".into(), |value| format!("{value:.1}"))
 }
 
 /// Reads `500ms`, `30s`, `5m` or `2h`.
@@ -109,6 +130,15 @@ mod tests {
         ] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn of_a_drawing_of_the_source_the_line_stays() {
+        let text = "file: TOML parse error at line 8, column 1\n  |\n8 | levle = 1\n  | ^^^^^\n\
+                    unknown field `levle`\n";
+        let expected =
+            "file: TOML parse error at line 8, column 1: `levle = 1`: unknown field `levle`";
+        assert_eq!(flat(text), expected);
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! The command line: one module a command.
 
 mod account;
+mod bench;
 mod completions;
 mod genesis;
 mod key;
 mod keygen;
 mod proof;
 mod reference;
+mod run;
 mod status;
+mod testnet;
 mod tx;
 
 use std::process::ExitCode;
@@ -46,13 +49,16 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Testnet(testnet::Args),
     Keygen(keygen::Args),
     Key(key::Args),
     Genesis(genesis::Args),
+    Run(run::Args),
     Status(status::Args),
     Account(account::Args),
     Tx(tx::Args),
     Proof(proof::Args),
+    Bench(bench::Args),
     Completions(completions::Args),
     CliReference(reference::Args),
 }
@@ -61,13 +67,16 @@ impl Command {
     /// Carries the command out.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Testnet(args) => return args.run(),
             Self::Keygen(args) => args.run()?,
             Self::Key(args) => args.run()?,
             Self::Genesis(args) => args.run()?,
+            Self::Run(args) => return args.run(),
             Self::Status(args) => args.run()?,
             Self::Account(args) => args.run()?,
             Self::Tx(args) => return args.run(),
             Self::Proof(args) => args.run()?,
+            Self::Bench(args) => return args.run(),
             Self::Completions(args) => args.run()?,
             Self::CliReference(args) => args.run()?,
         }

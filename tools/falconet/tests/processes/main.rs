@@ -3,7 +3,14 @@
 //! Nothing here asserts how fast something is. Waits are bounded so that a hang becomes a failure
 //! with a diagnosis instead of a silent CI time-out.
 
+mod bad_input;
+mod commits;
+mod configuration;
+mod crashes;
 mod harness;
 mod keys;
+mod network;
 mod offline;
+mod payments;
 mod reference;
+mod testnet;

@@ -7,21 +7,25 @@ use serde_json::json;
 
 use crate::harness::falconet;
 
-/// Writes a genesis document with one validator.
-fn genesis(dir: &Path, name: &str) -> serde_json::Value {
-    if !dir.join("validator.key").exists() {
-        falconet(
-            dir,
-            &["keygen", "--out", "validator.key", "--scheme", "falcon512"],
-        )
-        .ok();
-    }
-    let key = falconet(dir, &["key", "show", "validator.key", "--json"]).json();
+/// Writes a genesis document with one validator, whose key is made when it does not exist.
+pub fn genesis(dir: &Path, name: &str) -> serde_json::Value {
+    genesis_of(dir, name, &["validator.key"])
+}
+
+/// Writes a genesis document with the validators of these key files.
+pub fn genesis_of(dir: &Path, name: &str, keys: &[&str]) -> serde_json::Value {
+    let validator = |(index, file): (usize, &&str)| {
+        if !dir.join(file).exists() {
+            falconet(dir, &["keygen", "--out", file, "--scheme", "falcon512"]).ok();
+        }
+        let key = falconet(dir, &["key", "show", file, "--json"]).json();
+        json!({ "name": format!("validator-{index}"), "key": key["public_key"], "weight": 1 })
+    };
     let document = json!({
         "name": name,
         "time_ms": 1,
         "application": "ledger",
-        "validators": [{ "name": "validator-0", "key": key["public_key"], "weight": 1 }],
+        "validators": keys.iter().enumerate().map(validator).collect::<Vec<_>>(),
     });
     fs::write(dir.join(format!("{name}.json")), document.to_string()).unwrap();
     document

@@ -1,0 +1,208 @@
+//! `falconet testnet`: a network on this machine, from nothing to load.
+
+mod directory;
+mod screen;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use falconet_bench::cluster::{Running, StartOptions, Testnet};
+use falconet_bench::load::{Load, LoadSpec};
+use falconet_bench::progress::{self, OnProgress};
+use falconet_bench::report::Report;
+use falconet_bench::run::{self, LoadKind, LoadSupply, Watch, Wish, measure, supply_for};
+use falconet_bench::supply::{opaque, presigned::FIRST_NONCE};
+
+use self::directory::Place;
+use self::screen::Screen;
+use super::bench::verdict;
+use crate::signals::Stop;
+use crate::{output, parent};
+
+/// How long validators may take to end.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Transfers are signed before the load begins for this long; beyond, while it runs.
+const SIGNED_AHEAD: Duration = Duration::from_secs(5);
+/// How often a network without load is looked at.
+const IDLE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Run a network of validators on this machine, with a load of signed transfers
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  falconet testnet                                  four validators, until Ctrl-C
+  falconet testnet --for 30s --load 2000 --json     ends by itself, last line is JSON
+  falconet testnet --dir my-chain                   keep the chain; the same again continues it
+  falconet testnet --load 0                         no load: send transactions yourself
+
+Each validator is a process of its own with its own key, disk and sockets. Ctrl-C stops all of them
+in order, a second Ctrl-C at once. Exit code 1 when states differ, nothing was committed, or a
+validator ended.")]
+pub struct Args {
+    /// Number of validators [default: 4]
+    #[arg(long, value_name = "N")]
+    validators: Option<usize>,
+    /// Directory of the network: made, or continued when it holds one [default: a fresh one, which
+    /// is removed after a clean end]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Transactions a second, over all validators; 0 for none
+    #[arg(long, value_name = "RATE", default_value_t = 500)]
+    load: u64,
+    /// End after this long, such as 30s or 5m [default: at Ctrl-C]
+    #[arg(long = "for", value_name = "DURATION", value_parser = output::parse_duration)]
+    duration: Option<Duration>,
+    /// End with one JSON object on the last line of standard output; everything else goes to
+    /// standard error
+    #[arg(long)]
+    json: bool,
+    /// What is sent: falcon1024 or falcon512 transfers, or opaque payloads on a chain that
+    /// executes nothing [default: falcon1024]
+    #[arg(long)]
+    scheme: Option<LoadKind>,
+    /// First port: STOQ of validator i is there plus i, HTTP 100 above [default: 26600 if it is
+    /// free, else any free ports]
+    #[arg(long, value_name = "PORT")]
+    base_port: Option<u16>,
+}
+
+impl Args {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let stop = Stop::install().context("cannot catch signals")?;
+        let screen = Screen::new(self.json);
+        let bars = progress::bars();
+        let place = Place::prepare(&self, &screen, &bars)?;
+        let result = self.network(&place.testnet, place.fresh_chain, &stop, &screen, &bars);
+        place.leave(result.is_ok(), &screen);
+        if let Some(report) = result? {
+            screen.report(&report)?;
+            verdict(&report)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Starts the network, loads it until the end, stops it.
+    fn network(
+        &self,
+        testnet: &Testnet,
+        fresh_chain: bool,
+        stop: &Stop,
+        screen: &Screen,
+        bars: OnProgress<'_>,
+    ) -> anyhow::Result<Option<Report>> {
+        // On a fresh chain the first nonces are known, and signing does not disturb anybody yet.
+        let mut supply = match fresh_chain && self.load > 0 {
+            true => Some(self.supply(testnet, FIRST_NONCE, bars)?),
+            false => None,
+        };
+        let exe = std::env::current_exe().context("cannot find the path of this program")?;
+        let options = StartOptions {
+            env: parent::to_be_followed(),
+            ..StartOptions::default()
+        };
+        let mut running = Running::start(testnet, &exe, options, |_, line| screen.line(line))?;
+        screen.started(testnet);
+        let report = if self.load == 0 {
+            self.idle(&mut running, stop, screen)?;
+            None
+        } else {
+            if supply.is_none() {
+                let first = run::first_nonce(testnet, &running, bars)?;
+                supply = Some(self.supply(testnet, first, bars)?);
+            }
+            let supply = supply.take().expect("made above");
+            Some(self.load(testnet, &mut running, supply, stop, screen)?)
+        };
+        let stopped = running.stop(STOP_GRACE);
+        for index in stopped.killed {
+            screen.line(&format!(
+                "validator {index} did not end by itself and was killed"
+            ));
+        }
+        for (index, status) in stopped.failed {
+            screen.line(&format!(
+                "validator {index} ended badly ({status}); see its log"
+            ));
+        }
+        Ok(report)
+    }
+
+    fn supply(
+        &self,
+        testnet: &Testnet,
+        first_nonce: u64,
+        bars: OnProgress<'_>,
+    ) -> anyhow::Result<LoadSupply> {
+        let time = match self.duration {
+            Some(duration) => duration + LoadSpec::WARMUP,
+            None => SIGNED_AHEAD,
+        };
+        let ahead = (self.load as f64 * time.as_secs_f64()).ceil() as u64;
+        Ok(supply_for(
+            testnet,
+            first_nonce,
+            ahead,
+            opaque::PAYLOAD_BYTES,
+            bars,
+        )?)
+    }
+
+    fn load(
+        &self,
+        testnet: &Testnet,
+        running: &mut Running,
+        supply: LoadSupply,
+        stop: &Stop,
+        screen: &Screen,
+    ) -> anyhow::Result<Report> {
+        let spec = LoadSpec {
+            duration: self.duration,
+            ..LoadSpec::new(testnet.targets(), testnet.chain_id(), self.load)
+        };
+        let load = Load::start(spec, supply.supply)?;
+        let mut live = screen.live(running.nodes());
+        let measured = measure(
+            testnet,
+            running,
+            load,
+            supply.transaction_bytes,
+            &mut |watch| {
+                match watch {
+                    Watch::Live(snapshot) => live.show(Some(snapshot)),
+                    Watch::Exit(exit) => {
+                        live.note(&exit.to_string());
+                        return Wish::Stop;
+                    }
+                }
+                if stop.asked() {
+                    Wish::Stop
+                } else {
+                    Wish::Continue
+                }
+            },
+        );
+        drop(live);
+        Ok(measured?.0)
+    }
+
+    /// Watches a network without load.
+    fn idle(&self, running: &mut Running, stop: &Stop, screen: &Screen) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let mut live = screen.live(running.nodes());
+        while !stop.asked()
+            && self
+                .duration
+                .is_none_or(|duration| began.elapsed() < duration)
+        {
+            thread::sleep(IDLE_INTERVAL);
+            live.show(None);
+            if let Some(exit) = running.exits().first() {
+                anyhow::bail!("{exit}");
+            }
+        }
+        Ok(())
+    }
+}

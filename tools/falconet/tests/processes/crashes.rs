@@ -1,0 +1,209 @@
+//! kill -9 under load, and what a disk may look like afterwards.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use falconet_client::{Client, ClientConfig, Wallet};
+use falconet_types::message::Admission;
+use falconet_types::transaction::SignedTransaction;
+use falconet_types::{AccountId, Scheme, TxId};
+
+use crate::harness::{PATIENCE, wait_for};
+use crate::network::Network;
+
+/// Transfers in one submission.
+const SUBMISSION: usize = 8;
+/// Transfers that must be acknowledged between two events.
+const PROGRESS: usize = 150;
+
+/// A client that sends transfers through one validator, whatever happens to it, and remembers
+/// what was acknowledged.
+struct Load<'a> {
+    config: ClientConfig,
+    wallet: Wallet,
+    to: AccountId,
+    stop: &'a AtomicBool,
+    count: &'a AtomicUsize,
+    acknowledged: &'a Mutex<BTreeSet<TxId>>,
+}
+
+impl Load<'_> {
+    fn run(mut self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let txs: Vec<SignedTransaction> = (0..SUBMISSION)
+                .map(|_| self.wallet.transfer(self.to, 1))
+                .collect();
+            self.until_acknowledged(&txs);
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Offers the same bytes again until the validator took all of them or the test ends.
+    /// Submitting again is safe: they execute once.
+    fn until_acknowledged(&self, txs: &[SignedTransaction]) {
+        let mut open: Vec<SignedTransaction> = txs.to_vec();
+        let mut client = None;
+        while !open.is_empty() && !self.stop.load(Ordering::Relaxed) {
+            if client.is_none() {
+                client = Client::connect(&self.config).ok();
+            }
+            let Some(connected) = &mut client else {
+                continue;
+            };
+            let answer = connected
+                .submit(&open)
+                .and_then(|tag| connected.wait_for_results(tag, Duration::from_secs(5)));
+            let Ok(results) = answer else {
+                client = None;
+                continue;
+            };
+            let mut again = Vec::new();
+            let mut acknowledged = self.acknowledged.lock().unwrap();
+            for (tx, admission) in open.into_iter().zip(results) {
+                match admission {
+                    Admission::Accepted | Admission::Duplicate => {
+                        acknowledged.insert(tx.id());
+                        self.count.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Admission::Busy { .. } => again.push(tx),
+                    // Accepted before the answer was lost, and executed since.
+                    Admission::Refused(falconet_types::receipt::Outcome::Replayed) => {}
+                    Admission::Refused(outcome) => panic!("refused: {outcome:?}"),
+                }
+            }
+            open = again;
+        }
+    }
+}
+
+#[test]
+fn each_validator_is_killed_in_turn_under_load_and_nothing_acknowledged_is_lost() {
+    let mut network = Network::running(4, 4, Scheme::Falcon512);
+    let stop = AtomicBool::new(false);
+    let counts: [AtomicUsize; 4] = std::array::from_fn(|_| AtomicUsize::new(0));
+    let acknowledged = Mutex::new(BTreeSet::new());
+    thread::scope(|scope| {
+        // Ends the load when an assertion fails, too.
+        struct StopOnDrop<'a>(&'a AtomicBool);
+        impl Drop for StopOnDrop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let _stop = StopOnDrop(&stop);
+        for (i, count) in counts.iter().enumerate() {
+            let load = Load {
+                config: ClientConfig {
+                    connect_timeout: Duration::from_secs(2),
+                    ..network.client_config(i)
+                },
+                wallet: network.wallet(i),
+                to: network.account((i + 1) % 4),
+                stop: &stop,
+                count,
+                acknowledged: &acknowledged,
+            };
+            scope.spawn(move || load.run());
+        }
+        let progress = |who: &[usize], when: &str| {
+            let before: Vec<usize> = who
+                .iter()
+                .map(|i| counts[*i].load(Ordering::Relaxed))
+                .collect();
+            for (i, before) in who.iter().zip(before) {
+                wait_for(&format!("acknowledgements of validator {i} {when}"), || {
+                    let now = counts[*i].load(Ordering::Relaxed);
+                    (now >= before + PROGRESS).then_some(())
+                });
+            }
+        };
+        progress(&[0, 1, 2, 3], "at the start");
+        for victim in 0..4 {
+            network.kill(victim);
+            progress(&network.up(), "with three left");
+            network.start(victim);
+            progress(&[victim], "after its restart");
+        }
+    });
+    let acknowledged = acknowledged.into_inner().unwrap();
+    assert!(acknowledged.len() >= 4 * PROGRESS);
+    for i in 0..4 {
+        for id in &acknowledged {
+            let found = wait_for(&format!("{id} at validator {i}"), || {
+                network.committed(i, *id)
+            });
+            assert_eq!(found["outcome"], "executed", "{found}");
+        }
+    }
+    network.agree();
+    network.stop();
+}
+
+/// Something that happens to a file.
+type Damage = fn(&PathBuf);
+
+/// The newest segment of a validator's log.
+fn newest_segment(network: &Network, i: usize) -> PathBuf {
+    let log = network.home(i).join("data/log");
+    let segments = fs::read_dir(&log)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    segments
+        .filter(|path| path.extension().is_some_and(|e| e == "seg"))
+        .max()
+        .unwrap()
+}
+
+#[test]
+fn a_torn_or_corrupt_tail_of_the_log_is_recovered_from() {
+    let mut network = Network::running(4, 4, Scheme::Falcon512);
+    let mut wallets: Vec<Wallet> = (0..4).map(|i| network.wallet(i)).collect();
+    let mut pay = |network: &Network| -> Vec<TxId> {
+        let up = network.up();
+        let mut ids = Vec::new();
+        for (account, wallet) in wallets.iter_mut().enumerate() {
+            let to = network.account((account + 1) % 4);
+            let txs: Vec<_> = (0..5).map(|_| wallet.transfer(to, 1)).collect();
+            let mut client = network.client(up[account % up.len()]);
+            let fates = client.submit_and_wait(&txs, PATIENCE).unwrap();
+            assert!(
+                fates.iter().all(|fate| fate.receipt().is_some()),
+                "{fates:?}"
+            );
+            ids.extend(txs.iter().map(|tx| tx.id()));
+        }
+        ids
+    };
+    let mut paid = pay(&network);
+    network.agree();
+    let damages: [(&str, Damage); 2] = [
+        ("garbage after the last record", |segment| {
+            let mut file = OpenOptions::new().append(true).open(segment).unwrap();
+            file.write_all(&[0xa5; 777]).unwrap();
+        }),
+        ("half a record", |segment| {
+            let bytes = fs::read(segment).unwrap();
+            let mut file = OpenOptions::new().append(true).open(segment).unwrap();
+            // The start of what the segment begins with, cut off in the middle.
+            file.write_all(&bytes[..bytes.len().min(40)]).unwrap();
+        }),
+    ];
+    for (damage, apply) in damages {
+        network.kill(1);
+        apply(&newest_segment(&network, 1));
+        paid.extend(pay(&network));
+        network.start(1);
+        for id in &paid {
+            wait_for(&format!("{id} after {damage}"), || {
+                network.committed(1, *id)
+            });
+        }
+        network.agree();
+    }
+}
