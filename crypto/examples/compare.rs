@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use falconet_crypto::Scheme;
 use falconet_crypto::cpu;
-use falconet_crypto::falcon::{Backend, Bitmap, Job, verify_batch_parallel};
+use falconet_crypto::falcon::{Backend, Bitmap, Job, Key, PreparedKey, verify_batch_parallel};
 use support::peers::{Ours, Workload};
+use support::{Case, Random, mutate};
 
 const BATCH: usize = 512;
 const MESSAGE_LEN: usize = 150;
@@ -74,6 +75,7 @@ fn main() {
         let workload = Workload::new(scheme, BATCH, MESSAGE_LEN);
         verification(scheme, &workload, &mut results);
     }
+    hostile(&mut results);
     threads(&mut results);
     for scheme in [Scheme::Falcon1024, Scheme::Falcon512] {
         for backend in Backend::available() {
@@ -158,6 +160,59 @@ fn verification<'a>(scheme: Scheme, workload: &'a Workload, results: &mut Vec<(S
     }
 }
 
+/// Signatures that an attacker has chosen to be slow, beside ordinary ones.
+fn hostile(results: &mut Vec<(String, f64)>) {
+    let mut random = Random::new(1);
+    for scheme in [Scheme::Falcon1024, Scheme::Falcon512] {
+        let workload = Workload::new(scheme, BATCH, 48);
+        let slow: Vec<Case> = (0..BATCH)
+            .map(|_| mutate::slowest(scheme, &mut random))
+            .collect();
+        let slow_keys: Vec<PreparedKey> = slow
+            .iter()
+            .map(|case| PreparedKey::from_bytes(scheme, &case.public_key).expect("canonical"))
+            .collect();
+        let ordinary = workload.jobs(true);
+        for backend in Backend::available() {
+            let mixed = |every: usize| -> Vec<Job<'_>> {
+                let mut jobs = ordinary.clone();
+                for at in (0..BATCH).step_by(every) {
+                    jobs[at] = Job {
+                        key: Key::Prepared(&slow_keys[at]),
+                        message: &slow[at].message,
+                        signature: &slow[at].signature,
+                    };
+                }
+                jobs
+            };
+            let mut contenders: Vec<Contender<'_>> = [ordinary.clone(), mixed(1), mixed(32)]
+                .into_iter()
+                .map(|jobs| {
+                    let ours = Ours::new(backend);
+                    Contender::new("", BATCH, move || ours.verify(&jobs))
+                })
+                .collect();
+            race(&mut contenders, ROUNDS / 3);
+            let [ordinary, all, few] = [0, 1, 2].map(|at| contenders[at].ns_each());
+            // What one more hostile signature adds to a batch of ordinary ones.
+            let marginal = (32.0 * few - 31.0 * ordinary) / ordinary;
+            println!(
+                "{scheme} on {backend}: the slowest signatures cost {:.2} times an ordinary one, \
+                 one among 31 ordinary ones {marginal:.2} times",
+                all / ordinary
+            );
+            results.push((
+                format!("{scheme}_{backend}_hostile_vs_ordinary"),
+                all / ordinary,
+            ));
+            results.push((
+                format!("{scheme}_{backend}_one_hostile_vs_ordinary"),
+                marginal,
+            ));
+        }
+    }
+}
+
 fn threads(results: &mut Vec<(String, f64)>) {
     let workload = Workload::new(Scheme::Falcon1024, BATCH, MESSAGE_LEN);
     let jobs = workload.jobs(true);
@@ -185,26 +240,36 @@ fn threads(results: &mut Vec<(String, f64)>) {
     ));
 }
 
+/// Where the time goes, in cycles of the time-stamp counter.
 #[cfg(target_arch = "x86_64")]
 fn parts(scheme: Scheme, backend: Backend, results: &mut Vec<(String, f64)>) {
     use falconet_crypto::falcon::stages::{Stage, Stages};
-    let cycles = |ns: f64| ns * tsc_per_ns();
     let workload = Workload::new(scheme, 32, MESSAGE_LEN);
-    let jobs: [Job<'_>; 32] = workload.jobs(false).try_into().expect("32 jobs");
-    let Some(mut stages) = Stages::new(backend, &jobs) else {
+    let encoded: [Job<'_>; 32] = workload.jobs(false).try_into().expect("32 jobs");
+    let Some(stages) = Stages::new(backend, &encoded) else {
         return;
     };
+    let stages = std::cell::RefCell::new(stages);
+    let (ours, prepared) = (Ours::new(backend), workload.jobs(true));
+    let mut contenders = vec![Contender::new("all_prepared_keys", 32, || {
+        ours.verify(&prepared)
+    })];
+    let names = ["hash_to_point", "decode", "key_decode", "ntt_and_norm"];
+    for (stage, name) in Stage::ALL.into_iter().zip(names) {
+        let stages = &stages;
+        contenders.push(Contender::new(name, 32, move || {
+            stages.borrow_mut().run(stage)
+        }));
+    }
+    race(&mut contenders, 4 * ROUNDS);
     println!("{scheme} on {backend}, TSC cycles a signature");
-    for (stage, name) in
-        Stage::ALL
-            .into_iter()
-            .zip(["hash_to_point", "decode", "key_decode", "ntt_and_norm"])
-    {
-        let mut contender = [Contender::new(name, 32, || stages.run(stage))];
-        race(&mut contender, ROUNDS);
-        let each = cycles(contender[0].ns_each());
-        println!("  {name:24} {each:9.0}");
-        results.push((format!("{scheme}_{backend}_{name}_cycles"), each));
+    for contender in &contenders {
+        let cycles = contender.ns_each() * tsc_per_ns();
+        println!("  {:24} {cycles:9.0}", contender.name);
+        results.push((
+            format!("{scheme}_{backend}_{}_cycles", contender.name),
+            cycles,
+        ));
     }
 }
 

@@ -54,6 +54,7 @@ impl Corpus {
             10 => random_key(case, &mut random),
             11 => self.crossed(case, &mut random),
             12 => near_the_bound(case, &mut random),
+            13 if random.below(4) == 0 => slowest(case.scheme, &mut random),
             13 => wide(case, &mut random),
             14 => codewords(case, &mut random),
             _ => noise(case, &mut random),
@@ -134,6 +135,32 @@ fn near_the_bound(case: Case, random: &mut Random) -> Case {
     };
     let s1 = forge::with_squared_norm(scheme, rest, random);
     forge::case(scheme, &s1, &s2, &case.message, &nonce(random)).unwrap_or(case)
+}
+
+/// A valid signature that is as slow to decode as any can be: as many groups of four codewords as
+/// fit the encoding (and the norm) are longer than the decoders' windows. Each has 22 zeros in its
+/// unary parts.
+pub fn slowest(scheme: Scheme, random: &mut Random) -> Case {
+    let spare_bits = 8 * (scheme.signature_len() - 41) - 9 * scheme.degree();
+    let group_norm_max = 2 * (783 * 783 + 655 * 655);
+    let groups = (spare_bits / 22).min((scheme.squared_norm_max() / group_norm_max) as usize);
+    loop {
+        let mut s2 = vec![0; scheme.degree()];
+        let mut left = groups;
+        while left > 0 {
+            let at = 4 * random.below(scheme.degree() / 4);
+            if s2[at] == 0 {
+                for (value, magnitude) in s2[at..at + 4].iter_mut().zip([768, 640, 768, 640]) {
+                    *value = random.pick(&[1, -1]) * (magnitude + random.below(16) as i32);
+                }
+                left -= 1;
+            }
+        }
+        let s1 = vec![0; scheme.degree()];
+        if let Some(case) = forge::case(scheme, &s1, &s2, &random.bytes(48), &nonce(random)) {
+            return case;
+        }
+    }
 }
 
 /// A forged case with coefficients so large that four codewords exceed a 64-bit window.

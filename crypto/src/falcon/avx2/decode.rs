@@ -14,11 +14,11 @@ use crate::falcon::simd::codeword::{
 };
 use crate::falcon::simd::words::Polynomial;
 
-/// Signatures that are decoded together.
+/// Signatures that are decoded together, if there are so many.
 const STREAMS: usize = 4;
 
 #[target_feature(enable = "avx2,lzcnt,bmi1,bmi2")]
-pub(super) fn decode(
+pub(in crate::falcon) fn decode(
     scheme: Scheme,
     rows: &Rows,
     count: usize,
@@ -26,25 +26,43 @@ pub(super) fn decode(
 ) -> u32 {
     let mut valid = 0;
     for first in (0..count).step_by(STREAMS) {
-        let mut streams: [Stream; STREAMS] = std::array::from_fn(|k| Stream {
-            row: if first + k < count {
-                first + k
-            } else {
-                PARKING_ROW
-            },
-            position: 0,
-        });
-        let s2 = s2[first..]
-            .first_chunk_mut()
-            .expect("chunks are a multiple of the streams");
-        read_notes(scheme, rows, &mut streams, s2);
-        for (k, stream) in streams.iter().enumerate() {
-            let canonical = coefficients(scheme, &mut s2[k]);
-            let index = first + k;
-            // A refused stream has moved to the parking row.
-            if canonical && stream.row == index {
-                valid |= u32::from(rows.ends_at(scheme, index, stream.position)) << index;
-            }
+        valid |= match count - first {
+            1 => decode_streams::<1>(scheme, rows, first, s2),
+            2 => decode_streams::<2>(scheme, rows, first, s2),
+            3 => decode_streams::<3>(scheme, rows, first, s2),
+            _ => decode_streams::<STREAMS>(scheme, rows, first, s2),
+        };
+    }
+    valid
+}
+
+/// Decodes `STREAMS` signatures from row `first` on.
+#[inline]
+#[target_feature(enable = "avx2,lzcnt,bmi1,bmi2")]
+fn decode_streams<const STREAMS: usize>(
+    scheme: Scheme,
+    rows: &Rows,
+    first: usize,
+    s2: &mut [Polynomial; CHUNK],
+) -> u32 {
+    let mut streams = [Stream {
+        row: 0,
+        position: 0,
+    }; STREAMS];
+    for (k, stream) in streams.iter_mut().enumerate() {
+        stream.row = first + k;
+    }
+    let s2 = s2[first..]
+        .first_chunk_mut()
+        .expect("the rows are inside the chunk");
+    read_notes(scheme, rows, &mut streams, s2);
+    let mut valid = 0;
+    for (k, stream) in streams.iter().enumerate() {
+        let canonical = coefficients(scheme, &mut s2[k]);
+        let index = first + k;
+        // A refused stream has moved to the parking row.
+        if canonical && stream.row == index {
+            valid |= u32::from(rows.ends_at(scheme, index, stream.position)) << index;
         }
     }
     valid
@@ -61,7 +79,7 @@ struct Stream {
 /// Writes the notes of all codewords where the coefficients will be.
 #[inline]
 #[target_feature(enable = "avx2,lzcnt,bmi1,bmi2")]
-fn read_notes(
+fn read_notes<const STREAMS: usize>(
     scheme: Scheme,
     rows: &Rows,
     streams: &mut [Stream; STREAMS],

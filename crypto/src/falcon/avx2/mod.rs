@@ -1,6 +1,6 @@
 //! The kernels for AVX2.
 
-mod decode;
+pub(super) mod decode;
 mod key;
 mod reject;
 mod words;

@@ -15,18 +15,21 @@
 use std::arch::x86_64::*;
 
 use crate::falcon::Scheme;
+use crate::falcon::avx2;
 use crate::falcon::simd::CHUNK;
 use crate::falcon::simd::codeword::{
-    NOTE_BIAS, NOTE_LIMIT, NOTE_MINUS_ZERO, PARKING_ROW, ROW_LEN, Rows, WINDOW_CODEWORDS,
-    WINDOW_COUNTS_MAX, read_wide,
+    CANONICAL_COUNT_MAX, NOTE_BIAS, NOTE_LIMIT, NOTE_MINUS_ZERO, PARKING_ROW, ROW_LEN, Rows,
+    WINDOW_CODEWORDS, WINDOW_COUNTS_MAX,
 };
 use crate::falcon::simd::words::Polynomial;
 use crate::keccak::avx512::transpose;
-use crate::keccak::lanes::bits;
 
 /// Bit positions, in the bits of all rows.
 const ROW_BITS: u64 = 8 * ROW_LEN as u64;
 const PARKING: u64 = PARKING_ROW as u64 * ROW_BITS;
+
+/// Up to this number, signatures are decoded as with AVX2.
+const SCALAR_MAX: usize = 4;
 
 /// Windows per row of 32 coefficients.
 const ROW_WINDOWS: usize = 32 / WINDOW_CODEWORDS;
@@ -41,7 +44,8 @@ pub(super) fn decode(
     s2: &mut [Polynomial; CHUNK],
 ) -> u32 {
     match count.div_ceil(8) {
-        0 => 0,
+        // A vector that is mostly empty takes longer than general registers.
+        _ if count <= SCALAR_MAX => avx2::decode::decode(scheme, rows, count, s2),
         1 => decode_groups::<1>(scheme, rows, count, s2),
         2 => decode_groups::<2>(scheme, rows, count, s2),
         3 => decode_groups::<3>(scheme, rows, count, s2),
@@ -50,17 +54,13 @@ pub(super) fn decode(
     }
 }
 
-/// The state of eight signatures.
+/// What a window of each of eight lanes held.
 #[derive(Clone, Copy)]
-struct Lanes {
-    /// Where the next window starts, in bits.
-    positions: __m512i,
-    /// Notes of the four codewords of this window.
+struct Codewords {
+    /// Notes of the four codewords.
     notes: [__m512i; WINDOW_CODEWORDS],
     /// Sum of the four counts.
     counts: __m512i,
-    /// Lanes whose window was too short.
-    wide: __mmask8,
 }
 
 #[target_feature(
@@ -73,32 +73,17 @@ fn decode_groups<const GROUPS: usize>(
     s2: &mut [Polynomial; CHUNK],
 ) -> u32 {
     let zero = _mm512_setzero_si512();
-    let mut lanes = [Lanes {
-        positions: zero,
-        notes: [zero; 4],
-        counts: zero,
-        wide: 0,
-    }; GROUPS];
-    for (group, lanes) in lanes.iter_mut().enumerate() {
-        let start = |lane: usize| {
-            let index = 8 * group + lane;
-            (if index < count {
-                index as u64 * ROW_BITS
-            } else {
-                PARKING
-            })
-            .cast_signed()
-        };
-        lanes.positions = _mm512_set_epi64(
-            start(7),
-            start(6),
-            start(5),
-            start(4),
-            start(3),
-            start(2),
-            start(1),
-            start(0),
-        );
+    // Where the next windows start, in bits.
+    let mut positions = [zero; GROUPS];
+    for (group, positions) in positions.iter_mut().enumerate() {
+        let mut starts = [PARKING; 8];
+        for (lane, start) in starts.iter_mut().enumerate() {
+            if 8 * group + lane < count {
+                *start = (8 * group + lane) as u64 * ROW_BITS;
+            }
+        }
+        // SAFETY: `starts` has 64 bytes.
+        *positions = unsafe { _mm512_loadu_si512(starts.as_ptr().cast()) };
     }
     let mut refused = 0u32;
     let mut checks = [[RowCheck {
@@ -108,15 +93,24 @@ fn decode_groups<const GROUPS: usize>(
 
     for row in 0..scheme.degree() / 32 {
         let mut notes = [[zero; ROW_WINDOWS]; GROUPS];
+        #[expect(
+            clippy::needless_range_loop,
+            reason = "the notes are indexed by group first"
+        )]
         for window in 0..ROW_WINDOWS {
-            read_windows(rows, &mut lanes);
-            if lanes.iter().fold(0, |any, lanes| any | lanes.wide) != 0 {
-                refused |= repair(rows, &mut lanes);
+            let (mut codewords, wide) = read_windows(rows, &positions);
+            if wide.iter().fold(0, |any, wide| any | wide) != 0 {
+                for group in (0..GROUPS).filter(|&group| wide[group] != 0) {
+                    let repaired = repair(rows, positions[group], codewords[group]);
+                    (positions[group], codewords[group]) = (repaired.positions, repaired.codewords);
+                    refused |= u32::from(repaired.refused) << (8 * group);
+                }
             }
-            for (lanes, notes) in lanes.iter_mut().zip(&mut notes) {
-                let bits = _mm512_add_epi64(lanes.counts, _mm512_set1_epi64(4));
-                lanes.positions = _mm512_add_epi64(lanes.positions, bits);
-                notes[window] = pack(lanes.notes);
+            for (group, codewords) in codewords.iter().enumerate() {
+                let ones = _mm512_set1_epi64(WINDOW_CODEWORDS as i64);
+                let bits = _mm512_add_epi64(codewords.counts, ones);
+                positions[group] = _mm512_add_epi64(positions[group], bits);
+                notes[group][window] = pack(codewords.notes);
             }
         }
         for (group, (notes, checks)) in notes.iter().zip(&mut checks).enumerate() {
@@ -127,10 +121,10 @@ fn decode_groups<const GROUPS: usize>(
     }
 
     let mut valid = 0;
-    for (group, (lanes, checks)) in lanes.iter().zip(&checks).enumerate() {
+    for (group, (lanes, checks)) in positions.iter().zip(&checks).enumerate() {
         let mut positions = [0u64; 8];
         // SAFETY: `positions` has 64 bytes.
-        unsafe { _mm512_storeu_si512(positions.as_mut_ptr().cast(), lanes.positions) };
+        unsafe { _mm512_storeu_si512(positions.as_mut_ptr().cast(), *lanes) };
         for (lane, check) in checks.iter().enumerate() {
             let index = 8 * group + lane;
             if index >= count || refused >> index & 1 == 1 || !check.is_canonical() {
@@ -143,82 +137,122 @@ fn decode_groups<const GROUPS: usize>(
     valid
 }
 
-/// Reads four codewords in each lane.
+/// Reads four codewords in each lane. Also returns the lanes whose window was too short for them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512cd,avx512vbmi2")]
-fn read_windows<const GROUPS: usize>(rows: &Rows, lanes: &mut [Lanes; GROUPS]) {
-    let big_endian = _mm512_broadcast_i32x4(_mm_set_epi8(
-        8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7,
-    ));
-    let below_the_byte = _mm512_set1_epi64(0x00ff_ffff_ffff_ffff);
-    let mut windows = [_mm512_setzero_si512(); GROUPS];
-    for (window, lanes) in windows.iter_mut().zip(&*lanes) {
-        let bytes = _mm512_srli_epi64::<3>(lanes.positions);
-        // SAFETY: every position is in its row or in the parking row, at least eight bytes before
-        // the end. A window that starts in the zeros behind a polynomial holds at most the rest of
-        // a codeword, is found too short, and its lane is sent to the parking row by `repair`;
-        // before that, a group of codewords takes at most 96 bits into the zeros. Parked lanes
-        // take nine bits a codeword, at most 1024 times. See `codeword` for both.
-        *window = unsafe { _mm512_i64gather_epi64::<1>(bytes, rows.as_ptr().cast()) };
+fn read_windows<const GROUPS: usize>(
+    rows: &Rows,
+    positions: &[__m512i; GROUPS],
+) -> ([Codewords; GROUPS], [__mmask8; GROUPS]) {
+    let zero = _mm512_setzero_si512();
+    let mut windows = [zero; GROUPS];
+    for (window, positions) in windows.iter_mut().zip(positions) {
+        *window = open_window(rows, *positions);
     }
-    for (window, lanes) in windows.iter_mut().zip(&*lanes) {
-        let offset = _mm512_and_si512(lanes.positions, _mm512_set1_epi64(7));
-        *window = _mm512_sllv_epi64(_mm512_shuffle_epi8(*window, big_endian), offset);
-    }
-    for codeword in 0..WINDOW_CODEWORDS {
-        for (window, lanes) in windows.iter_mut().zip(&mut *lanes) {
-            let count = _mm512_lzcnt_epi64(_mm512_and_si512(*window, below_the_byte));
-            // The count above the byte.
-            lanes.notes[codeword] = _mm512_shldi_epi64::<8>(count, *window);
-            // One more than the count, in two steps of which the first does not wait for it.
-            *window = _mm512_sllv_epi64(_mm512_add_epi64(*window, *window), count);
-            lanes.counts = if codeword == 0 {
+    let mut codewords = [Codewords {
+        notes: [zero; WINDOW_CODEWORDS],
+        counts: zero,
+    }; GROUPS];
+    for at in 0..WINDOW_CODEWORDS {
+        for (window, codewords) in windows.iter_mut().zip(&mut codewords) {
+            let count;
+            (codewords.notes[at], count, *window) = take_codeword(*window);
+            codewords.counts = if at == 0 {
                 count
             } else {
-                _mm512_add_epi64(lanes.counts, count)
+                _mm512_add_epi64(codewords.counts, count)
             };
         }
     }
     let limit = _mm512_set1_epi64(WINDOW_COUNTS_MAX.cast_signed());
-    for lanes in lanes {
-        lanes.wide = _mm512_cmpgt_epu64_mask(lanes.counts, limit);
+    let mut wide = [0; GROUPS];
+    for (wide, codewords) in wide.iter_mut().zip(&codewords) {
+        *wide = _mm512_cmpgt_epu64_mask(codewords.counts, limit);
     }
+    (codewords, wide)
 }
 
-/// Reads the groups of codewords again that exceeded their windows. Returns the signatures that
-/// are refused; their lanes are parked.
+/// The 64 bits from each position on, the first in the top; the lowest seven may be missing.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn open_window(rows: &Rows, positions: __m512i) -> __m512i {
+    let big_endian = _mm512_broadcast_i32x4(_mm_set_epi8(
+        8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7,
+    ));
+    let bytes = _mm512_srli_epi64::<3>(positions);
+    // SAFETY: every position is in its row or in the parking row, at least eight bytes before the
+    // end. A codeword ends with a one-bit, and behind a polynomial there are only zeros, so a
+    // position never passes its end; a window that would is found too short, and its lane is sent
+    // to the parking row by `repair`. Parked lanes take nine bits a codeword, at most 1024 times.
+    let window = unsafe { _mm512_i64gather_epi64::<1>(bytes, rows.as_ptr().cast()) };
+    let offset = _mm512_and_si512(positions, _mm512_set1_epi64(7));
+    _mm512_sllv_epi64(_mm512_shuffle_epi8(window, big_endian), offset)
+}
+
+/// The note and the count of the first codeword of each window, and the window without it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512cd,avx512vbmi2")]
+fn take_codeword(window: __m512i) -> (__m512i, __m512i, __m512i) {
+    let below_the_byte = _mm512_set1_epi64(0x00ff_ffff_ffff_ffff);
+    let count = _mm512_lzcnt_epi64(_mm512_and_si512(window, below_the_byte));
+    // The count above the byte.
+    let note = _mm512_shldi_epi64::<8>(count, window);
+    // One more than the count, in two steps of which the first does not wait for it.
+    let rest = _mm512_sllv_epi64(_mm512_add_epi64(window, window), count);
+    (note, count, rest)
+}
+
+/// Eight lanes of which some had a window that was too short.
+struct Repaired {
+    positions: __m512i,
+    codewords: Codewords,
+    /// Lanes whose polynomial is refused. They have moved to the parking row.
+    refused: __mmask8,
+}
+
+/// Reads the third and the fourth codeword from a window of their own: canonical codewords have at
+/// most 24 bits, so two always fit. Lanes with a longer one are refused.
+///
+/// This is right for all lanes, whether their window was too short or not. See
+/// [`codeword`](crate::falcon::simd::codeword) for how seldom it happens.
 #[cold]
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-fn repair<const GROUPS: usize>(rows: &Rows, lanes: &mut [Lanes; GROUPS]) -> u32 {
-    let mut refused = 0;
-    for (group, lanes) in lanes.iter_mut().enumerate() {
-        let mut positions = [0u64; 8];
-        // SAFETY: `positions` has 64 bytes.
-        unsafe { _mm512_storeu_si512(positions.as_mut_ptr().cast(), lanes.positions) };
-        for lane in bits(lanes.wide.into()) {
-            let index = 8 * group + lane;
-            let only = 1 << lane;
-            // A parked lane never gets here: its codewords have nine bits.
-            let position = positions[lane] - index as u64 * ROW_BITS;
-            let (notes, counts) =
-                read_wide(rows.row(index), position as usize).unwrap_or_else(|| {
-                    refused |= 1 << index;
-                    lanes.positions =
-                        _mm512_mask_set1_epi64(lanes.positions, only, PARKING.cast_signed());
-                    // What the parking row holds.
-                    (
-                        [NOTE_BIAS | 0xff; WINDOW_CODEWORDS],
-                        8 * WINDOW_CODEWORDS as u64,
-                    )
-                });
-            for (vector, note) in lanes.notes.iter_mut().zip(notes) {
-                *vector = _mm512_mask_set1_epi64(*vector, only, note.into());
-            }
-            lanes.counts = _mm512_mask_set1_epi64(lanes.counts, only, counts.cast_signed());
-        }
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512cd,avx512vbmi2")]
+fn repair(rows: &Rows, positions: __m512i, codewords: Codewords) -> Repaired {
+    let Codewords { mut notes, .. } = codewords;
+    let longest = _mm512_set1_epi64(CANONICAL_COUNT_MAX);
+    // A count is what a note has above its byte.
+    let first = _mm512_srli_epi64::<8>(notes[0]);
+    let second = _mm512_srli_epi64::<8>(notes[1]);
+    let longer = _mm512_max_epu64(first, second);
+    let mut refused = _mm512_cmpgt_epu64_mask(longer, longest);
+    let parking = _mm512_set1_epi64(PARKING.cast_signed());
+    let positions = _mm512_mask_mov_epi64(positions, refused, parking);
+
+    let two = _mm512_add_epi64(first, second);
+    let bits = _mm512_add_epi64(two, _mm512_set1_epi64(2));
+    let next = _mm512_mask_mov_epi64(_mm512_add_epi64(positions, bits), refused, parking);
+    let window = open_window(rows, next);
+    let (third, fourth, rest);
+    (notes[2], third, rest) = take_codeword(window);
+    (notes[3], fourth, _) = take_codeword(rest);
+    let longer = _mm512_max_epu64(third, fourth);
+    refused |= _mm512_cmpgt_epu64_mask(longer, longest);
+    let counts = _mm512_add_epi64(two, _mm512_add_epi64(third, fourth));
+
+    // Refused lanes continue with what the parking row holds.
+    let parked = _mm512_set1_epi64(i64::from(NOTE_BIAS | 0xff));
+    for notes in &mut notes {
+        *notes = _mm512_mask_mov_epi64(*notes, refused, parked);
     }
-    refused
+    let parked = _mm512_set1_epi64(8 * WINDOW_CODEWORDS as i64);
+    let counts = _mm512_mask_mov_epi64(counts, refused, parked);
+    let positions = _mm512_mask_mov_epi64(positions, refused, parking);
+    Repaired {
+        positions,
+        codewords: Codewords { notes, counts },
+        refused,
+    }
 }
 
 /// Packs four notes of 16 bits into each 64-bit lane.

@@ -6,8 +6,11 @@
 //! and low bits. Then whole rows of notes become coefficients at once.
 //!
 //! Four codewords usually take 39 bits. An attacker can make them longer than the window. Such a
-//! group goes through [`read_wide`], one codeword at a time. The polynomials have room for only 31
-//! such groups (see there), so the detour costs at most a fraction of the whole verification.
+//! group takes a detour (`repair` with AVX-512, else [`read_wide`]). But it has at least 22 zeros
+//! in its unary parts, and all codewords of a polynomial together have at most 696 (FALCON-512:
+//! 392), or the bytes would not suffice. So there are at most 31 (17) detours before a decoder runs
+//! into the zeros at the end and refuses, and all of them cost less than the rest of the
+//! verification. The benchmark `compare` shows by how much.
 
 use super::super::Scheme;
 use super::CHUNK;
@@ -18,6 +21,9 @@ pub(crate) const WINDOW_CODEWORDS: usize = 4;
 /// Largest sum of the four noted counts for which all codewords were inside the window's 57 valid
 /// bits: each codeword has one bit more than its count.
 pub(crate) const WINDOW_COUNTS_MAX: u64 = 57 - WINDOW_CODEWORDS as u64;
+
+/// Largest count of a canonical codeword: 15 zeros.
+pub(crate) const CANONICAL_COUNT_MAX: i64 = 8 + 15;
 
 /// Note of a codeword without zeros, before its byte.
 pub(crate) const NOTE_BIAS: u16 = 8 << 8;
@@ -31,9 +37,10 @@ pub(crate) const NOTE_MINUS_ZERO: u16 = 0x80;
 /// Bytes between the starts of two rows.
 pub(crate) const ROW_LEN: usize = 1280;
 
-/// Zeros after the compressed bytes. A window that starts among them holds no one-bit, so the
-/// decoders stop there; at most 96 bits of a group and the 8 bytes of a window reach into them.
-const ZEROS_AFTER: usize = 32;
+/// Zeros after the compressed bytes. A codeword ends with a one-bit, so none ends among them, and
+/// a decoder that looks for one there finds its window too short. Windows start at the end of the
+/// compressed bytes at the latest and reach eight bytes further.
+const ZEROS_AFTER: usize = 16;
 
 const _: () = assert!(Scheme::Falcon1024.compressed_len() + ZEROS_AFTER <= ROW_LEN);
 
@@ -89,10 +96,6 @@ impl Rows {
 
 /// The notes of four codewords that together exceed a window, and the sum of their counts. `None`
 /// if a magnitude exceeds 2047: this polynomial is refused.
-///
-/// Such a group has at least 22 zeros in its unary parts. All codewords of a polynomial together
-/// have at most 696 (FALCON-512: 392), or the bytes would not suffice; so there are at most 31
-/// (17) groups before the decoder runs into the zeros at the end, and is refused here.
 #[cold]
 pub(crate) fn read_wide(
     row: &[u8; ROW_LEN],
@@ -104,11 +107,10 @@ pub(crate) fn read_wide(
         let byte = position / 8;
         let window = u64::from_be_bytes(*row[byte..].first_chunk().expect("inside the row"));
         let window = window << (position % 8);
-        let zeros = (window << 8).leading_zeros();
-        if zeros > 15 {
+        let count = u64::from((window & 0x00ff_ffff_ffff_ffff).leading_zeros());
+        if count > CANONICAL_COUNT_MAX.cast_unsigned() {
             return None;
         }
-        let count = u64::from(zeros) + 8;
         *note = (count << 8 | window >> 56) as u16;
         counts += count;
         position += count as usize + 1;
