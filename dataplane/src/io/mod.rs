@@ -7,6 +7,8 @@ mod cmsg;
 mod mmsg;
 mod slot;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod uring;
 
 use std::{
