@@ -162,12 +162,13 @@ pub struct Committed {
     pub proof: CommitProof,
 }
 
-/// Proof that `child`'s parent is final, and with it all ancestors of that parent:
-/// `child.parent_round + 1 == child.round` and `qc` certifies `child`.
+/// Proof that a block is final (rule C2). `qc` certifies `child`.
 ///
-/// For most blocks `child` is the block's own child. A block whose child skipped rounds, or that
-/// was learnt by catching up, is final because a descendant is: then `child` is a later block,
-/// and the headers between the two belong to the proof.
+/// For most blocks `child` is the block's own child, of the round after the block's: a proof that
+/// needs nothing else. A block whose child skipped rounds, or whose child's own QC this node did
+/// not see, is final because of blocks above it: then `child` is a later block, and the headers
+/// between the two, which are in the log, belong to the proof. Somewhere among them, at or above
+/// the block, stand two headers of consecutive rounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitProof {
     /// The next block.

@@ -1,6 +1,7 @@
 //! From certificates to committed blocks: connecting certified blocks to the tree, fetching what
 //! is missing between, and the commit rule.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use falconet_types::block::SignedHeader;
@@ -45,22 +46,36 @@ impl HotStuff {
         }
     }
 
-    /// The commit rule (rule C2): a QC for C whose round follows its parent's commits the parent
-    /// and all ancestors.
+    /// The commit rule (rule C2): a certified C whose round follows its parent's commits the parent
+    /// and all ancestors. C is certified when its QC is held, or when it is an ancestor of a block
+    /// whose QC is held. All nodes that hold the same high QC thus commit the same blocks, which
+    /// they need to agree on the executed state that headers name.
     pub(crate) fn try_commit(&mut self, out: &mut Vec<Effect>) -> bool {
-        let root = self.tree.root().id;
+        if !std::mem::take(&mut self.commit_may_advance) {
+            return false;
+        }
+        let mut seen = BTreeSet::new();
         let found = self.certificates.qcs_from_high().find_map(|qc| {
-            let child = self.tree.get(&qc.block_id)?;
-            let consecutive = child.parent_round.next() == child.round
-                || self.rules.misbehaving.by(Misbehaviour::CommitAcrossGaps);
-            (consecutive && child.parent_id != root).then(|| CommitProof {
-                child: child.clone(),
-                qc: qc.clone(),
-            })
+            let tip = self.tree.get(&qc.block_id)?;
+            let mut child = tip;
+            while child.parent_id != self.tree.root().id && seen.insert(child.id()) {
+                let consecutive = child.parent_round.next() == child.round
+                    || self.rules.misbehaving.by(Misbehaviour::CommitAcrossGaps);
+                if consecutive {
+                    let own = self.certificates.qc(child.round, &child.id());
+                    let (header, qc) = own.map_or((tip, qc), |own| (child, own));
+                    let proof = CommitProof {
+                        child: header.clone(),
+                        qc: qc.clone(),
+                    };
+                    return Some((child.parent_id, proof));
+                }
+                child = self.tree.get(&child.parent_id)?;
+            }
+            None
         });
         match found {
-            Some(proof) => {
-                let id = proof.child.parent_id;
+            Some((id, proof)) => {
                 self.commit(&id, proof, out);
                 true
             }
@@ -145,19 +160,13 @@ impl HotStuff {
     /// of a proposal for the current round.
     fn choose_target(&mut self, now: Now) {
         let root = self.tree.root().round;
-        let high = self.certificates.high_qc();
         if let Some(walk) = &self.walk {
             let over = walk.target.round <= root || self.tree.contains(&walk.target.block_id);
-            // A long walk from a block that proves no commit has to be held in memory whole; one
-            // from a newer block that does prove one need not.
-            let better = walk.target.parent_round.next() != walk.target.round
-                && high.parent_round.next() == high.round
-                && high.round > walk.target.round
-                && walk.run.len() >= crate::limits::SYNC_RUN_MAX;
-            if !over && !better {
+            if !over {
                 return;
             }
         }
+        let high = self.certificates.high_qc();
         let dead = |qc: &Qc| self.dead_target == Some(qc.block_id);
         let missing =
             |qc: &&Arc<Qc>| qc.round > root && !self.tree.contains(&qc.block_id) && !dead(qc);
@@ -173,6 +182,7 @@ impl HotStuff {
     }
 
     fn connect(&mut self, mut walk: Walk, out: &mut Vec<Effect>) -> bool {
+        self.commit_may_advance = true;
         for header in walk.run.iter().rev() {
             let slot = self.slots.get_mut(&(header.round, header.kind));
             let logged = self.shelf.contains_key(&header.id())

@@ -63,6 +63,8 @@ pub struct HotStuff {
     pub(crate) shelf: BTreeMap<BlockId, Arc<SignedHeader>>,
     pub(crate) pulls: Pulls,
     pub(crate) walk: Option<Walk>,
+    /// A QC or a block was added since the commit rule was last tried.
+    pub(crate) commit_may_advance: bool,
     /// A certified block whose chain contradicts ours; never walked again.
     pub(crate) dead_target: Option<BlockId>,
     pub(crate) peers: Vec<Peer>,
@@ -415,7 +417,10 @@ impl HotStuff {
                     other: qc,
                 }));
             }
-            certificates::Added::New => self.enter(now, false, out),
+            certificates::Added::New => {
+                self.commit_may_advance = true;
+                self.enter(now, false, out);
+            }
         }
     }
 

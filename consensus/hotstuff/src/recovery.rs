@@ -87,6 +87,7 @@ impl HotStuff {
             shelf,
             pulls: Pulls::default(),
             walk: None,
+            commit_may_advance: true,
             dead_target: None,
             started: false,
             announced: Round::ZERO,

@@ -34,7 +34,10 @@ pub(crate) struct Walk {
     pub run: Vec<Arc<SignedHeader>>,
     /// Newest headers of runs that were dropped, highest first.
     pub checkpoints: Vec<BlockId>,
-    /// Set when the target itself proves that its parent is final.
+    /// The target's header.
+    newest: Option<Arc<SignedHeader>>,
+    /// Set when a header was passed whose round follows its parent's: it is certified, as the
+    /// target is, so everything below it is final.
     pub proof: Option<CommitProof>,
     /// Requests without a useful answer since the last one with.
     pub failures: u32,
@@ -64,6 +67,7 @@ impl Walk {
             target,
             run: Vec::new(),
             checkpoints: Vec::new(),
+            newest: None,
             proof: None,
             failures: 0,
             due_us,
@@ -80,9 +84,10 @@ impl Walk {
         if self.expected.is_some_and(|expected| expected != claims) {
             return Step::Broken;
         }
-        if header.id() == self.target.block_id && header.parent_round.next() == header.round {
+        let newest = self.newest.get_or_insert_with(|| header.clone());
+        if header.parent_round.next() == header.round && self.proof.is_none() {
             self.proof = Some(CommitProof {
-                child: header.clone(),
+                child: newest.clone(),
                 qc: self.target.clone(),
             });
         }

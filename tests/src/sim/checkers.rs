@@ -40,7 +40,13 @@ pub struct Agreement {
 
 impl Agreement {
     /// A node committed a block, durably.
-    pub fn committed(&mut self, node: usize, block: &Committed, set: &ValidatorSet) -> Check {
+    pub fn committed(
+        &mut self,
+        node: usize,
+        block: &Committed,
+        set: &ValidatorSet,
+        disk: &Disk,
+    ) -> Check {
         let header = &block.header;
         let height = self.heights.entry(node).or_default();
         ensure!(
@@ -66,7 +72,7 @@ impl Agreement {
                 self.chain.push(header.id());
             }
         }
-        self.proven(node, block, set)
+        proven(node, block, set, disk)
     }
 
     /// A node starts again with these blocks committed on its disk.
@@ -124,28 +130,43 @@ impl Agreement {
         let of = |map: &BTreeMap<usize, u64>| map.get(&node).copied().unwrap_or(0);
         (of(&self.heights), of(&self.executed))
     }
+}
 
-    fn proven(&self, node: usize, block: &Committed, set: &ValidatorSet) -> Check {
-        let (child, qc) = (&block.proof.child, &block.proof.qc);
-        let weight = set.weight_of(qc.votes.iter().map(|(voter, _)| *voter));
-        let voters: BTreeSet<_> = qc.votes.iter().map(|(voter, _)| *voter).collect();
-        ensure!(
-            child.parent_round.next() == child.round
-                && qc.block_id == child.id()
-                && qc.round == child.round
-                && voters.len() == qc.votes.len()
-                && weight * 3 > set.total_weight() * 2
-                && child.height > block.header.height,
-            "node {node} commits {} without a proof",
-            block.header.id()
-        );
-        ensure!(
-            child.height != block.header.height.next() || child.parent_id == block.header.id(),
-            "node {node}: the proof of {} proves another block",
-            block.header.id()
-        );
-        Ok(())
+/// The proof's QC is a quorum's, and the headers from the certified block down to the committed
+/// one, as they are in the node's log, hold two of consecutive rounds at or above the block.
+fn proven(node: usize, block: &Committed, set: &ValidatorSet, disk: &Disk) -> Check {
+    let (child, qc) = (&block.proof.child, &block.proof.qc);
+    let weight = set.weight_of(qc.votes.iter().map(|(voter, _)| *voter));
+    let voters: BTreeSet<_> = qc.votes.iter().map(|(voter, _)| *voter).collect();
+    let id = block.header.id();
+    ensure!(
+        qc.block_id == child.id()
+            && qc.round == child.round
+            && voters.len() == qc.votes.len()
+            && weight * 3 > set.total_weight() * 2
+            && child.height > block.header.height,
+        "node {node} commits {id} with something that is no proof"
+    );
+    let mut at = child.header();
+    let mut consecutive = false;
+    loop {
+        consecutive |= at.parent_round.next() == at.round;
+        if at.parent_id == id {
+            break;
+        }
+        let below = disk.header(&at.parent_id);
+        let Some(below) = below.filter(|below| below.height > block.header.height) else {
+            return Err(format!(
+                "node {node}: the proof of {id} proves another block"
+            ));
+        };
+        at = below.header();
     }
+    ensure!(
+        consecutive,
+        "node {node} commits {id} without consecutive rounds"
+    );
+    Ok(())
 }
 
 /// Nobody contradicts itself, over restarts too: one vote, one timeout, one header a round (and

@@ -260,12 +260,18 @@ impl World {
                 "\n  node {i}: committed {committed}, executed {executed}, {open} transactions open"
             );
             if let Some(live) = &node.live {
+                let hotstuff = live.hotstuff.status();
                 let _ = write!(
                     text,
-                    "\n    {:?}\n    {:?}",
-                    live.hotstuff.status(),
-                    live.mempool.status()
+                    "; round {} by QC {} or TC {}, locked {}, not signing: {:?}, syncing: {}",
+                    hotstuff.round,
+                    hotstuff.high_qc_round,
+                    hotstuff.high_tc_round,
+                    hotstuff.locked_round,
+                    hotstuff.not_signing,
+                    hotstuff.syncing
                 );
+                let _ = write!(text, "; own lane {:?}", live.mempool.status().own_lane);
             }
         }
         text
@@ -437,7 +443,8 @@ impl World {
             });
             if correct {
                 extends_genesis(block, self.chain.id)?;
-                self.agreement.committed(i, block, &self.chain.set)?;
+                let disk = &self.nodes[i].disk;
+                self.agreement.committed(i, block, &self.chain.set, disk)?;
                 let disks: Vec<_> = self
                     .nodes
                     .iter()
