@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use falconet_types::Digest;
 use falconet_types::block::{Executed, Header, HeaderKind, SignedHeader};
 use falconet_types::message::PeerMessage;
 use falconet_types::time::Now;
+use falconet_types::{Digest, Height};
 
 use crate::api::{Effect, Payload};
 use crate::core::{HotStuff, Slot};
@@ -64,7 +64,7 @@ impl HotStuff {
             height: parent.height.next(),
             cut: payload.propose(&parent.cut),
             time_ms: now.wall_ms.max(parent.time_ms.saturating_add(1)),
-            executed: executed_to_name(&parent, payload),
+            executed: executed_to_name(&parent, self.tree.settled(&parent.id), payload),
             evidence_root: Digest::ZERO,
             author: self.config.me,
         };
@@ -113,13 +113,14 @@ impl HotStuff {
     }
 }
 
-/// Rule H4: the highest state that this node knows and voters should know, never below the
-/// parent's.
-fn executed_to_name(parent: &Parent, payload: &dyn Payload) -> Executed {
+/// Rule H4: the highest state that this node knows and voters must come to know, never below the
+/// parent's. Voters surely commit what the proposal's own chain commits, nothing more.
+fn executed_to_name(parent: &Parent, settled: Height, payload: &dyn Payload) -> Executed {
     let before = executed_of(parent, payload);
     let height = payload
         .executed()
         .height
+        .min(settled)
         .min(highest_named(parent.height.next()));
     if height <= before.height {
         return before;

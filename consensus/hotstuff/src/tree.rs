@@ -42,6 +42,8 @@ impl Parent {
 #[derive(Debug)]
 pub(crate) struct Tree {
     root: Parent,
+    /// What the chain up to the root commits by itself, see [`Tree::settled`].
+    settled: Height,
     blocks: BTreeMap<BlockId, Arc<SignedHeader>>,
     /// The newest committed headers, oldest first.
     recent: VecDeque<Arc<SignedHeader>>,
@@ -49,8 +51,13 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub(crate) fn new(root: Parent, header: Option<Arc<SignedHeader>>) -> Self {
+        // The headers below the root are not at hand. What it names was settled by its ancestors.
+        let settled = header.as_ref().map_or(Height::ZERO, |header| {
+            settled_by(header, header.executed.height)
+        });
         Self {
             root,
+            settled,
             blocks: BTreeMap::new(),
             recent: header.into_iter().collect(),
         }
@@ -120,6 +127,20 @@ impl Tree {
         false
     }
 
+    /// The highest height that the certified chain ending in `id` commits by itself (rule C2).
+    /// Everybody who holds the QC of `id` has committed it; what this node committed because of
+    /// another, abandoned block may be higher.
+    pub(crate) fn settled(&self, id: &BlockId) -> Height {
+        let mut at = *id;
+        while let Some(header) = self.blocks.get(&at) {
+            if header.parent_round.next() == header.round {
+                return header.height.prev();
+            }
+            at = header.parent_id;
+        }
+        self.settled
+    }
+
     /// Makes `id`, a block above the root, the new root. Returns the committed blocks in height
     /// order, each with its parent's cut; forgets everything that does not extend the new root.
     pub(crate) fn commit(&mut self, id: &BlockId) -> Vec<(Arc<SignedHeader>, Cut)> {
@@ -139,6 +160,7 @@ impl Tree {
                 "commits go up by one"
             );
             let parent = std::mem::replace(&mut self.root, Parent::of(&header));
+            self.settled = settled_by(&header, self.settled);
             self.recent.push_back(header.clone());
             committed.push((header, parent.cut));
         }
@@ -166,5 +188,15 @@ impl Tree {
                 self.blocks.insert(header.id(), header);
             }
         }
+    }
+}
+
+/// What a certified chain commits by itself when `header` is its end, given what it commits
+/// without it.
+fn settled_by(header: &SignedHeader, below: Height) -> Height {
+    if header.parent_round.next() == header.round {
+        header.height.prev()
+    } else {
+        below
     }
 }

@@ -174,6 +174,32 @@ fn h4_the_header_names_the_highest_state_that_voters_should_know() {
     assert_eq!(header.executed, named);
 }
 
+/// Found by the simulator: the leader alone had committed a block, through a child that was
+/// abandoned. It named the block's state; the others had not executed it and waited for ever.
+#[test]
+fn h4_only_states_that_the_chain_itself_commits_are_named() {
+    let mut solo = leader_of(10);
+    solo.payload.executed = Height(9);
+    let mut chain = solo.maker.chain([1, 3]);
+    // Round 4 commits round 3 for those who see its QC; the chain goes on from round 3.
+    let abandoned = solo.maker.header(chain.last(), 4);
+    for round in [5, 7, 9] {
+        let next = solo.maker.header(chain.last(), round);
+        chain.push(next);
+    }
+    solo.feed(&chain[..2]);
+    solo.feed(&[abandoned]);
+    assert_eq!(solo.said().committed_heights(), vec![1, 2]);
+    solo.feed(&chain[2..]);
+    let header = solo.said().headers().pop().expect("a proposal");
+    assert_eq!(header.height, Height(6));
+    assert_eq!(
+        header.executed.height,
+        Height(0),
+        "no two rounds below are consecutive"
+    );
+}
+
 #[test]
 fn h4_the_state_never_goes_back_behind_the_parents() {
     let mut solo = leader_of(7);
