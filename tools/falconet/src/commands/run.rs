@@ -12,7 +12,7 @@ use crate::{output, parent};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  falconet run --config validator-0/config.toml
+  falconet run --config validator-0/falconet.toml
 
 One line on standard output says when it is ready and where it listens; logs go to standard error.
 Ctrl-C or SIGTERM stops it, a second one at once; kill -9 is safe at any time.")]
