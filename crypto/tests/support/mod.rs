@@ -4,6 +4,7 @@
 // Each program that includes this file uses another part of it.
 #![allow(dead_code)]
 
+pub mod agree;
 pub mod encode;
 pub mod forge;
 pub mod mutate;
@@ -11,6 +12,7 @@ pub mod oracle;
 pub mod peers;
 
 use falconet_crypto::Scheme;
+use falconet_crypto::falcon::{Job, Key};
 
 /// One signature with what it is checked against; anything may be wrong with it.
 #[derive(Clone, Debug)]
@@ -19,6 +21,20 @@ pub struct Case {
     pub public_key: Vec<u8>,
     pub message: Vec<u8>,
     pub signature: Vec<u8>,
+}
+
+impl Case {
+    /// The job, with its key encoded.
+    pub fn job(&self) -> Job<'_> {
+        Job {
+            key: Key::Encoded {
+                scheme: self.scheme,
+                bytes: &self.public_key,
+            },
+            message: &self.message,
+            signature: &self.signature,
+        }
+    }
 }
 
 /// A small deterministic generator (SplitMix64): a failing case is found again by its seed.

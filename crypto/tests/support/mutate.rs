@@ -5,19 +5,21 @@ use falconet_crypto::{KeyPair, Scheme};
 use super::encode::{self, BitWriter};
 use super::{Case, Random, forge};
 
-/// Honest signatures to start from; making one is far slower than checking it.
+/// Cases to start from: honest ones, and forged ones that are extreme in some way. Making one is
+/// far slower than checking it.
 pub struct Corpus {
-    honest: Vec<Case>,
+    bases: Vec<Case>,
 }
 
 impl Corpus {
-    pub fn new(keys: usize, signatures_per_key: usize) -> Self {
+    /// `keys` honest keys of each scheme with eight signatures each, and `forged` extreme cases.
+    pub fn new(keys: usize, forged: usize) -> Self {
         let mut random = Random::new(0x00fa_1c0e);
-        let mut honest = Vec::new();
+        let mut bases = Vec::new();
         for at in 0..2 * keys {
             let scheme = Scheme::ALL[at % 2];
             let pair = KeyPair::from_seed(scheme, &[at as u8; 32]);
-            for _ in 0..signatures_per_key {
+            for _ in 0..8 {
                 let len = random.pick(&[0, 1, 32, 48, 95, 96, 97, 150, 231, 232, 500]);
                 let message = random.bytes(len);
                 let signature = pair
@@ -25,7 +27,7 @@ impl Corpus {
                     .as_bytes()
                     .to_vec();
                 let public_key = pair.public().as_bytes().to_vec();
-                honest.push(Case {
+                bases.push(Case {
                     scheme,
                     public_key,
                     message,
@@ -33,36 +35,41 @@ impl Corpus {
                 });
             }
         }
-        Self { honest }
+        for at in 0..forged {
+            let honest = bases[at % (16 * keys)].clone();
+            bases.push(match random.below(8) {
+                0..=2 => near_the_bound(honest, &mut random),
+                3 | 4 => wide(honest, &mut random),
+                5 => slowest(honest.scheme, &mut random),
+                6 => codewords(honest, &mut random),
+                _ => random_key(honest, &mut random),
+            });
+        }
+        Self { bases }
     }
 
-    pub fn honest(&self) -> &[Case] {
-        &self.honest
-    }
-
-    /// The case that belongs to `seed`.
+    /// The case that belongs to `seed`: a base, three times out of four with something changed.
     pub fn case(&self, seed: u64) -> Case {
         let mut random = Random::new(seed);
-        let case = self.honest[random.below(self.honest.len())].clone();
+        let case = self.bases[random.below(self.bases.len())].clone();
         match random.below(16) {
-            0..=2 => case,
-            3 => flip(case, &mut random, |case| &mut case.message),
-            4 => flip(case, &mut random, |case| &mut case.public_key),
-            5..=7 => flip(case, &mut random, |case| &mut case.signature),
-            8 => stretch(case, &mut random),
-            9 => overwrite(case, &mut random),
-            10 => random_key(case, &mut random),
-            11 => self.crossed(case, &mut random),
-            12 => near_the_bound(case, &mut random),
-            13 if random.below(4) == 0 => slowest(case.scheme, &mut random),
-            13 => wide(case, &mut random),
-            14 => codewords(case, &mut random),
-            _ => noise(case, &mut random),
+            0..=3 => case,
+            4 => flip(case, &mut random, |case| &mut case.message),
+            5 => flip(case, &mut random, |case| &mut case.public_key),
+            6..=9 => flip(case, &mut random, |case| &mut case.signature),
+            10 => stretch(case, &mut random),
+            11 | 12 => overwrite(case, &mut random),
+            13 => self.crossed(case, &mut random),
+            14 => noise(case, &mut random),
+            _ => {
+                let once = flip(case, &mut random, |case| &mut case.signature);
+                flip(once, &mut random, |case| &mut case.signature)
+            }
         }
     }
 
     fn crossed(&self, mut case: Case, random: &mut Random) -> Case {
-        let other = &self.honest[random.below(self.honest.len())];
+        let other = &self.bases[random.below(self.bases.len())];
         case.public_key.clone_from(&other.public_key);
         case
     }

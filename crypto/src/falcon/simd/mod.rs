@@ -20,6 +20,8 @@ pub(super) mod words;
 
 #[cfg(test)]
 mod interval;
+#[cfg(test)]
+mod tests;
 
 use super::Scheme;
 use super::prepared::Coefficients;
