@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -145,9 +145,6 @@ fn each_validator_is_killed_in_turn_under_load_and_nothing_acknowledged_is_lost(
     network.stop();
 }
 
-/// Something that happens to a file.
-type Damage = fn(&PathBuf);
-
 /// The newest segment of a validator's log.
 fn newest_segment(network: &Network, i: usize) -> PathBuf {
     let log = network.home(i).join("data/log");
@@ -160,17 +157,160 @@ fn newest_segment(network: &Network, i: usize) -> PathBuf {
         .unwrap()
 }
 
+/// Offset, payload length and kind of each frame in a segment (`docs/file-format.md`).
+fn frames(segment: &Path) -> Vec<(usize, usize, u8)> {
+    const FIRST: usize = 80;
+    const HEADER: usize = 16;
+    let bytes = fs::read(segment).unwrap();
+    let mut frames = Vec::new();
+    let mut at = FIRST;
+    while let Some(header) = bytes.get(at..at + HEADER) {
+        if header.iter().all(|byte| *byte == 0) {
+            break;
+        }
+        let len = u32::from_le_bytes(header[4..8].try_into().unwrap()) as usize;
+        frames.push((at, len, header[8]));
+        at += (HEADER + len).next_multiple_of(8);
+    }
+    frames
+}
+
+/// Where the next frame would be written.
+fn tail(segment: &Path) -> usize {
+    let (at, len, _) = *frames(segment).last().expect("something was logged");
+    (at + 16 + len).next_multiple_of(8)
+}
+
+fn overwrite(segment: &Path, at: usize, bytes: &[u8]) {
+    OpenOptions::new()
+        .write(true)
+        .open(segment)
+        .unwrap()
+        .write_all_at(bytes, at as u64)
+        .unwrap();
+}
+
+/// Something that happens to a file.
+type Damage = fn(&Path);
+
 #[test]
 fn a_torn_or_corrupt_tail_of_the_log_is_recovered_from() {
     let mut network = Network::running(4, 4, Scheme::Falcon512);
-    let mut wallets: Vec<Wallet> = (0..4).map(|i| network.wallet(i)).collect();
-    let mut pay = |network: &Network| -> Vec<TxId> {
-        let up = network.up();
+    let mut payer = Payer::new(&network);
+    let mut paid = payer.pay(&network);
+    network.agree();
+    let damages: [(&str, Damage); 4] = [
+        ("garbage after the last record", |segment| {
+            overwrite(segment, tail(segment), &[0xa5; 777]);
+        }),
+        ("half of the last record", |segment| {
+            let (at, len, _) = *frames(segment).last().unwrap();
+            let end = tail(segment);
+            let middle = at + (16 + len) / 2;
+            overwrite(segment, middle, &vec![0; end - middle]);
+        }),
+        ("a file that ends within the last record", |segment| {
+            let len = tail(segment) - 5;
+            OpenOptions::new()
+                .write(true)
+                .open(segment)
+                .unwrap()
+                .set_len(len as u64)
+                .unwrap();
+        }),
+        ("a file that ends after the last record", |segment| {
+            let len = tail(segment);
+            OpenOptions::new()
+                .write(true)
+                .open(segment)
+                .unwrap()
+                .set_len(len as u64)
+                .unwrap();
+        }),
+    ];
+    for (damage, apply) in damages {
+        network.kill(1);
+        apply(&newest_segment(&network, 1));
+        paid.extend(payer.pay(&network));
+        network.start(1);
+        for id in &paid {
+            wait_for(&format!("{id} after {damage}"), || {
+                network.committed(1, *id)
+            });
+        }
+        network.agree();
+    }
+}
+
+#[test]
+fn a_validator_with_a_corrupt_safety_record_follows_and_does_not_sign() {
+    const SAFETY: u8 = 1;
+    let mut network = Network::running(4, 4, Scheme::Falcon512);
+    let mut payer = Payer::new(&network);
+    payer.pay(&network);
+    network.agree();
+    network.kill(2);
+    let segment = newest_segment(&network, 2);
+    let of_safety = |(at, _, kind): &(usize, usize, u8)| (*kind == SAFETY).then_some(*at);
+    for at in frames(&segment).iter().filter_map(of_safety) {
+        overwrite(&segment, at + 16 + 20, &[0xee; 8]);
+    }
+    network.start(2);
+    let status = network.get(2, "/v1/status").1;
+    assert_eq!(status["signing"], false, "{status}");
+    let reason = status["not_signing_reason"].as_str().expect("a reason");
+    assert!(reason.contains("safety"), "{reason}");
+    let (ready, body) = network.get(2, "/readyz");
+    assert_eq!(
+        (ready, &body["error"]["code"]),
+        (503, &"not_signing".into()),
+        "{body}"
+    );
+
+    // The three others are a quorum; the fourth sees what they commit.
+    let paid = {
+        let up = [0, 1, 3];
+        payer.pay_through(&network, &up)
+    };
+    for id in &paid {
+        for i in 0..4 {
+            wait_for(&format!("{id} at validator {i}"), || {
+                network.committed(i, *id)
+            });
+        }
+    }
+    let status = network.get(2, "/v1/status").1;
+    assert_eq!(
+        status["signing"], false,
+        "a restart of its duties needs a person: {status}"
+    );
+}
+
+/// Pays a little from every account and waits for the receipts.
+struct Payer {
+    wallets: Vec<Wallet>,
+}
+
+impl Payer {
+    fn new(network: &Network) -> Self {
+        Self {
+            wallets: (0..network.accounts.len())
+                .map(|i| network.wallet(i))
+                .collect(),
+        }
+    }
+
+    fn pay(&mut self, network: &Network) -> Vec<TxId> {
+        self.pay_through(network, &network.up())
+    }
+
+    fn pay_through(&mut self, network: &Network, validators: &[usize]) -> Vec<TxId> {
         let mut ids = Vec::new();
-        for (account, wallet) in wallets.iter_mut().enumerate() {
-            let to = network.account((account + 1) % 4);
+        let accounts = self.wallets.len();
+        for (account, wallet) in self.wallets.iter_mut().enumerate() {
+            let to = network.account((account + 1) % accounts);
             let txs: Vec<_> = (0..5).map(|_| wallet.transfer(to, 1)).collect();
-            let mut client = network.client(up[account % up.len()]);
+            let mut client = network.client(validators[account % validators.len()]);
             let fates = client.submit_and_wait(&txs, PATIENCE).unwrap();
             assert!(
                 fates.iter().all(|fate| fate.receipt().is_some()),
@@ -179,31 +319,5 @@ fn a_torn_or_corrupt_tail_of_the_log_is_recovered_from() {
             ids.extend(txs.iter().map(|tx| tx.id()));
         }
         ids
-    };
-    let mut paid = pay(&network);
-    network.agree();
-    let damages: [(&str, Damage); 2] = [
-        ("garbage after the last record", |segment| {
-            let mut file = OpenOptions::new().append(true).open(segment).unwrap();
-            file.write_all(&[0xa5; 777]).unwrap();
-        }),
-        ("half a record", |segment| {
-            let bytes = fs::read(segment).unwrap();
-            let mut file = OpenOptions::new().append(true).open(segment).unwrap();
-            // The start of what the segment begins with, cut off in the middle.
-            file.write_all(&bytes[..bytes.len().min(40)]).unwrap();
-        }),
-    ];
-    for (damage, apply) in damages {
-        network.kill(1);
-        apply(&newest_segment(&network, 1));
-        paid.extend(pay(&network));
-        network.start(1);
-        for id in &paid {
-            wait_for(&format!("{id} after {damage}"), || {
-                network.committed(1, *id)
-            });
-        }
-        network.agree();
     }
 }
