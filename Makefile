@@ -4,6 +4,9 @@
 ARGS ?=
 # Profile of `make testnet` and `make bench`: release, or dev to reuse what `make test` built.
 PROFILE ?= release
+# "peers" adds the libraries that `falconet bench crypto` compares with; a program for operators is
+# built without: make build FEATURES=
+FEATURES ?= peers
 
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -12,7 +15,7 @@ BUILT := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/falconet
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help packages build testnet test lint deny fmt docs bench clean
+.PHONY: help packages build testnet test lint deny fmt docs bench bench-crypto clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +24,7 @@ packages: ## Install the system packages that the build needs, or say which
 	@tools/install-packages
 
 build: packages ## Build the falconet program
-	@$(CARGO) build --locked --profile $(PROFILE) -p falconet 1>&2
+	@$(CARGO) build --locked --profile $(PROFILE) -p falconet --features "$(FEATURES)" 1>&2
 
 testnet: build ## Run four validators on this machine, with load (ARGS="--for 30s --load 2000 --json")
 	@$(BUILT) testnet $(ARGS)
@@ -54,6 +57,9 @@ fmt: ## Format the code
 docs: ## Write the generated documentation again
 	$(CARGO) run --locked --quiet -p falconet -- cli-reference > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
+
+bench-crypto: build ## Compare signature verification with other libraries (ARGS=--json)
+	@$(BUILT) bench crypto $(ARGS)
 
 bench: build ## Measure a local cluster (ARGS="--rate 5000 --duration 20s --json -")
 	@$(BUILT) bench cluster $(ARGS)

@@ -16,6 +16,8 @@
 
 pub mod accounts;
 pub mod cluster;
+#[cfg(feature = "peers")]
+pub mod crypto;
 mod files;
 pub mod hgrm;
 pub mod http;

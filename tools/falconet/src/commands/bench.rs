@@ -27,12 +27,14 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Cluster(Cluster),
+    Crypto(Crypto),
 }
 
 impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Cluster(cluster) => cluster.run(),
+            Command::Crypto(crypto) => crypto.run(),
         }
     }
 }
@@ -144,6 +146,57 @@ impl Cluster {
         }
         verdict(&report)?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Compare signature verification with other libraries, on one core, in one run
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  falconet bench crypto
+  falconet bench crypto --json
+
+Every contender takes turns of well under a millisecond and its fastest turn counts, so the ratios
+hold on a busy machine too. `make bench-crypto` builds the program with the libraries to compare
+with; without them this command says so.")]
+struct Crypto {
+    /// End with one JSON object on standard output; tables go to standard error
+    #[arg(long)]
+    json: bool,
+}
+
+impl Crypto {
+    #[cfg(feature = "peers")]
+    fn run(self) -> anyhow::Result<ExitCode> {
+        if cfg!(debug_assertions) {
+            eprintln!("warning: this is a debug build; its figures mean nothing");
+        }
+        let spinner = output::spinner("preparing");
+        let result = falconet_bench::crypto::compare(&|step| spinner.set_message(step.to_owned()));
+        spinner.finish_and_clear();
+        if self.json {
+            eprint!("{}", result.text);
+            output::line(result.to_json())?;
+        } else {
+            output::line(result.text.trim_end())?;
+            for (name, value) in result
+                .figures
+                .iter()
+                .filter(|(name, _)| name.contains("_vs_"))
+            {
+                output::line(format_args!("{name:48} {value:8.2}"))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    #[cfg(not(feature = "peers"))]
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let Self { json: _ } = self;
+        bail!(
+            "this program was built without the libraries to compare with; \
+             run `make bench-crypto`, or build with `--features peers`"
+        )
     }
 }
 
