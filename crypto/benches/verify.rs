@@ -1,6 +1,6 @@
 //! Verification beside pqcrypto-falcon and fn-dsa, and hashing: `cargo bench -p falconet-crypto`.
 //!
-//! `examples/compare.rs` measures the same in one interleaved run and prints ratios as JSON.
+//! `falconet bench crypto` measures the same in one interleaved run and prints ratios as JSON.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
