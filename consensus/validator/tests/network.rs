@@ -9,14 +9,10 @@ use std::time::Duration;
 use falconet_client::{Client, ClientConfig, Wallet};
 use falconet_crypto::falcon::{KeyPair, Scheme};
 use falconet_crypto::keyfile;
-use falconet_types::genesis::{
-    ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params,
-};
+use falconet_types::genesis::{ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params};
 use falconet_types::receipt::Outcome;
 use falconet_validator::Node;
-use falconet_validator::config::{
-    Config, HttpSection, LogSection, StoqSection, ThreadsSection,
-};
+use falconet_validator::config::{Config, HttpSection, LogSection, StoqSection, ThreadsSection};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const BALANCE: u64 = 1_000_000;
@@ -30,7 +26,12 @@ struct Network {
 
 fn free_port() -> SocketAddrV6 {
     let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
-    SocketAddrV6::new(Ipv6Addr::LOCALHOST, socket.local_addr().unwrap().port(), 0, 0)
+    SocketAddrV6::new(
+        Ipv6Addr::LOCALHOST,
+        socket.local_addr().unwrap().port(),
+        0,
+        0,
+    )
 }
 
 fn rich() -> KeyPair {
@@ -66,7 +67,12 @@ impl Network {
         let text = serde_json::to_vec(&genesis).unwrap();
         std::fs::write(dir.path().join("genesis.json"), text).unwrap();
         let stoq = (0..n).map(|_| free_port()).collect();
-        Self { dir, genesis, stoq, nodes: (0..n).map(|_| None).collect() }
+        Self {
+            dir,
+            genesis,
+            stoq,
+            nodes: (0..n).map(|_| None).collect(),
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -82,8 +88,12 @@ impl Network {
             genesis: self.path().join("genesis.json"),
             key: self.path().join(format!("{i}.key")),
             data: self.path().join(format!("data-{i}")),
-            stoq: StoqSection { listen: self.stoq[i] },
-            http: HttpSection { listen: SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0) },
+            stoq: StoqSection {
+                listen: self.stoq[i],
+            },
+            http: HttpSection {
+                listen: SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0),
+            },
             peers,
             threads: ThreadsSection { verify: 1 },
             log: LogSection::default(),
@@ -115,12 +125,18 @@ fn transfers_commit_and_a_proof_convinces() {
     let mut network = Network::create(4);
     (0..4).for_each(|i| network.start(i));
     let mut wallet = Wallet::new(rich(), network.genesis.chain_id(), 1);
-    let to = KeyPair::from_seed(Scheme::Falcon512, &[8; 32]).public().id();
+    let to = KeyPair::from_seed(Scheme::Falcon512, &[8; 32])
+        .public()
+        .id();
     let transfers: Vec<_> = (0..50).map(|i| wallet.transfer(to, i + 1)).collect();
     let mut client = network.client(1);
     let fates = client.submit_and_wait(&transfers, PATIENCE).unwrap();
     for fate in &fates {
-        assert_eq!(fate.receipt().map(|r| r.outcome), Some(Outcome::Executed), "{fate:?}");
+        assert_eq!(
+            fate.receipt().map(|r| r.outcome),
+            Some(Outcome::Executed),
+            "{fate:?}"
+        );
     }
     let genesis = network.genesis.clone();
     let proven = loop {
@@ -144,7 +160,9 @@ fn three_of_four_commit_and_the_fourth_catches_up() {
     let mut network = Network::create(4);
     (0..3).for_each(|i| network.start(i));
     let mut wallet = Wallet::new(rich(), network.genesis.chain_id(), 1);
-    let to = KeyPair::from_seed(Scheme::Falcon512, &[8; 32]).public().id();
+    let to = KeyPair::from_seed(Scheme::Falcon512, &[8; 32])
+        .public()
+        .id();
     let mut client = network.client(0);
     let first: Vec<_> = (0..20).map(|i| wallet.transfer(to, i + 1)).collect();
     client.submit_and_wait(&first, PATIENCE).unwrap();
@@ -152,7 +170,11 @@ fn three_of_four_commit_and_the_fourth_catches_up() {
     let second: Vec<_> = (0..20).map(|i| wallet.transfer(to, i + 1)).collect();
     let mut late = network.client(3);
     for fate in late.submit_and_wait(&second, PATIENCE).unwrap() {
-        assert_eq!(fate.receipt().map(|r| r.outcome), Some(Outcome::Executed), "{fate:?}");
+        assert_eq!(
+            fate.receipt().map(|r| r.outcome),
+            Some(Outcome::Executed),
+            "{fate:?}"
+        );
     }
     // The fourth answers for what was committed before it came.
     network.stop(0);
@@ -160,7 +182,11 @@ fn three_of_four_commit_and_the_fourth_catches_up() {
     let third: Vec<_> = (0..20).map(|i| wallet.transfer(to, i + 1)).collect();
     let mut again = network.client(0);
     for fate in again.submit_and_wait(&third, PATIENCE).unwrap() {
-        assert_eq!(fate.receipt().map(|r| r.outcome), Some(Outcome::Executed), "{fate:?}");
+        assert_eq!(
+            fate.receipt().map(|r| r.outcome),
+            Some(Outcome::Executed),
+            "{fate:?}"
+        );
     }
     (0..4).for_each(|i| network.stop(i));
 }
