@@ -11,8 +11,6 @@ pub enum Misbehaviour {
     VoteAfterTimeout,
     /// Names the genesis QC when it gives up a round, whatever it is locked on (against P2).
     ForgetLock,
-    /// Votes for a recovery header whatever the TC says (against V4).
-    IgnoreTcMaximum,
     /// Goes on when its own key signs elsewhere (against S5): one of two twins.
     Twin,
 }

@@ -82,9 +82,7 @@ impl SafetyRules {
             tc.round.next() == header.round && tc.max_hqc_round() <= header.parent_round
         });
         assert!(
-            header.parent_round.next() == header.round
-                || by_tc
-                || self.misbehaving.by(Misbehaviour::IgnoreTcMaximum),
+            header.parent_round.next() == header.round || by_tc,
             "V4: nothing justifies the parent"
         );
         self.lock(qc);

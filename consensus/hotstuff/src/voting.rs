@@ -7,7 +7,6 @@ use falconet_types::{Digest, Height};
 
 use crate::api::{Alarm, Effect, Payload, Record};
 use crate::core::HotStuff;
-use crate::misbehaviour::Misbehaviour;
 use crate::tree::Parent;
 
 /// A header commits to the state of an ancestor at least this far below it, so that voters had
@@ -99,8 +98,7 @@ impl HotStuff {
         let tc = self.certificates.tc(before);
         let skips = header.parent_round != before;
         if skips || header.kind == HeaderKind::Recovery {
-            let lax = self.rules.misbehaving.by(Misbehaviour::IgnoreTcMaximum);
-            let justified = tc.is_some_and(|tc| lax || tc.max_hqc_round() <= header.parent_round);
+            let justified = tc.is_some_and(|tc| tc.max_hqc_round() <= header.parent_round);
             if !justified {
                 self.pull_what_justifies(now, header.author, header);
                 return Verdict::Wait;

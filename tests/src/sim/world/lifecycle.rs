@@ -1,0 +1,150 @@
+//! Starts, crashes, connections and all other faults.
+
+use super::super::checkers::Check;
+use super::super::scenario::Fault;
+use super::{Event, World};
+
+impl World {
+    pub(super) fn reset(&mut self, a: usize, b: usize) {
+        self.network.break_link(a, b);
+        self.connect(a, b, false);
+        self.connect(a, b, true);
+    }
+
+    /// Tells both ends that their connection is gone, or up again a little later.
+    pub(super) fn connect(&mut self, a: usize, b: usize, up: bool) {
+        for (node, peer) in [(a, b), (b, a)] {
+            let wait = if up {
+                self.rng.between(1_000, 50_000)
+            } else {
+                0
+            };
+            let life = self.nodes[node].life;
+            let at = self.now_us + wait;
+            self.schedule(
+                at,
+                Event::Link {
+                    node,
+                    life,
+                    peer,
+                    up,
+                },
+            );
+        }
+    }
+
+    pub(super) fn start(&mut self, i: usize) -> Check {
+        let validator = self.scenario.validator_of(i);
+        if self.scenario.silent.contains(&validator) || self.nodes[i].live.is_some() {
+            return Ok(());
+        }
+        self.note(|| format!("{i} starts"));
+        self.crash_points[i] = None;
+        let now = self.now(i);
+        let results = self.nodes[i].start(&self.chain, now, self.setup);
+        if self.scenario.correct(i) {
+            let committed = self.nodes[i].disk.committed();
+            self.agreement.restarted(i, committed)?;
+            self.promises.restarted(i);
+            for result in &results {
+                self.agreement.executed(i, result)?;
+                self.promises.executed(i, result)?;
+            }
+        }
+        for peer in 0..self.nodes.len() {
+            let other = self.scenario.validator_of(peer) != validator;
+            if other && self.nodes[peer].live.is_some() && self.network.connected(i, peer) {
+                self.network.break_link(i, peer);
+                self.connect(i, peer, true);
+            }
+        }
+        self.after_turns(i)
+    }
+
+    pub(super) fn crash(&mut self, i: usize, survive: usize) -> Check {
+        self.note(|| format!("{i} crashes; {survive} records more than synced survive"));
+        self.crash_points[i] = None;
+        self.crashes += 1;
+        self.nodes[i].crash(survive);
+        let me = self.scenario.validator_of(i);
+        for peer in 0..self.nodes.len() {
+            if self.scenario.validator_of(peer) != me {
+                self.network.break_link(i, peer);
+                self.connect(i, peer, false);
+            }
+        }
+        if let Some(record) = self.nodes[i].disk.safety()
+            && self.scenario.correct(i)
+        {
+            self.locks.durable(i, record)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn fault(&mut self, fault: Fault) -> Check {
+        self.note(|| format!("{fault:?}"));
+        match fault {
+            Fault::Crash(i, point) => {
+                if self.nodes[i].live.is_some() {
+                    self.crash_points[i] = Some(point);
+                }
+                Ok(())
+            }
+            Fault::CrashAll => {
+                for i in 0..self.nodes.len() {
+                    if self.nodes[i].live.is_some() {
+                        let survive = self.rng.index(self.nodes[i].disk.pending() + 1);
+                        self.crash(i, survive)?;
+                    }
+                }
+                Ok(())
+            }
+            Fault::Restart(Some(i)) => self.start(i),
+            Fault::Restart(None) => {
+                self.crash_points.fill(None);
+                (0..self.nodes.len()).try_for_each(|i| self.start(i))
+            }
+            Fault::Partition(groups) => {
+                self.regroup(groups);
+                Ok(())
+            }
+            Fault::Heal => {
+                self.regroup(vec![0; self.nodes.len()]);
+                Ok(())
+            }
+            Fault::Network(profile) => {
+                self.network.set_profile(profile);
+                Ok(())
+            }
+            Fault::ClockJump(i, ms) => {
+                self.nodes[i].skew_ms += ms;
+                Ok(())
+            }
+            Fault::ClocksRight => {
+                self.nodes.iter_mut().for_each(|node| node.skew_ms = 0);
+                Ok(())
+            }
+            Fault::Stall(i, us) => {
+                self.stalled_until_us[i] = self.now_us + us;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn regroup(&mut self, groups: Vec<u8>) {
+        let n = self.nodes.len();
+        let pairs: Vec<(usize, usize, bool)> = (0..n)
+            .flat_map(|a| (a + 1..n).map(move |b| (a, b)))
+            .filter(|(a, b)| self.scenario.validator_of(*a) != self.scenario.validator_of(*b))
+            .map(|(a, b)| (a, b, self.network.connected(a, b)))
+            .collect();
+        self.network.set_groups(groups);
+        for (a, b, before) in pairs {
+            let after = self.network.connected(a, b);
+            if before != after {
+                self.network.break_link(a, b);
+                self.connect(a, b, after);
+            }
+        }
+    }
+}
