@@ -319,7 +319,7 @@ fn inverse_outer<W: Words, const N: usize>(
     for part in 0..W::PARTS {
         for r in 0..8 {
             if N == 1024 {
-                let mut x: [W; 4] = std::array::from_fn(|k| W::load(cpu, &work.0[r + 8 * k], part));
+                let mut x: [W; 4] = load_four(cpu, work, r, part);
                 x[0] = x[0].reduce();
                 x[2] = x[2].reduce();
                 butterfly(&mut x, 0, 1, &tables.inverse_256[r], part);
@@ -334,8 +334,7 @@ fn inverse_outer<W: Words, const N: usize>(
                 }
             } else {
                 for half in 0..2 {
-                    let mut x: [W; 2] =
-                        std::array::from_fn(|k| W::load(cpu, &work.0[16 * half + r + 8 * k], part));
+                    let mut x: [W; 2] = load_two(cpu, work, 16 * half + r, part);
                     x[0] = x[0].reduce();
                     butterfly(&mut x, 0, 1, &tables.inverse_256[r], part);
                     for (k, x) in x.into_iter().enumerate() {
@@ -372,7 +371,10 @@ pub(crate) fn squared_norms<W: Words, const N: usize>(
     inverse_quarters::<W, N>(cpu, b, a);
     inverse_rows::<W, N>(cpu, a);
     let norm_s1 = inverse_outer::<W, N>(cpu, a, c);
-    let sums: [u64; 2] = std::array::from_fn(|k| W::total(norm_s1[k]) + W::total(norm_s2[k]));
+    let sums = [
+        W::total(norm_s1[0]) + W::total(norm_s2[0]),
+        W::total(norm_s1[1]) + W::total(norm_s2[1]),
+    ];
     if N == 1024 {
         [sums[0] + sums[1], 0]
     } else {
