@@ -1,7 +1,7 @@
 //! What this CPU can do, as values that prove it.
 //!
-//! A token such as [`Avx512`] exists only where its features have been detected, so code that
-//! holds one may call the functions compiled for them.
+//! Inside the crate a token such as `Avx512` exists only where its features have been detected, so
+//! code that holds one may call the functions compiled for them. Outside, [`features`] names them.
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

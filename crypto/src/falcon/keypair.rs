@@ -16,6 +16,8 @@ use crate::keccak::{Shake256, Shake256Reader};
 /// A key pair that signs. Cheap to clone; clones share one secret, which is overwritten when the
 /// last of them is dropped.
 ///
+/// Decoding a secret passes it through the stack, from where it cannot be wiped with certainty.
+///
 /// Signing takes a lock, because the signing engine owns its scratch memory: threads that sign at
 /// the same time should each have a pair of their own ([`KeyPair::from_secret_bytes`]).
 #[derive(Clone)]
