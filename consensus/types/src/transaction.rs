@@ -182,13 +182,35 @@ pub struct SignedTransaction {
 impl SignedTransaction {
     /// Parses a transaction that must be the whole input.
     pub fn parse(bytes: Bytes) -> Result<Self, WireError> {
-        let mut r = Reader::new(&bytes);
-        let tx = Transaction::decode(&mut r)?;
-        let body_end = bytes.len() - r.remaining();
-        r.bytes(tx.scheme.signature_len())?;
-        r.finish()?;
+        let (tx, body_end) = fields(&bytes)?;
         let id = id_of(&bytes[..body_end]);
         Ok(Self { tx, id, bytes })
+    }
+
+    /// [`SignedTransaction::parse`] of many; the ids of all that parse are computed together.
+    #[must_use]
+    pub fn parse_many(txs: Vec<Bytes>) -> Vec<Result<Self, WireError>> {
+        let parsed: Vec<_> = txs.iter().map(fields).collect();
+        let unsigned: Vec<&[u8]> = txs
+            .iter()
+            .zip(&parsed)
+            .filter_map(|(bytes, parsed)| Some(&bytes[..parsed.as_ref().ok()?.1]))
+            .collect();
+        let mut ids = vec![TxId::ZERO; unsigned.len()];
+        hash::hash_many(TAG_TX, &unsigned, &mut ids);
+        let mut ids = ids.into_iter();
+        txs.iter()
+            .zip(parsed)
+            .map(|(bytes, parsed)| {
+                let (tx, _) = parsed?;
+                let id = ids.next().expect("one id for each that parsed");
+                Ok(Self {
+                    tx,
+                    id,
+                    bytes: bytes.clone(),
+                })
+            })
+            .collect()
     }
 
     /// The transaction's identity.
@@ -221,6 +243,16 @@ impl std::ops::Deref for SignedTransaction {
     fn deref(&self) -> &Transaction {
         &self.tx
     }
+}
+
+/// The fields, and where the signature begins.
+fn fields(bytes: &Bytes) -> Result<(Transaction, usize), WireError> {
+    let mut r = Reader::new(bytes);
+    let tx = Transaction::decode(&mut r)?;
+    let body_end = bytes.len() - r.remaining();
+    r.bytes(tx.scheme.signature_len())?;
+    r.finish()?;
+    Ok((tx, body_end))
 }
 
 fn id_of(unsigned: &[u8]) -> TxId {

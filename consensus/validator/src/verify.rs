@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, select_biased};
 use falconet_crypto::falcon::{Bitmap, Job, Key, PreparedKey, SIGNING_MESSAGE_LEN, Verifier};
 use falconet_ledger::{Verdict, Verdicts};
@@ -59,6 +60,17 @@ struct Pending {
     key: Arc<PreparedKey>,
     message: [u8; SIGNING_MESSAGE_LEN],
     tx: SignedTransaction,
+}
+
+impl Pending {
+    fn add(tx: SignedTransaction, key: Arc<PreparedKey>, jobs: &mut Vec<Self>) -> Entry {
+        jobs.push(Self {
+            key,
+            message: tx.message(),
+            tx,
+        });
+        Entry::Job(jobs.len() - 1)
+    }
 }
 
 /// A piece of bulk work between parsing and answer.
@@ -151,11 +163,7 @@ impl VerifyWorker {
             match work {
                 Bulk::Submission { reply, txs, lease } => {
                     leases.extend(lease);
-                    let now_ms = crate::clock::wall_ms();
-                    let entries = txs
-                        .into_iter()
-                        .map(|tx| self.at_the_door(tx, now_ms, &mut jobs))
-                        .collect();
+                    let entries = self.at_the_door(txs, &mut jobs);
                     parsed.push(Parsed::Submission { reply, entries });
                 }
                 Bulk::Batch { from, bytes, lease } => {
@@ -167,8 +175,7 @@ impl VerifyWorker {
                     });
                     match batch {
                         Ok(batch) => {
-                            let txs = batch.transactions();
-                            let entries = txs.map(|tx| self.in_batch(tx, &mut jobs)).collect();
+                            let entries = self.in_batch(&batch, &mut jobs);
                             parsed.push(Parsed::Batch {
                                 from,
                                 batch,
@@ -222,52 +229,51 @@ impl VerifyWorker {
         Ok(valid)
     }
 
-    /// A client's transaction: every rule that can be checked now is.
-    fn at_the_door(&self, bytes: bytes::Bytes, now_ms: u64, jobs: &mut Vec<Pending>) -> Entry {
-        if self.door.is_opaque() {
-            let id = transaction::opaque_id(&bytes);
-            return Entry::Ready(match self.door.check_opaque(&bytes) {
-                Ok(()) => Checked::Good { id, bytes },
-                Err(outcome) => Checked::Refused(Admission::Refused(outcome)),
-            });
-        }
+    /// Transactions of a client: every rule that can be checked now is.
+    fn at_the_door(&self, txs: Vec<Bytes>, jobs: &mut Vec<Pending>) -> Vec<Entry> {
         let refused = |outcome| Entry::Ready(Checked::Refused(Admission::Refused(outcome)));
-        let Ok(tx) = SignedTransaction::parse(bytes) else {
-            return refused(Outcome::Malformed);
-        };
-        match self.door.check(&tx, now_ms) {
-            Ok(key) => {
-                jobs.push(Pending {
-                    key,
-                    message: tx.message(),
-                    tx,
-                });
-                Entry::Job(jobs.len() - 1)
-            }
-            Err(outcome) => refused(outcome),
+        if self.door.is_opaque() {
+            let ids = transaction::opaque_ids(&txs);
+            let checked = ids.into_iter().zip(txs);
+            return checked
+                .map(|(id, bytes)| match self.door.check_opaque(&bytes) {
+                    Ok(()) => Entry::Ready(Checked::Good { id, bytes }),
+                    Err(outcome) => refused(outcome),
+                })
+                .collect();
         }
+        let now_ms = crate::clock::wall_ms();
+        let judge = |tx| match tx {
+            Err(_) => refused(Outcome::Malformed),
+            Ok(tx) => match self.door.check(&tx, now_ms) {
+                Ok(key) => Pending::add(tx, key, jobs),
+                Err(outcome) => refused(outcome),
+            },
+        };
+        SignedTransaction::parse_many(txs)
+            .into_iter()
+            .map(judge)
+            .collect()
     }
 
-    /// A transaction in a peer's batch: only its signature matters here, execution judges the
+    /// Transactions in a peer's batch: only the signatures matter here, execution judges the
     /// rest.
-    fn in_batch(&self, bytes: bytes::Bytes, jobs: &mut Vec<Pending>) -> Entry {
+    fn in_batch(&self, batch: &Batch, jobs: &mut Vec<Pending>) -> Vec<Entry> {
         if self.door.is_opaque() {
-            return Entry::Verdict(Verdict::Valid);
+            let count = batch.header().tx_count as usize;
+            return (0..count).map(|_| Entry::Verdict(Verdict::Valid)).collect();
         }
-        let Ok(tx) = SignedTransaction::parse(bytes) else {
-            return Entry::Verdict(Verdict::Invalid);
+        let judge = |tx: Result<SignedTransaction, _>| match tx {
+            Err(_) => Entry::Verdict(Verdict::Invalid),
+            Ok(tx) => match self.door.key(&tx) {
+                Some(key) => Pending::add(tx, key, jobs),
+                None => Entry::Verdict(Verdict::Unknown),
+            },
         };
-        match self.door.key(&tx) {
-            Some(key) => {
-                jobs.push(Pending {
-                    key,
-                    message: tx.message(),
-                    tx,
-                });
-                Entry::Job(jobs.len() - 1)
-            }
-            None => Entry::Verdict(Verdict::Unknown),
-        }
+        SignedTransaction::parse_many(batch.transactions().collect())
+            .into_iter()
+            .map(judge)
+            .collect()
     }
 
     fn answer(

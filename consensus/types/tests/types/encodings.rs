@@ -197,6 +197,19 @@ fn the_id_of_a_transaction_excludes_the_signature_and_nothing_else() {
 }
 
 #[test]
+fn many_transactions_parse_as_one_by_one() {
+    let mut txs: Vec<Bytes> = (0..40)
+        .map(|seed| Gen::new(seed).value::<SignedTransaction>().bytes().clone())
+        .collect();
+    txs[3] = Bytes::new();
+    txs[17] = txs[17].slice(1..);
+    let many = SignedTransaction::parse_many(txs.clone());
+    let single: Vec<_> = txs.into_iter().map(SignedTransaction::parse).collect();
+    assert!(single[3].is_err() && single[17].is_err() && single[18].is_ok());
+    assert_eq!(many, single);
+}
+
+#[test]
 fn two_batches_with_one_hash_have_equal_payloads() {
     let batch: Batch = Gen::new(5).value();
     let txs: Vec<Bytes> = batch.transactions().collect();
