@@ -84,6 +84,18 @@ pub enum RunError {
         /// Why.
         source: ConnectError,
     },
+    /// The log was pruned beyond the height at which the state stands.
+    #[error(
+        "the state stands at height {executed}, and block {missing} is no longer in the log: the \
+         state database was lost or is an old copy; restore the whole data directory from one \
+         copy, or start with an empty one and a new key"
+    )]
+    HistoryGone {
+        /// Height of the state.
+        executed: Height,
+        /// The first block that is missing.
+        missing: Height,
+    },
     /// The consensus core refuses what was recovered.
     #[error(transparent)]
     HotStuff(#[from] falconet_hotstuff::RecoverError),
@@ -309,9 +321,12 @@ fn recover(config: &Config, chain: &Chain, key: &KeyPair) -> Result<Found, RunEr
     let executed = executor.application().height();
     let mut unexecuted = VecDeque::new();
     for height in executed.0 + 1..=committed.0 {
-        if let Some(header) = reader.header_at(Height(height))? {
-            unexecuted.push_back(Arc::new(header));
-        }
+        let header = reader.header_at(Height(height))?;
+        let header = header.ok_or(RunError::HistoryGone {
+            executed,
+            missing: Height(height),
+        })?;
+        unexecuted.push_back(Arc::new(header));
     }
     let mut batches = Vec::new();
     for (lane, tip) in chain.set.iter().zip(&cut.0) {
