@@ -74,8 +74,8 @@ impl Args {
         let stop = Stop::install().context("cannot catch signals")?;
         let screen = Screen::new(self.json);
         let bars = progress::bars();
-        let place = Place::prepare(&self, &screen, &bars)?;
-        let result = self.network(&place.testnet, place.fresh_chain, &stop, &screen, &bars);
+        let mut place = Place::prepare(&self, &screen, &bars)?;
+        let result = self.network(&mut place.testnet, place.fresh_chain, &stop, &screen, &bars);
         place.leave(result.is_ok(), &screen);
         if let Some(report) = result? {
             screen.report(&report)?;
@@ -87,7 +87,7 @@ impl Args {
     /// Starts the network, loads it until the end, stops it.
     fn network(
         &self,
-        testnet: &Testnet,
+        testnet: &mut Testnet,
         fresh_chain: bool,
         stop: &Stop,
         screen: &Screen,
@@ -98,6 +98,7 @@ impl Args {
             true => Some(self.supply(testnet, FIRST_NONCE, bars)?),
             false => None,
         };
+        directory::settle_ports(self, testnet, screen)?;
         let exe = std::env::current_exe().context("cannot find the path of this program")?;
         let options = StartOptions {
             env: parent::to_be_followed(),

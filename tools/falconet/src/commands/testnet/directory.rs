@@ -90,7 +90,7 @@ fn create(args: &Args, dir: &Path, bars: OnProgress<'_>) -> anyhow::Result<Testn
 }
 
 fn reuse(args: &Args, dir: &Path, screen: &Screen) -> anyhow::Result<Testnet> {
-    let mut testnet = Testnet::open(dir)?;
+    let testnet = Testnet::open(dir)?;
     let validators = testnet.validators();
     let shown = dir.display();
     if args
@@ -112,18 +112,24 @@ fn reuse(args: &Args, dir: &Path, screen: &Screen) -> anyhow::Result<Testnet> {
             LoadKind::of(&testnet)
         );
     }
-    let mut ports = validators
-        .iter()
-        .flat_map(|v| [(v.stoq.port(), v.http.port())]);
-    let moved = args.base_port.is_some() || !ports.all(|(stoq, http)| free(stoq, http));
-    if moved {
-        testnet.assign_ports(base_port(args.base_port, validators.len()))?;
-    }
-    screen.line(&format!(
-        "continuing the chain in {shown}{}",
-        if moved { ", on other ports" } else { "" }
-    ));
+    screen.line(&format!("continuing the chain in {shown}"));
     Ok(testnet)
+}
+
+/// Moves the network to free ports when somebody listens on its own by now: another network may
+/// have started since they were chosen.
+pub fn settle_ports(args: &Args, testnet: &mut Testnet, screen: &Screen) -> anyhow::Result<()> {
+    let validators = testnet.validators();
+    let mut ports = validators.iter().map(|v| (v.stoq.port(), v.http.port()));
+    let first = validators.first().map(|v| v.stoq.port());
+    let wanted = args.base_port.filter(|port| *port != 0);
+    if wanted.is_some() && wanted != first {
+        testnet.assign_ports(wanted)?;
+    } else if wanted.is_none() && !ports.all(|(stoq, http)| free(stoq, http)) {
+        testnet.assign_ports(None)?;
+        screen.line("others listen on the ports of this network: it moves to free ones");
+    }
+    Ok(())
 }
 
 /// The first port to count from; nothing for any free ports.
