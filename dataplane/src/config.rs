@@ -24,6 +24,9 @@ pub struct StoqConfig {
     /// same secret after a restart, peers learn at once that their connections are gone; without
     /// one they find out by idle time-out.
     pub reset_secret: Option<[u8; 32]>,
+    /// Whether peers may send QUIC datagrams (RFC 9221), and this endpoint to them. An application
+    /// without a use for them is spared a way in.
+    pub datagrams: bool,
     /// Called by the network thread after events were queued; for consumers that wait on
     /// something other than the event receiver. Must not block.
     pub notify: Option<Box<dyn Fn() + Send>>,
@@ -40,6 +43,7 @@ impl StoqConfig {
             limits: Limits::default(),
             io: IoOptions::default(),
             reset_secret: None,
+            datagrams: false,
             notify: None,
         }
     }
@@ -175,6 +179,8 @@ pub struct Limits {
     pub bulk_queue_bytes_max: usize,
     /// Bytes that may wait in the send queue of one connection's Client channel.
     pub client_queue_bytes_max: usize,
+    /// Bytes that may wait for transmission in one connection's datagrams.
+    pub datagram_queue_bytes_max: usize,
     /// Commands from handles that may wait for the network thread.
     pub commands_max: usize,
     /// Frames that may wait for the consumer.
@@ -218,6 +224,7 @@ impl Default for Limits {
             control_queue_bytes_max: 8 << 20,
             bulk_queue_bytes_max: 32 << 20,
             client_queue_bytes_max: 4 << 20,
+            datagram_queue_bytes_max: 4 << 20,
             commands_max: 1 << 16,
             event_frames_max: 1 << 14,
             event_bytes_max: 64 << 20,

@@ -67,7 +67,7 @@ pub enum SendError {
     #[error("the connection is closed")]
     Closed,
     /// The payload is longer than the channel allows.
-    #[error("a payload of {len} bytes exceeds the channel's limit of {max}")]
+    #[error("a payload of {len} bytes exceeds the limit of {max} of its channel or datagram")]
     TooLong {
         /// Payload length, bytes.
         len: usize,
@@ -77,6 +77,9 @@ pub enum SendError {
     /// Kinds below `KIND_APPLICATION_MIN` belong to STOQ.
     #[error("frame kind {0} is reserved")]
     ReservedKind(u8),
+    /// This endpoint or the peer takes no datagrams.
+    #[error("this connection carries no datagrams: both sides must enable `StoqConfig::datagrams`")]
+    DatagramsUnsupported,
     /// This connection does not permit the channel.
     #[error("the channel is only for connections between trusted peers")]
     ChannelNotAllowed,

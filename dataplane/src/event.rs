@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use falconet_crypto::hash::Digest;
 
-use crate::{Channel, CloseReason};
+use crate::{Channel, CloseReason, Messages};
 
 /// Names one connection for the life of the process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,7 +47,8 @@ impl Remote {
     }
 }
 
-/// What happened. For one connection the order is `Connected`, any number of `Frame`, `Closed`.
+/// What happened. For one connection the order is `Connected`, any number of `Frame` and
+/// `Datagram`, `Closed`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -75,6 +76,16 @@ pub enum Event {
         /// The payload.
         payload: Bytes,
         /// The frame's share of the event budget; dropping it lets the peers send on.
+        lease: FrameLease,
+    },
+    /// A datagram arrived, with one message or several.
+    Datagram {
+        /// The connection that it came from.
+        conn: ConnId,
+        /// What it holds.
+        messages: Messages,
+        /// The datagram's share of the event budget. Unlike frames, datagrams are dropped and
+        /// counted while there is no room.
         lease: FrameLease,
     },
     /// A connection that was `Connected` ended.

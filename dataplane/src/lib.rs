@@ -23,6 +23,7 @@
 mod channel;
 mod close;
 mod config;
+mod datagram;
 pub mod endpoint;
 mod error;
 mod event;
@@ -39,6 +40,7 @@ pub use self::{
     channel::{Channel, KIND_APPLICATION_MIN},
     close::{CloseCode, CloseReason, REASON_BYTES_MAX},
     config::{Backend, IoOptions, Limits, MTU_JUMBO, MTU_LOOPBACK, PeerTarget, Spin, StoqConfig},
+    datagram::{MESSAGE_HEADER_BYTES, Messages},
     error::{BindError, ConnectError, SendError},
     event::{ConnId, Event, EventBudget, FrameLease, Remote, TargetId},
     runtime::{Stoq, StoqHandle},

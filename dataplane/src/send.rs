@@ -76,6 +76,8 @@ pub(crate) enum Command {
         kind: u8,
         payload: Payload,
     },
+    /// Send encoded messages whose share of the budget is already taken.
+    Datagram { conn: ConnId, messages: Bytes },
     /// Close a connection.
     Close {
         conn: ConnId,
@@ -92,6 +94,18 @@ pub(crate) struct ConnBudget {
     validator: bool,
     closed: AtomicBool,
     queued: [AtomicUsize; 3],
+    queued_datagrams: AtomicUsize,
+    /// Largest datagram at present, bytes; 0 while datagrams are not supported.
+    datagram_bytes_max: AtomicUsize,
+}
+
+/// What a connection says about datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DatagramSize {
+    /// One of the sides takes none.
+    Unsupported,
+    /// Bytes of messages with their headers.
+    UpTo(usize),
 }
 
 impl ConnBudget {
@@ -100,6 +114,8 @@ impl ConnBudget {
             validator,
             closed: AtomicBool::new(false),
             queued: Default::default(),
+            queued_datagrams: AtomicUsize::new(0),
+            datagram_bytes_max: AtomicUsize::new(0),
         }
     }
 
@@ -128,6 +144,47 @@ impl ConnBudget {
         assert!(before >= cost, "more given back than taken");
     }
 
+    /// Takes room for a datagram of `len` bytes, as [`take`](Self::take) does for frames.
+    pub(crate) fn take_datagram(&self, len: usize, max: usize) -> Result<(), SendError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(SendError::Closed);
+        }
+        let cost = len + FRAME_COST_BYTES;
+        self.queued_datagrams
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |queued| {
+                (queued == 0 || queued + cost <= max).then_some(queued + cost)
+            })
+            .map_err(|_| SendError::Full)?;
+        Ok(())
+    }
+
+    /// Gives back the room of a datagram that was handed to QUIC, or dropped.
+    pub(crate) fn give_back_datagram(&self, len: usize) {
+        self.give_back_datagram_bytes(len + FRAME_COST_BYTES);
+    }
+
+    /// Gives back the room of the first `len` bytes of a datagram whose rest still waits.
+    pub(crate) fn give_back_datagram_bytes(&self, len: usize) {
+        let before = self.queued_datagrams.fetch_sub(len, Ordering::AcqRel);
+        assert!(before >= len, "more given back than taken");
+    }
+
+    pub(crate) fn set_datagram_size(&self, size: DatagramSize) {
+        let bytes = match size {
+            DatagramSize::Unsupported => 0,
+            DatagramSize::UpTo(bytes) => bytes,
+        };
+        self.datagram_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The largest datagram at present.
+    pub(crate) fn datagram_size(&self) -> DatagramSize {
+        match self.datagram_bytes_max.load(Ordering::Relaxed) {
+            0 => DatagramSize::Unsupported,
+            bytes => DatagramSize::UpTo(bytes),
+        }
+    }
+
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
@@ -151,6 +208,12 @@ impl Registry {
         if let Some(budget) = map.remove(&conn) {
             budget.close();
         }
+    }
+
+    /// The budget of a connection.
+    pub(crate) fn get(&self, conn: ConnId) -> Result<Arc<ConnBudget>, SendError> {
+        let map = self.0.read().expect("no holder of the lock panics");
+        map.get(&conn).cloned().ok_or(SendError::Closed)
     }
 
     /// Checks a frame against the rules and takes its room.

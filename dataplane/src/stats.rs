@@ -78,6 +78,18 @@ counters! {
     pool_buffers_recycled,
     /// Receptions for which the pool had no buffer, so that their bytes were copied out.
     pool_exhausted,
+    /// Messages taken for sending in QUIC datagrams.
+    messages_out,
+    /// QUIC datagrams sent; each holds one message or several.
+    message_datagrams_out,
+    /// Messages received in QUIC datagrams and handed to the consumer.
+    messages_in,
+    /// QUIC datagrams received; each holds one message or several.
+    message_datagrams_in,
+    /// Messages received in QUIC datagrams and dropped because the consumer was slow.
+    messages_dropped_full,
+    /// Messages not sent because the path, or the peer, no longer takes datagrams of their size.
+    messages_dropped_size,
     /// Handshakes begun by peers.
     handshakes_in,
     /// Handshakes begun here.

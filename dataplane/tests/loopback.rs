@@ -408,3 +408,49 @@ fn a_wildcard_bind_answers_from_the_address_asked() {
     connected(&events);
     connected(&server_events);
 }
+
+#[test]
+fn datagrams_arrive_packed_over_every_backend() {
+    each_backend(|backend| {
+        let (a, b, conn, _) = pair(|config| {
+            config.io.backend = backend;
+            config.datagrams = true;
+        });
+        let handle = a.0.handle();
+        let max = handle.datagram_payload_bytes_max(conn).expect("enabled");
+        assert!(max > 1100);
+        assert!(matches!(
+            handle.send_datagram(conn, KIND, vec![0; 70_000]),
+            Err(SendError::TooLong { len: 70_000, .. })
+        ));
+        assert_eq!(
+            handle.send_datagram(conn, 15, []),
+            Err(SendError::ReservedKind(15))
+        );
+
+        // In lots that the receiver confirms, so that nothing overruns a queue and none is lost.
+        let (lots, lot) = (50u64, 200u64);
+        for first in (0..lots).map(|i| i * lot) {
+            let payloads: Vec<[u8; 64]> = (first..first + lot)
+                .map(|i| std::array::from_fn(|at| i.to_le_bytes()[at % 8]))
+                .collect();
+            let taken = handle.send_datagrams(conn, payloads.iter().map(|p| (KIND, p)));
+            assert_eq!(taken, Ok(payloads.len()));
+            let mut got = Vec::new();
+            while got.len() < payloads.len() {
+                match b.1.recv().expect("the endpoint runs") {
+                    Event::Datagram { messages, .. } => {
+                        got.extend(messages.iter_bytes().map(|(_, payload)| payload));
+                    }
+                    other => panic!("expected a datagram, got {other:?}"),
+                }
+            }
+            let got: Vec<&[u8]> = got.iter().map(|payload| &payload[..]).collect();
+            let sent: Vec<&[u8]> = payloads.iter().map(|payload| &payload[..]).collect();
+            assert_eq!(got, sent);
+        }
+        let stats = a.0.stats().snapshot();
+        assert_eq!(stats.messages_out, lots * lot);
+        assert!(stats.message_datagrams_out <= lots * lot / 5, "packed");
+    });
+}

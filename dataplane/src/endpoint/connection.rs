@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quinn_proto::{Connection, ConnectionHandle, StreamEvent};
+use quinn_proto::{Connection, ConnectionHandle, StreamEvent, Transmit};
 
 use super::{
     admission::Place,
     core::Core,
+    datagrams::{self, DatagramQueue},
     receiver::{Phase, ReadOutcome, Receiver},
     sender::{Failure, Sender},
     transport,
@@ -37,6 +38,10 @@ pub(super) struct Conn {
     pub(super) place: Place,
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
+    pub(super) datagrams: DatagramQueue,
+    /// Whether the next transmission belongs to the streams: quinn-proto sends datagrams first, so
+    /// without turns a busy sender of datagrams would keep frames from leaving.
+    streams_turn: bool,
     pub(super) budget: Arc<ConnBudget>,
     /// Handshake and greeting must be done by then.
     pub(super) deadline: Instant,
@@ -81,6 +86,8 @@ impl Conn {
             place,
             sender: Sender::new(),
             receiver: Receiver::default(),
+            datagrams: DatagramQueue::default(),
+            streams_turn: false,
             budget: Arc::new(ConnBudget::new(false)),
             deadline,
             debt_check: None,
@@ -182,10 +189,47 @@ impl Conn {
     /// Writes what is queued.
     pub(super) fn flush(&mut self, core: &mut Core) -> Result<(), Failure> {
         match self.state {
-            State::Greeting(_) | State::Open(_) => {
-                self.sender.flush(&mut self.quic, &self.budget, core)
+            State::Greeting(_) => self.sender.flush(&mut self.quic, &self.budget, core),
+            State::Open(_) => {
+                self.sender.flush(&mut self.quic, &self.budget, core)?;
+                self.datagrams.flush(&mut self.quic, &self.budget, core);
+                Ok(())
             }
             State::Handshake | State::Closed => Ok(()),
+        }
+    }
+
+    /// The next transmission, of at most `segments_max` datagrams.
+    pub(super) fn poll_transmit(
+        &mut self,
+        now: Instant,
+        segments_max: usize,
+        buf: &mut Vec<u8>,
+        core: &mut Core,
+    ) -> Option<Transmit> {
+        loop {
+            let refilled = !self.datagrams.is_empty() && !self.streams_turn;
+            if refilled {
+                self.datagrams.flush(&mut self.quic, &self.budget, core);
+            }
+            self.streams_turn = refilled;
+            let transmit = self.quic.poll_transmit(now, segments_max, buf);
+            if transmit.is_some() || refilled || self.datagrams.is_empty() {
+                return transmit;
+            }
+            // The streams had nothing to send on their turn.
+        }
+    }
+
+    /// Reads the datagrams that came.
+    pub(super) fn read_datagrams(&mut self, core: &mut Core) -> Result<(), Failure> {
+        match self.state {
+            State::Open(remote) => {
+                let is_mutual = self.is_mutual(remote, core);
+                datagrams::receive(self.id, is_mutual, &mut self.quic, core)
+            }
+            // Until the greeting is done they wait, and QUIC drops the oldest beyond its buffer.
+            State::Handshake | State::Greeting(_) | State::Closed => Ok(()),
         }
     }
 

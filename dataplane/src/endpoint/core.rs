@@ -20,6 +20,8 @@ pub(super) struct Core {
     pub(super) trusted: TrustedKeys,
     pub(super) chain_id: Digest,
     pub(super) has_identity: bool,
+    /// Whether datagrams are sent and taken.
+    pub(super) datagrams: bool,
     pub(super) events: VecDeque<Event>,
     pub(super) headers: HeaderArena,
     pub(super) log: LogLimiter,

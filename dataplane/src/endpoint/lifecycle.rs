@@ -279,6 +279,9 @@ impl Endpoint {
         if let Some(target) = conn.target.and_then(|id| self.targets.get_mut(&id)) {
             target.open_since = Some(now);
         }
+        // Says how large a datagram may be before anyone can ask.
+        conn.datagrams
+            .flush(&mut conn.quic, &conn.budget, &mut self.core);
         self.core.registry.insert(conn.id, conn.budget.clone());
         let stats = &self.core.stats;
         stats.connections_handshaking.dec();

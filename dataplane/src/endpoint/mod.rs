@@ -7,6 +7,7 @@
 mod admission;
 mod connection;
 mod core;
+mod datagrams;
 mod dial;
 mod lifecycle;
 mod receiver;
@@ -120,7 +121,8 @@ impl Endpoint {
         seed: Option<[u8; 32]>,
     ) -> Result<Self, BindError> {
         config.limits.check()?;
-        let transport = |side, near| transport_config(&config.limits, &config.io, side, near);
+        let transport =
+            |side, near| transport_config(&config.limits, &config.io, config.datagrams, side, near);
         let acceptor = match &config.identity {
             None => None,
             Some(identity) => {
@@ -162,6 +164,7 @@ impl Endpoint {
                 trusted: config.trusted.clone(),
                 chain_id: config.chain_id,
                 has_identity: config.identity.is_some(),
+                datagrams: config.datagrams,
                 events: VecDeque::new(),
                 headers: HeaderArena::default(),
                 log: LogLimiter::default(),
@@ -283,6 +286,16 @@ impl Endpoint {
                 }
                 None => self.core.stats.send_after_close.inc(),
             },
+            Command::Datagram { conn, messages } => match self.by_id.get(&conn).copied() {
+                Some(slot)
+                    if let Some(conn) = self.conn_mut(slot)
+                        && matches!(conn.state, State::Open(_)) =>
+                {
+                    conn.datagrams.push(messages);
+                    self.mark_dirty(slot);
+                }
+                _ => self.core.stats.send_after_close.inc(),
+            },
             Command::Close { conn, code, reason } => self.close(now, conn, code, &reason),
             Command::Shutdown => self.shut_down(now),
         }
@@ -328,10 +341,8 @@ impl Endpoint {
                 continue;
             };
             let segments = TRANSMIT_BYTES_MAX / usize::from(conn.quic.current_mtu());
-            match conn
-                .quic
-                .poll_transmit(now, segments.clamp(1, self.segments_max), buf)
-            {
+            let segments = segments.clamp(1, self.segments_max);
+            match conn.poll_transmit(now, segments, buf, &mut self.core) {
                 Some(transmit) => {
                     // Behind the others: everyone gets a turn.
                     self.transmit.push_back(slot);
@@ -458,6 +469,7 @@ impl Endpoint {
                 "an open connection greets no more"
             );
         }
+        conn.read_datagrams(&mut self.core)?;
         if outcome.paused && !std::mem::replace(&mut conn.is_paused, true) {
             self.paused.push(conn.handle.0);
         }

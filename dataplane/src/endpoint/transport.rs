@@ -9,6 +9,7 @@ use quinn_proto::{
     MtuDiscoveryConfig, TransportConfig, VarInt,
 };
 
+use super::datagrams::{RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES};
 use crate::{IoOptions, Limits};
 
 /// First size of datagrams, bytes: what every IPv6 path carries (RFC 8200, section 5: 1280) less
@@ -41,6 +42,7 @@ pub(super) enum Side {
 pub(super) fn transport_config(
     limits: &Limits,
     io: &IoOptions,
+    datagrams: bool,
     side: Side,
     loopback: bool,
 ) -> Arc<TransportConfig> {
@@ -66,7 +68,8 @@ pub(super) fn transport_config(
         .send_window(limits.send_window_bytes)
         // A frame finished early is worth more than many frames half done.
         .send_fairness(false)
-        .datagram_receive_buffer_size(None)
+        .datagram_receive_buffer_size(datagrams.then_some(RECEIVE_BUFFER_BYTES))
+        .datagram_send_buffer_size(SEND_BUFFER_BYTES)
         .initial_mtu(MTU_INITIAL)
         .mtu_discovery_config(Some(mtu_discovery(io, loopback)));
     let mut ack = AckFrequencyConfig::default();

@@ -122,7 +122,7 @@ impl StoqHandle {
         }
     }
 
-    fn count_refusal(&self, error: SendError) {
+    pub(super) fn count_refusal(&self, error: SendError) {
         match error {
             SendError::Full => self.0.stats.send_queue_full.inc(),
             SendError::Closed => self.0.stats.send_after_close.inc(),

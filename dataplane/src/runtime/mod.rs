@@ -1,5 +1,6 @@
 //! The running endpoint: binds, starts the network thread, hands out handles.
 
+mod datagrams;
 mod handle;
 mod thread;
 mod wake;

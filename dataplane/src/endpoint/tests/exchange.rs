@@ -1,17 +1,26 @@
 //! Honest endpoints on good and bad networks.
 
-use bytes::Bytes;
-
 use super::*;
 use crate::{CloseCode, CloseReason, Remote};
 
 const SECONDS: Duration = Duration::from_secs(1);
 
 /// Two validators that trust each other, connected.
-fn pair(seed: u64, faults: Faults) -> (Net, ConnId, ConnId) {
+pub(super) fn pair(seed: u64, faults: Faults) -> (Net, ConnId, ConnId) {
+    pair_with(seed, faults, |_, _| {})
+}
+
+/// As `pair`, with configurations changed.
+pub(super) fn pair_with(
+    seed: u64,
+    faults: Faults,
+    change: impl Fn(usize, &mut StoqConfig),
+) -> (Net, ConnId, ConnId) {
     let mut net = Net::new(seed, faults);
     for index in 0..2 {
-        net.add(Node::new(config(Some(index), &[0, 1]), seed as u8));
+        let mut config = config(Some(index), &[0, 1]);
+        change(index, &mut config);
+        net.add(Node::new(config, seed as u8));
     }
     let now = net.now;
     net.node(0).dial(now, 1, 1, true);

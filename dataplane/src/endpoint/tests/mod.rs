@@ -3,6 +3,7 @@
 //! The fate of each packet follows from the seed. TLS draws its own randomness, so two runs of a
 //! seed differ in bytes, not in what the network does.
 
+mod datagrams;
 mod exchange;
 mod flood;
 mod hostile;
@@ -16,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use falconet_crypto::{
     falcon::{KeyPair, Scheme},
     hash::Digest,
@@ -27,7 +28,7 @@ use crate::{
     Channel, ConnId, Event, EventBudget, Limits, Payload, PeerTarget, SendError, Stats,
     StatsSnapshot, StoqConfig, TargetId, TrustedKeys,
     endpoint::Endpoint,
-    send::{Command, Registry},
+    send::{Command, DatagramSize, Registry},
 };
 
 pub(super) const CHAIN: Digest = Digest([0xc4; 32]);
@@ -302,6 +303,25 @@ impl Node {
         };
         self.endpoint.handle_command(now, command);
         Ok(())
+    }
+
+    /// Queues one datagram of encoded messages.
+    pub(super) fn send_datagram(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        messages: &[u8],
+    ) -> Result<(), SendError> {
+        let budget = self.registry.get(conn)?;
+        budget.take_datagram(messages.len(), self.limits.datagram_queue_bytes_max)?;
+        let messages = Bytes::copy_from_slice(messages);
+        self.command(now, Command::Datagram { conn, messages });
+        Ok(())
+    }
+
+    /// What the connection says about datagrams.
+    pub(super) fn datagram_size(&self, conn: ConnId) -> DatagramSize {
+        self.registry.get(conn).expect("open").datagram_size()
     }
 
     pub(super) fn command(&mut self, now: Instant, command: Command) {
