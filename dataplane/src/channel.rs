@@ -14,8 +14,8 @@ pub enum Channel {
     /// Consensus traffic between trusted peers: one long-lived ordered stream in each
     /// direction, sent before everything else.
     Control = 1,
-    /// Large payloads between trusted peers: each frame on a stream of its own, unordered,
-    /// lowest priority.
+    /// Large payloads between trusted peers, unordered, lowest priority: each large frame on a
+    /// stream of its own, small ones that wait together share a stream.
     Bulk = 2,
     /// Submissions and receipts: one long-lived ordered stream in each direction. The only
     /// channel that an anonymous peer may use.

@@ -78,6 +78,8 @@ counters! {
     pool_buffers_recycled,
     /// Receptions for which the pool had no buffer, so that their bytes were copied out.
     pool_exhausted,
+    /// Bulk streams opened; small frames that wait together share one.
+    bulk_streams_out,
     /// Messages taken for sending in QUIC datagrams.
     messages_out,
     /// QUIC datagrams sent; each holds one message or several.

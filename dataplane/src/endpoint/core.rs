@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
 use falconet_crypto::hash::Digest;
 
-use crate::{Event, EventBudget, Limits, Stats, TrustedKeys, frame, send::Registry, stats::Count};
+use crate::{Event, EventBudget, Limits, Stats, TrustedKeys, send::Registry, stats::Count};
 
 /// Shared by the connections of one endpoint, owned by it.
 pub(super) struct Core {
@@ -23,31 +22,7 @@ pub(super) struct Core {
     /// Whether datagrams are sent and taken.
     pub(super) datagrams: bool,
     pub(super) events: VecDeque<Event>,
-    pub(super) headers: HeaderArena,
     pub(super) log: LogLimiter,
-}
-
-/// Frame headers are eight bytes each; carving them from a larger piece saves an allocation for
-/// every frame sent.
-#[derive(Default)]
-pub(super) struct HeaderArena(BytesMut);
-
-/// Size of one piece of the header arena, bytes.
-const ARENA_BYTES: usize = 4096;
-
-impl HeaderArena {
-    pub(super) fn header(&mut self, kind: u8, len: usize) -> Bytes {
-        let len = u32::try_from(len).expect("frame lengths are checked before queueing");
-        self.carve(&frame::header(kind, len))
-    }
-
-    pub(super) fn carve(&mut self, bytes: &[u8]) -> Bytes {
-        if self.0.capacity() - self.0.len() < bytes.len() && !self.0.try_reclaim(ARENA_BYTES) {
-            self.0 = BytesMut::with_capacity(ARENA_BYTES);
-        }
-        self.0.extend_from_slice(bytes);
-        self.0.split().freeze()
-    }
 }
 
 /// Lets one line for each cause through in an interval, so that a peer cannot fill the log.
@@ -95,16 +70,5 @@ mod tests {
         assert_eq!(log.permit(start, "b", &stats), Some(0));
         assert_eq!(log.permit(start + LOG_INTERVAL, "a", &stats), Some(1));
         assert_eq!(stats.snapshot().log_suppressed, 1);
-    }
-
-    #[test]
-    fn headers_share_their_memory() {
-        let mut arena = HeaderArena::default();
-        let (a, b) = (arena.header(16, 1), arena.header(17, 2));
-        assert_eq!(a[..], frame::header(16, 1));
-        assert_eq!(
-            b.as_ptr() as usize - a.as_ptr() as usize,
-            frame::HEADER_BYTES
-        );
     }
 }

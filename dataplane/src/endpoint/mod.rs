@@ -5,6 +5,7 @@
 //! the limits.
 
 mod admission;
+mod chunks;
 mod connection;
 mod core;
 mod datagrams;
@@ -32,7 +33,7 @@ use quinn_proto::{
 use self::{
     admission::Admission,
     connection::{Conn, State},
-    core::{Core, HeaderArena, LogLimiter},
+    core::{Core, LogLimiter},
     dial::Target,
     sender::Failure,
     transport::{Side, endpoint_config, transport_config},
@@ -166,7 +167,6 @@ impl Endpoint {
                 has_identity: config.identity.is_some(),
                 datagrams: config.datagrams,
                 events: VecDeque::new(),
-                headers: HeaderArena::default(),
                 log: LogLimiter::default(),
             },
             dialler: Dialler {

@@ -204,12 +204,6 @@ impl InStream {
                     self.begun = None;
                     return Ok(());
                 }
-                if channel == Channel::Bulk && self.frames > 0 {
-                    return Err((
-                        CloseCode::BadStream,
-                        "more than one frame on a Bulk stream".into(),
-                    ));
-                }
                 let frame = self
                     .decoder
                     .next_frame(&mut self.pending)
@@ -277,9 +271,9 @@ impl InStream {
                         format!("a long-lived stream was reset with code {code}"),
                     ));
                 }
-                // The sender gave the frame up; that is its right.
+                // The sender gave up what it had not finished; that is its right.
                 self.decoder = FrameDecoder::new(0, 0);
-                self.frames = 1;
+                self.frames = self.frames.max(1);
             }
         }
         Ok(())
@@ -288,7 +282,7 @@ impl InStream {
     fn check_end(&self) -> Result<(), Failure> {
         self.decoder.finish().map_err(failure)?;
         match self.channel {
-            Some(Channel::Bulk) if self.frames == 1 => Ok(()),
+            Some(Channel::Bulk) if self.frames > 0 => Ok(()),
             Some(Channel::Bulk) | None => {
                 Err((CloseCode::BadFrame, "a stream ended without a frame".into()))
             }

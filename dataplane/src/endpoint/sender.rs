@@ -1,12 +1,19 @@
 //! The sending half of one connection: queues by channel, written to QUIC streams as fast as
 //! flow control and the send window permit.
+//!
+//! Frames that wait together leave together: those of Control and of Client are joined on their
+//! streams, small ones of Bulk share a stream. What waits follows from the load, so a frame that
+//! comes alone is not held, and a busy connection fills its packets.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use quinn_proto::{Connection, Dir, StreamId, WriteError};
+use quinn_proto::{Connection, Dir, StreamId};
 
-use super::core::Core;
+use super::{
+    chunks::{Arena, Chunks, Progress},
+    core::Core,
+};
 use crate::{Channel, CloseCode, Payload, frame::HEADER_BYTES, send::ConnBudget, stats::Count};
 
 /// What makes the connection unusable for sending.
@@ -17,6 +24,7 @@ pub(super) struct Sender {
     control: Ordered,
     client: Ordered,
     bulk: Bulk,
+    arena: Arena,
 }
 
 impl Sender {
@@ -25,6 +33,7 @@ impl Sender {
             control: Ordered::new(Channel::Control),
             client: Ordered::new(Channel::Client),
             bulk: Bulk::default(),
+            arena: Arena::default(),
         }
     }
 
@@ -56,9 +65,10 @@ impl Sender {
         budget: &ConnBudget,
         core: &mut Core,
     ) -> Result<(), Failure> {
-        self.control.flush(quic, budget, core)?;
-        self.client.flush(quic, budget, core)?;
-        self.bulk.flush(quic, budget, core)
+        let arena = &mut self.arena;
+        self.control.flush(quic, budget, arena, core)?;
+        self.client.flush(quic, budget, arena, core)?;
+        self.bulk.flush(quic, budget, arena, core)
     }
 
     /// A stream of ours is done: acknowledged in full, or stopped by the peer.
@@ -102,9 +112,10 @@ impl Ordered {
         &mut self,
         quic: &mut Connection,
         budget: &ConnBudget,
-        core: &mut Core,
+        arena: &mut Arena,
+        core: &Core,
     ) -> Result<(), Failure> {
-        if self.queue.is_empty() && self.chunks.is_empty() {
+        if self.queue.is_empty() && self.chunks.bytes() == 0 {
             return Ok(());
         }
         let id = match self.stream {
@@ -118,11 +129,11 @@ impl Ordered {
             }
         };
         loop {
-            while self.chunks.bytes < WRITE_BYTES
+            while self.chunks.bytes() < WRITE_BYTES
                 && let Some((kind, payload)) = self.queue.pop_front()
             {
                 let len = payload.len();
-                self.chunks.push_frame(core, kind, payload);
+                self.chunks.push_frame(arena, kind, payload);
                 if self.unbudgeted > 0 {
                     self.unbudgeted -= 1;
                 } else {
@@ -130,6 +141,7 @@ impl Ordered {
                     core.stats.frames_out.inc();
                 }
             }
+            self.chunks.seal(arena);
             match self.chunks.write(quic, id)? {
                 Progress::All if self.queue.is_empty() => return Ok(()),
                 Progress::All => {}
@@ -145,7 +157,13 @@ impl Ordered {
     }
 }
 
-/// Streams of one frame each.
+/// Bulk frames with payloads up to this length share a stream with those that follow, bytes.
+const SHARE_UP_TO_BYTES: usize = 16 << 10;
+
+/// A Bulk stream takes no further frame once it holds this much, bytes.
+const STREAM_BYTES: usize = 256 << 10;
+
+/// Streams of one large frame or several small ones.
 #[derive(Default)]
 struct Bulk {
     queue: VecDeque<(u8, Payload)>,
@@ -162,7 +180,8 @@ impl Bulk {
         &mut self,
         quic: &mut Connection,
         budget: &ConnBudget,
-        core: &mut Core,
+        arena: &mut Arena,
+        core: &Core,
     ) -> Result<(), Failure> {
         loop {
             // In order: an older frame gets the window before a younger one.
@@ -183,12 +202,10 @@ impl Bulk {
                 }
                 self.writing.remove(i);
             }
-            let Some((_, payload)) = self.queue.front() else {
-                return Ok(());
-            };
-            let len = (1 + HEADER_BYTES + payload.len()) as u64;
+            let (frames, len) = self.next_stream();
             let window = core.limits.send_window_bytes - core.limits.send_window_reserve_bytes;
-            if self.writing.len() >= core.limits.bulk_streams_max as usize
+            if frames == 0
+                || self.writing.len() >= core.limits.bulk_streams_max as usize
                 || (self.in_flight_bytes > 0 && self.in_flight_bytes + len > window)
             {
                 return Ok(());
@@ -196,15 +213,36 @@ impl Bulk {
             let Some(id) = open(quic, Channel::Bulk) else {
                 return Ok(());
             };
-            let (kind, payload) = self.queue.pop_front().expect("looked at above");
-            budget.give_back(Channel::Bulk, payload.len());
-            core.stats.frames_out.inc();
             let mut chunks = Chunks::default();
             chunks.push(type_byte(Channel::Bulk));
-            chunks.push_frame(core, kind, payload);
+            for (kind, payload) in self.queue.drain(..frames) {
+                budget.give_back(Channel::Bulk, payload.len());
+                chunks.push_frame(arena, kind, payload);
+            }
+            chunks.seal(arena);
+            assert_eq!(chunks.bytes() as u64, len, "counted before");
+            core.stats.frames_out.add(frames as u64);
+            core.stats.bulk_streams_out.inc();
             self.in_flight_bytes += len;
             self.writing.push((id, len, chunks));
         }
+    }
+
+    /// How many frames from the front of the queue go on the next stream, and their bytes there.
+    fn next_stream(&self) -> (usize, u64) {
+        let (mut frames, mut len) = (0, 1);
+        for (_, payload) in &self.queue {
+            let payload = payload.len();
+            if frames > 0 && (payload > SHARE_UP_TO_BYTES || len >= STREAM_BYTES) {
+                break;
+            }
+            frames += 1;
+            len += HEADER_BYTES + payload;
+            if payload > SHARE_UP_TO_BYTES {
+                break;
+            }
+        }
+        (frames, len as u64)
     }
 
     fn ended(&mut self, id: StreamId) {
@@ -215,66 +253,6 @@ impl Bulk {
             let (_, len, _) = self.writing.remove(at);
             self.in_flight_bytes -= len;
         }
-    }
-}
-
-/// Pieces waiting to be written to one stream.
-#[derive(Default)]
-struct Chunks {
-    pieces: Vec<Bytes>,
-    /// Pieces at the front that are written.
-    done: usize,
-    /// Bytes not yet written.
-    bytes: usize,
-}
-
-enum Progress {
-    All,
-    Blocked,
-    Stopped,
-}
-
-impl Chunks {
-    fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
-    fn push(&mut self, piece: Bytes) {
-        if !piece.is_empty() {
-            self.bytes += piece.len();
-            self.pieces.push(piece);
-        }
-    }
-
-    fn push_frame(&mut self, core: &mut Core, kind: u8, payload: Payload) {
-        let header = core.headers.header(kind, payload.len());
-        self.push(header);
-        match payload {
-            Payload::One(bytes) => self.push(bytes),
-            Payload::Many(pieces) => pieces.into_iter().for_each(|piece| self.push(piece)),
-        }
-    }
-
-    fn write(&mut self, quic: &mut Connection, id: StreamId) -> Result<Progress, Failure> {
-        while self.bytes > 0 {
-            match quic
-                .send_stream(id)
-                .write_chunks(&mut self.pieces[self.done..])
-            {
-                Ok(written) => {
-                    self.done += written.chunks;
-                    self.bytes -= written.bytes;
-                }
-                Err(WriteError::Blocked) => return Ok(Progress::Blocked),
-                Err(WriteError::Stopped(_)) => return Ok(Progress::Stopped),
-                Err(WriteError::ClosedStream) => {
-                    return Err((CloseCode::BadStream, "a stream of ours is closed".into()));
-                }
-            }
-        }
-        self.pieces.clear();
-        self.done = 0;
-        Ok(Progress::All)
     }
 }
 

@@ -342,3 +342,41 @@ fn shutdown_tells_the_peers() {
     )));
     assert!(net.node(1).endpoint.is_drained());
 }
+
+#[test]
+fn a_lone_bulk_frame_has_its_stream_and_small_ones_share() {
+    let (mut net, a, _) = pair(10, Faults::default());
+    let send = |net: &mut Net, range: std::ops::Range<usize>, len: usize| {
+        let now = net.now;
+        for i in range {
+            net.node(0)
+                .send(now, a, Channel::Bulk, 20, patterned(len, i))
+                .unwrap();
+        }
+    };
+    send(&mut net, 0..1, 256);
+    net.run_for(SECONDS);
+    assert_eq!(net.node(0).stats().bulk_streams_out, 1);
+    send(&mut net, 1..1001, 256);
+    net.run_for(SECONDS);
+    assert_eq!(
+        net.node(0).stats().bulk_streams_out,
+        1 + 2,
+        "264 KB of small frames on two streams"
+    );
+    send(&mut net, 1001..1004, 20_000);
+    net.run_for(SECONDS);
+    assert_eq!(
+        net.node(0).stats().bulk_streams_out,
+        3 + 3,
+        "large ones do not share"
+    );
+    let mut got: Vec<Vec<u8>> = net.node(1).frames().map(|f| f.3.to_vec()).collect();
+    let mut sent: Vec<Vec<u8>> = (0..1001)
+        .map(|i| patterned(256, i))
+        .chain((1001..1004).map(|i| patterned(20_000, i)))
+        .collect();
+    got.sort_unstable();
+    sent.sort_unstable();
+    assert_eq!(got, sent);
+}

@@ -135,13 +135,14 @@ fn bulk_stream_without_a_frame() {
 }
 
 #[test]
-fn two_frames_on_a_bulk_stream() {
+fn bulk_stream_that_ends_within_its_second_frame() {
     let (mut net, _) = greeted(Role::Validator);
     let mut wire = vec![Channel::Bulk.to_wire()];
     wire.extend_from_slice(&frame(16, b"one"));
-    wire.extend_from_slice(&frame(16, b"two"));
-    net.raw(RAW).open(&wire);
-    assert_closed_after_frame(net, CloseCode::BadStream);
+    wire.extend_from_slice(&frame(16, b"two")[..9]);
+    let stream = net.raw(RAW).open(&wire);
+    net.raw(RAW).finish(stream);
+    assert_closed_after_frame(net, CloseCode::BadFrame);
 }
 
 /// As `assert_closed` where a valid frame came before the broken rule.
