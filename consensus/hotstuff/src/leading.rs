@@ -91,15 +91,18 @@ impl HotStuff {
             });
     }
 
-    /// Rule H3: at once (but no faster than the minimal block interval) when there is payload, or
-    /// payload that still needs children to be committed; after the idle interval otherwise.
+    /// Rule H3: at once when payload only needs children to be committed, no faster than the
+    /// minimal block interval when there is new payload, after the idle interval otherwise. New
+    /// payload waits because more of it is coming; a child that commits waits for nothing, which
+    /// is what a lone transaction's latency consists of.
     /// Intervals count from the parent's time, yet never last longer than themselves from the
     /// entry into the round: a clock that was set back cannot hold a leader up.
     fn proposal_due_us(&self, parent: &Parent, payload: &dyn Payload) -> u64 {
         let params = &self.config.params;
-        let work = payload.has_work(&parent.cut) || self.tree.has_payload_above_root(&parent.id);
-        let interval_ms = if work {
+        let interval_ms = if payload.has_work(&parent.cut) {
             params.block_interval_ms_min
+        } else if self.tree.has_payload_above_root(&parent.id) {
+            0
         } else {
             params.block_interval_ms_idle
         };

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use falconet_crypto::falcon::{
     Bitmap, Job, Key, KeyCache, PreparedKey, PublicKey, SIGNING_MESSAGE_LEN, Verifier,
 };
@@ -81,8 +82,10 @@ fn parse(block: &Block<'_>) -> Vec<Entry> {
     let mut entries = Vec::with_capacity(count);
     for (batch, verdicts) in block.batches {
         let header = batch.header();
-        for ((index, bytes), verdict) in (0u32..).zip(batch.transactions()).zip(&verdicts.0) {
-            let tx = SignedTransaction::parse(bytes.clone()).map_err(|_| opaque_id(&bytes));
+        // The ids of a batch are hashed together.
+        let bytes: Vec<Bytes> = batch.transactions().collect();
+        let txs = SignedTransaction::parse_many(&bytes);
+        for (((index, bytes), tx), verdict) in (0u32..).zip(bytes).zip(txs).zip(&verdicts.0) {
             let receipt = Receipt {
                 tx_id: TxId::ZERO,
                 height: block.height,
@@ -92,7 +95,7 @@ fn parse(block: &Block<'_>) -> Vec<Entry> {
                 outcome: Outcome::Malformed,
             };
             entries.push(Entry {
-                tx,
+                tx: tx.map_err(|_| opaque_id(&bytes)),
                 verdict: *verdict,
                 receipt,
             });

@@ -14,7 +14,7 @@ pub const SEALS_PER_TURN_MAX: usize = 16;
 /// The timer that seals a batch stretches with the batches in flight, at most this many times.
 pub const SEAL_STRETCH_MAX: u64 = 8;
 /// In-flight batches that stretch the sealing timer by one interval.
-pub const SEAL_STRETCH_BATCHES: u64 = 8;
+pub const SEAL_STRETCH_BATCHES: u64 = 2;
 
 /// Sealed batches that the own lane may be ahead of its last committed one.
 pub const OWN_BATCHES_AHEAD_MAX: u64 = 1024;

@@ -189,7 +189,7 @@ impl SignedTransaction {
 
     /// [`SignedTransaction::parse`] of many; the ids of all that parse are computed together.
     #[must_use]
-    pub fn parse_many(txs: Vec<Bytes>) -> Vec<Result<Self, WireError>> {
+    pub fn parse_many(txs: &[Bytes]) -> Vec<Result<Self, WireError>> {
         let parsed: Vec<_> = txs.iter().map(fields).collect();
         let unsigned: Vec<&[u8]> = txs
             .iter()

@@ -250,7 +250,7 @@ impl VerifyWorker {
                 Err(outcome) => refused(outcome),
             },
         };
-        SignedTransaction::parse_many(txs)
+        SignedTransaction::parse_many(&txs)
             .into_iter()
             .map(judge)
             .collect()
@@ -270,7 +270,7 @@ impl VerifyWorker {
                 None => Entry::Verdict(Verdict::Unknown),
             },
         };
-        SignedTransaction::parse_many(batch.transactions().collect())
+        SignedTransaction::parse_many(&batch.transactions().collect::<Vec<_>>())
             .into_iter()
             .map(judge)
             .collect()

@@ -203,7 +203,7 @@ fn many_transactions_parse_as_one_by_one() {
         .collect();
     txs[3] = Bytes::new();
     txs[17] = txs[17].slice(1..);
-    let many = SignedTransaction::parse_many(txs.clone());
+    let many = SignedTransaction::parse_many(&txs);
     let single: Vec<_> = txs.into_iter().map(SignedTransaction::parse).collect();
     assert!(single[3].is_err() && single[17].is_err() && single[18].is_ok());
     assert_eq!(many, single);
