@@ -55,8 +55,7 @@ fmt: ## Format the code
 	$(CARGO) fmt --all
 
 docs: ## Write the generated documentation again
-	$(CARGO) run --locked --quiet -p falconet -- cli-reference > docs/cli.md.new
-	mv docs/cli.md.new docs/cli.md
+	$(CARGO) run --locked --quiet -p falconet -- write-docs .
 
 bench-crypto: build ## Compare signature verification with other libraries (ARGS=--json)
 	@$(BUILT) bench crypto $(ARGS)

@@ -116,6 +116,16 @@ pub fn verify_many<T: Signed>(
     set: &ValidatorSet,
     verifier: &mut Verifier,
 ) -> Vec<Result<Verified<T>, Invalid>> {
+    verify_many_counted(messages, chain, set, verifier).0
+}
+
+/// As [`verify_many`], and how many signatures that were: a certificate has one for each voter.
+pub fn verify_many_counted<T: Signed>(
+    messages: Vec<T>,
+    chain: ChainId,
+    set: &ValidatorSet,
+    verifier: &mut Verifier,
+) -> (Vec<Result<Verified<T>, Invalid>>, usize) {
     let mut claims = Vec::new();
     let mut ends = Vec::with_capacity(messages.len());
     for message in &messages {
@@ -140,12 +150,14 @@ pub fn verify_many<T: Signed>(
             }
         })
         .collect();
+    let signatures = claims.len();
     drop(claims);
-    messages
+    let answers = messages
         .into_iter()
         .zip(verdicts)
         .map(|(m, v)| v.map(|()| Verified(m)))
-        .collect()
+        .collect();
+    (answers, signatures)
 }
 
 /// Verifies claims in one batch; one answer a claim. A signer outside the set or a signature of

@@ -88,6 +88,7 @@ impl ReceiptSender {
         for (receipt, tracked) in self.clients.finished(receipts, self.me) {
             let waited = now.saturating_duration_since(tracked.since);
             self.metrics.commit_latency.observe(waited.as_secs_f64());
+            self.metrics.latency.record(waited);
             if let Some(conn) = tracked.conn {
                 by_conn.entry(conn).or_default().push(receipt);
             }

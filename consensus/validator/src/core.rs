@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, after, never, select_biased};
@@ -24,7 +25,8 @@ use falconet_types::{Digest, Height, ValidatorIndex, block};
 use crate::chain::Chain;
 use crate::clients::ClientTable;
 use crate::clock::Clock;
-use crate::metrics::{Cause, Metrics};
+use crate::metrics::stages::{Clock as StageClock, Queue};
+use crate::metrics::{Cause, Metrics, admission_name};
 use crate::pipeline::{Checked, CoreInput, Executed, HistoryRequest, ReplyTo, To, Turn};
 use crate::status::{CoreStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
@@ -60,6 +62,8 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// Time.
     pub clock: Clock,
+    /// Where this thread's time goes.
+    pub stage: StageClock,
     /// Submissions whose transactions are not all durable yet, oldest first.
     pub waiting: VecDeque<Waiting>,
     /// Committed blocks that the mempool has no room for yet; only while catching up from far
@@ -161,7 +165,7 @@ impl Core {
         self.feed_backlog(now, &mut turn);
         self.mempool(now, falconet_mempool::Input::Tick, &mut turn);
         self.hotstuff(now, falconet_hotstuff::Input::Tick, &mut turn);
-        self.turns.send(turn).map_err(|_| Stopped)
+        self.release(turn)
     }
 
     fn turn(&mut self) -> Result<(), Stopped> {
@@ -187,6 +191,7 @@ impl Core {
             }
             inputs += 1;
         }
+        self.stage.depth(Queue::Core, self.inputs.len());
         while let Ok(result) = self.executed.try_recv() {
             self.executed(now, &result, &mut turn);
             executed = true;
@@ -200,7 +205,13 @@ impl Core {
         if turn.is_empty() || self.board.failure().is_some() {
             return Ok(());
         }
-        self.turns.send(turn).map_err(|_| Stopped)
+        self.release(turn)
+    }
+
+    fn release(&self, turn: Turn) -> Result<(), Stopped> {
+        self.stage
+            .send(Queue::Turns, &self.turns, turn)
+            .map_err(|_| Stopped)
     }
 
     /// Waits for an input, a result of execution, or the next deadline.
@@ -215,11 +226,13 @@ impl Core {
             Some(at) => after(Duration::from_micros(at - now_us)),
             None => never(),
         };
-        select_biased! {
-            recv(self.inputs) -> input => input.map(Wake::Input).map_err(|_| Stopped),
-            recv(self.executed) -> result => result.map(Wake::Executed).map_err(|_| Stopped),
-            recv(timer) -> _ => Ok(Wake::Time),
-        }
+        self.stage.waiting(|| {
+            select_biased! {
+                recv(self.inputs) -> input => input.map(Wake::Input).map_err(|_| Stopped),
+                recv(self.executed) -> result => result.map(Wake::Executed).map_err(|_| Stopped),
+                recv(timer) -> _ => Ok(Wake::Time),
+            }
+        })
     }
 
     fn input(&mut self, now: Now, input: CoreInput, turn: &mut Turn) {
@@ -231,6 +244,7 @@ impl Core {
                 self.mempool(now, M::Batch { from, batch }, turn);
             }
             CoreInput::Submission { reply, txs } => self.submission(now, reply, txs, turn),
+            CoreInput::Beat => {}
             CoreInput::PeerUp(index) => {
                 self.mempool(now, M::PeerUp(index), turn);
                 self.hotstuff(now, H::PeerUp(index), turn);
@@ -466,6 +480,7 @@ impl Core {
     }
 
     fn publish(&self, inputs: usize, start: Instant) {
+        self.board.turns.fetch_add(1, Ordering::Relaxed);
         let hotstuff = self.hotstuff.status();
         let metrics = &self.metrics;
         metrics.round.set(hotstuff.round.0 as i64);
@@ -476,22 +491,13 @@ impl Core {
         metrics.signing.set(i64::from(may_sign));
         metrics
             .rounds_timed_out
-            .set(hotstuff.counters.rounds_by_tc as i64);
+            .inner()
+            .store(hotstuff.counters.rounds_by_tc, Ordering::Relaxed);
         metrics.turn_inputs.observe(inputs as f64);
         metrics.turn_time.observe(start.elapsed().as_secs_f64());
-        *self.board.core.lock() = CoreStatus {
-            hotstuff,
-            mempool: self.mempool.status(),
-        };
-    }
-}
-
-fn admission_name(admission: Admission) -> &'static str {
-    match admission {
-        Admission::Accepted => "accepted",
-        Admission::Duplicate => "duplicate",
-        Admission::Busy { .. } => "busy",
-        Admission::Refused(outcome) => outcome.name(),
+        let mempool = self.mempool.status();
+        metrics.transactions_pending.set(mempool.pending_txs as i64);
+        *self.board.core.lock() = CoreStatus { hotstuff, mempool };
     }
 }
 

@@ -18,8 +18,9 @@ use falconet_types::{AccountId, Digest, Height};
 use crate::chain::Chain;
 use crate::clients::ReceiptSender;
 use crate::metrics::Metrics;
+use crate::metrics::stages::{Clock, Queue};
 use crate::pipeline::Executed;
-use crate::status::{ExecutionStatus, StatusBoard};
+use crate::status::{BlockSummary, ExecutionStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
 
 /// After so much time without a block the state is made durable, so that a restart replays
@@ -255,13 +256,19 @@ pub struct ExecuteThread {
     pub board: Arc<StatusBoard>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Where this thread's time goes.
+    pub stage: Clock,
 }
 
 impl ExecuteThread {
     /// Runs until the log thread stops, then makes the state durable.
     pub fn run(mut self) {
         loop {
-            let done = match self.payloads.recv_timeout(IDLE_FLUSH) {
+            let next = self
+                .stage
+                .waiting(|| self.payloads.recv_timeout(IDLE_FLUSH));
+            self.stage.depth(Queue::Blocks, self.payloads.len());
+            let done = match next {
                 Ok(payload) => self.block(payload),
                 Err(RecvTimeoutError::Timeout) => self.executor.flush(),
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -279,6 +286,7 @@ impl ExecuteThread {
 
     fn block(&mut self, payload: Payload) -> Result<(), StoreError> {
         let Payload { header, batches } = payload;
+        let bytes: usize = batches.iter().map(|batch| batch.bytes().len()).sum();
         let result =
             self.executor
                 .execute(&header, batches, &self.verdicts, Some(&self.metrics))?;
@@ -293,6 +301,15 @@ impl ExecuteThread {
             commitment,
         });
         self.receipts.send(&result.receipts);
+        self.board.block(BlockSummary {
+            height: result.height.0,
+            id: header.id().to_string(),
+            round: header.round.0,
+            author: header.author.0,
+            time_ms: header.time_ms,
+            transactions: result.receipts.len() as u64,
+            bytes: bytes as u64,
+        });
         let metrics = &self.metrics;
         metrics.blocks_executed.inc();
         metrics.executed_height.set(result.height.0 as i64);

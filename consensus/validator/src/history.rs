@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::chain::Chain;
 use crate::execute::payload_of;
+use crate::metrics::stages::{Clock, Queue};
 use crate::outbound::Outbound;
 use crate::pipeline::HistoryRequest;
 
@@ -260,12 +261,15 @@ pub struct HistoryThread {
     pub requests: Receiver<HistoryRequest>,
     /// The way out.
     pub outbound: Outbound,
+    /// Where this thread's time goes.
+    pub stage: Clock,
 }
 
 impl HistoryThread {
     /// Runs until all who ask have stopped.
     pub fn run(self) {
-        for request in &self.requests {
+        while let Ok(request) = self.stage.recv(&self.requests) {
+            self.stage.depth(Queue::History, self.requests.len());
             match request {
                 HistoryRequest::Blocks { to, request } => {
                     if let Some(headers) = logged(self.history.blocks(&request)) {

@@ -10,6 +10,7 @@ use falconet_types::signing::Verified;
 use falconet_types::wire::WireError;
 
 use crate::metrics::Metrics;
+use crate::metrics::stages::{Clock, Queue};
 use crate::peers::Peers;
 use crate::pipeline::{Bulk, CoreInput, HistoryRequest, ReplyTo, Unverified};
 
@@ -32,12 +33,14 @@ pub struct Inbound {
     pub core: Sender<CoreInput>,
     /// Requests of clients for proofs.
     pub history: Sender<HistoryRequest>,
+    /// Where this thread's time goes.
+    pub stage: Clock,
 }
 
 impl Inbound {
     /// Runs until the endpoint stops.
     pub fn run(self, events: &Receiver<Event>) {
-        for event in events {
+        while let Ok(event) = self.stage.recv(events) {
             if self.event(event).is_none() {
                 return; // a stage is gone: the process stops
             }
@@ -58,7 +61,7 @@ impl Inbound {
                         return Some(());
                     };
                     tracing::info!(validator = index.0, %addr, "connected");
-                    self.core.send(CoreInput::PeerUp(index)).ok()
+                    self.to_core(CoreInput::PeerUp(index))
                 }
                 Remote::Anonymous => {
                     self.peers.client_up(conn);
@@ -73,7 +76,7 @@ impl Inbound {
                 match index {
                     Some(index) => {
                         tracing::info!(validator = index.0, %reason, "disconnected");
-                        self.core.send(CoreInput::PeerDown(index)).ok()
+                        self.to_core(CoreInput::PeerDown(index))
                     }
                     None => Some(()),
                 }
@@ -111,27 +114,28 @@ impl Inbound {
         lease: FrameLease,
     ) -> Option<()> {
         match message {
-            PeerMessage::Batch(bytes) => self.bulk.send(Bulk::Batch { from, bytes, lease }).ok(),
+            PeerMessage::Batch(bytes) => self.to_bulk(Bulk::Batch { from, bytes, lease }),
             PeerMessage::Header(_)
             | PeerMessage::Vote(_)
             | PeerMessage::Timeout(_)
             | PeerMessage::Qc(_)
             | PeerMessage::Tc(_)
-            | PeerMessage::Blocks(_) => self
-                .urgent
-                .send(Unverified {
+            | PeerMessage::Blocks(_) => {
+                let unverified = Unverified {
                     from,
                     message,
                     lease,
-                })
-                .ok(),
+                };
+                let sent = self.stage.send(Queue::Urgent, &self.urgent, unverified);
+                sent.ok()
+            }
             PeerMessage::CertRefs(_)
             | PeerMessage::GetCert(_)
             | PeerMessage::GetBlocks(_)
             | PeerMessage::Watermark(_)
             | PeerMessage::GetBatches(_) => {
                 let message = Verified::trusted(message); // no signatures inside
-                self.core.send(CoreInput::Peer { from, message }).ok()
+                self.to_core(CoreInput::Peer { from, message })
             }
         }
     }
@@ -145,14 +149,11 @@ impl Inbound {
         match message {
             ClientMessage::Submit { tag, txs } => {
                 let reply = ReplyTo::Stoq { conn, tag };
-                Ok(self
-                    .bulk
-                    .send(Bulk::Submission {
-                        reply,
-                        txs,
-                        lease: Some(lease),
-                    })
-                    .ok())
+                Ok(self.to_bulk(Bulk::Submission {
+                    reply,
+                    txs,
+                    lease: Some(lease),
+                }))
             }
             ClientMessage::GetProof(tx_id) => {
                 if self
@@ -168,6 +169,14 @@ impl Inbound {
             | ClientMessage::Receipts(_)
             | ClientMessage::Proof { .. } => Err(WireError::Value("frame kind")),
         }
+    }
+
+    fn to_core(&self, input: CoreInput) -> Option<()> {
+        self.stage.send(Queue::Core, &self.core, input).ok()
+    }
+
+    fn to_bulk(&self, work: Bulk) -> Option<()> {
+        self.stage.send(Queue::Bulk, &self.bulk, work).ok()
     }
 
     fn refuse(&self, conn: ConnId, reason: &str) {

@@ -24,6 +24,7 @@
 //! | [`execute`], [`clients`] | the ledger and its receipts |
 //! | [`history`] | what is read back from disk: headers, batches, proofs |
 //! | [`http`], [`status`], [`metrics`] | what people and programs see |
+//! | [`notify`] | what the service manager hears |
 
 pub mod chain;
 pub mod clients;
@@ -39,6 +40,7 @@ pub mod log;
 pub mod logging;
 pub mod metrics;
 pub mod node;
+pub mod notify;
 pub mod outbound;
 pub mod peers;
 pub mod pipeline;

@@ -13,6 +13,7 @@ use falconet_store::{LogWriter, Record, StoreError};
 use falconet_types::message::{Admission, ClientMessage};
 
 use crate::metrics::Metrics;
+use crate::metrics::stages::{Clock, Queue};
 use crate::outbound::Outbound;
 use crate::pipeline::{HistoryRequest, ReplyTo, TURN_QUEUE_MAX, To, Turn};
 use crate::status::StatusBoard;
@@ -33,6 +34,8 @@ pub struct LogThread {
     pub board: Arc<StatusBoard>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Where this thread's time goes.
+    pub stage: Clock,
 }
 
 impl LogThread {
@@ -40,13 +43,14 @@ impl LogThread {
     /// the records are on disk is unknown, so nothing may depend on them.
     pub fn run(mut self) {
         let mut batch = Vec::with_capacity(TURN_QUEUE_MAX);
-        while let Ok(first) = self.turns.recv() {
+        while let Ok(first) = self.stage.recv(&self.turns) {
             batch.push(first);
             while batch.len() < TURN_QUEUE_MAX
                 && let Ok(next) = self.turns.try_recv()
             {
                 batch.push(next);
             }
+            self.stage.depth(Queue::Turns, self.turns.len());
             if self.board.failure().is_some() {
                 batch.clear();
                 continue;
@@ -95,12 +99,13 @@ impl LogThread {
         }
         for payload in turn.payloads {
             // An error means that execution has stopped, which ends the process.
-            let _ = self.payloads.send(payload);
+            let _ = self.stage.send(Queue::Blocks, &self.payloads, payload);
         }
         for request in turn.history {
             if self.history.try_send(request).is_err() {
                 self.metrics.history_requests_dropped.inc();
             }
+            self.stage.depth(Queue::History, self.history.len());
         }
         if let Some(height) = turn.prune
             && let Err(error) = self.writer.prune(height)

@@ -1,17 +1,31 @@
-//! What a validator counts. Names start with `falconet_`, units are base units, labels have few
-//! values. Every stage exports what waits for it, what it did and how long that took.
+//! What a validator counts, from one table.
+//!
+//! A row of the table below is a name, a help text, a type, a unit and the labels. It yields the
+//! field, the registration, a row of [`TABLE`], and from there `docs/metrics.md`, the Grafana
+//! dashboard and what alerts may refer to (see [`publish`]). The law of names: prefix `falconet_`,
+//! base units, unit last, labels of few values (an index, a stage, a cause; never a key or an
+//! address).
+
+pub mod collectors;
+pub mod latency;
+pub mod publish;
+pub mod stages;
 
 use std::sync::Arc;
 
-use falconet_dataplane::StoqHandle;
+use falconet_dataplane::{StatsSnapshot, StoqHandle};
+use falconet_types::message::Admission;
 use falconet_types::receipt::Outcome;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use self::collectors::{ProcessFigures, StageTimes, TransportCounters};
+use self::latency::LatencyCounts;
+use self::stages::Stages;
 
 /// Label of a counter that is split by cause.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -20,33 +34,157 @@ pub struct Cause {
     pub cause: &'static str,
 }
 
-type Seconds = Histogram;
+/// How a metric behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; exported with the suffix `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by bucket; exported as `_bucket`, `_sum` and `_count`.
+    Histogram,
+}
+
+/// Base unit of a metric; it ends the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// A number of something that the name says.
+    Plain,
+    /// Seconds.
+    Seconds,
+    /// Bytes.
+    Bytes,
+}
+
+/// Part of the validator that a metric belongs to; a row of the dashboard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Rounds, commits, signing.
+    Consensus,
+    /// What clients get.
+    Transactions,
+    /// Signatures.
+    Verification,
+    /// Threads and queues.
+    Stages,
+    /// Log and state on disk.
+    Disk,
+    /// Connections and frames.
+    Network,
+    /// The operating system's view.
+    Process,
+}
+
+impl Group {
+    /// Every group, in the order of the dashboard.
+    pub const ALL: [Self; 7] = [
+        Self::Consensus,
+        Self::Transactions,
+        Self::Verification,
+        Self::Stages,
+        Self::Disk,
+        Self::Network,
+        Self::Process,
+    ];
+}
+
+/// One metric as the documents describe it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Name without prefix, unit and suffix of the type.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// Its unit.
+    pub measure: Measure,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// Where it belongs.
+    pub group: Group,
+}
+
+/// What the type of a field says about its row.
+trait Metric {
+    const KIND: Kind;
+    const LABELS: &'static [&'static str];
+}
+
+impl Metric for Gauge {
+    const KIND: Kind = Kind::Gauge;
+    const LABELS: &'static [&'static str] = &[];
+}
+
+impl Metric for Counter {
+    const KIND: Kind = Kind::Counter;
+    const LABELS: &'static [&'static str] = &[];
+}
+
+impl Metric for Histogram {
+    const KIND: Kind = Kind::Histogram;
+    const LABELS: &'static [&'static str] = &[];
+}
+
+impl Metric for Family<Cause, Counter> {
+    const KIND: Kind = Kind::Counter;
+    const LABELS: &'static [&'static str] = &["cause"];
+}
 
 macro_rules! metrics {
-    ($($(#[doc = $help:literal])+ $name:ident: $ty:ty = $make:expr, $unit:expr;)+) => {
+    ($($(#[doc = $help:literal])+ $name:ident: $ty:ty = $make:expr, $unit:ident, $group:ident;)+) => {
         /// Live metrics of one validator.
         pub struct Metrics {
             $($(#[doc = $help])+ pub $name: $ty,)+
+            /// Time and queues of every stage.
+            pub stages: Arc<Stages>,
+            /// [`Metrics::commit_latency`] once more, for the live view.
+            pub latency: LatencyCounts,
+            stoq: StoqHandle,
             registry: Registry,
         }
 
+        /// The rows of the fields of [`Metrics`]; [`publish::rows`] has all.
+        pub const TABLE: &[Row] = &[
+            $(Row {
+                name: stringify!($name),
+                help: concat!($($help),+),
+                kind: <$ty as Metric>::KIND,
+                measure: Measure::$unit,
+                labels: <$ty as Metric>::LABELS,
+                group: Group::$group,
+            },)+
+        ];
+
         impl Metrics {
-            /// All metrics at zero, with the transport's counters joined to them.
+            /// All metrics at zero, with the figures of transport, stages and process joined to
+            /// them.
             #[must_use]
             pub fn new(stoq: StoqHandle) -> Arc<Self> {
                 let mut registry = Registry::with_prefix("falconet");
                 $(
                     let $name: $ty = $make;
                     let help = concat!($($help),+).trim();
-                    match $unit {
+                    match Measure::$unit.unit() {
                         Some(unit) => registry.register_with_unit(
-                            stringify!($name), help, unit, $name.clone(),
+                            stringify!($name), help, unit.clone(), $name.clone(),
                         ),
                         None => registry.register(stringify!($name), help, $name.clone()),
                     }
                 )+
-                registry.register_collector(Box::new(TransportCounters(stoq)));
-                Arc::new(Self { $($name,)+ registry })
+                let stages = Arc::new(Stages::default());
+                registry.register_collector(Box::new(StageTimes(Arc::clone(&stages))));
+                registry.register_collector(Box::new(TransportCounters(stoq.clone())));
+                registry.register_collector(Box::new(ProcessFigures::default()));
+                let metrics = Self {
+                    $($name,)+
+                    stages,
+                    latency: LatencyCounts::default(),
+                    stoq,
+                    registry,
+                };
+                metrics.name_causes();
+                Arc::new(metrics)
             }
         }
     };
@@ -54,57 +192,55 @@ macro_rules! metrics {
 
 metrics! {
     /// Round of the HotStuff core.
-    round: Gauge = Gauge::default(), None;
+    round: Gauge = Gauge::default(), Plain, Consensus;
     /// Height of the last committed block.
-    committed_height: Gauge = Gauge::default(), None;
+    committed_height: Gauge = Gauge::default(), Plain, Consensus;
     /// Height of the last executed block.
-    executed_height: Gauge = Gauge::default(), None;
+    executed_height: Gauge = Gauge::default(), Plain, Consensus;
     /// 1 when this validator may sign, 0 when it must not (see /v1/status).
-    signing: Gauge = Gauge::default(), None;
+    signing: Gauge = Gauge::default(), Plain, Consensus;
     /// Validators that this one is connected with.
-    peers_connected: Gauge = Gauge::default(), None;
+    peers_connected: Gauge = Gauge::default(), Plain, Network;
     /// Clients that are connected.
-    clients_connected: Gauge = Gauge::default(), None;
+    clients_connected: Gauge = Gauge::default(), Plain, Network;
     /// Rounds that ended by a timeout certificate.
-    rounds_timed_out: Gauge = Gauge::default(), None;
+    rounds_timed_out: Counter = Counter::default(), Plain, Consensus;
     /// Blocks executed.
-    blocks_executed: Counter = Counter::default(), None;
+    blocks_executed: Counter = Counter::default(), Plain, Consensus;
     /// Transactions executed, by outcome.
-    transactions: Family<Cause, Counter> = Family::default(), None;
+    transactions: Family<Cause, Counter> = Family::default(), Plain, Transactions;
     /// Submissions answered at the door, by answer.
-    admissions: Family<Cause, Counter> = Family::default(), None;
+    admissions: Family<Cause, Counter> = Family::default(), Plain, Transactions;
+    /// Transactions that wait in this validator's lane for a batch.
+    transactions_pending: Gauge = Gauge::default(), Plain, Transactions;
     /// Time from admission to execution of transactions of this validator's lane.
-    commit_latency: Seconds = Histogram::new(LATENCY_S), Some(Unit::Seconds);
-    /// Signatures verified.
-    signatures_verified: Counter = Counter::default(), None;
+    commit_latency: Histogram = Histogram::new(LATENCY_S), Seconds, Transactions;
+    /// Signatures checked, each of a certificate and of a batch of transactions by itself.
+    signatures_verified: Counter = Counter::default(), Plain, Verification;
     /// Signatures that one call of the verifier was given.
-    verify_batch_size: Histogram = Histogram::new(SIZES), None;
+    verify_batch_size: Histogram = Histogram::new(SIZES), Plain, Verification;
     /// Time of one call of the verifier.
-    verify_time: Seconds = Histogram::new(LATENCY_S), Some(Unit::Seconds);
-    /// Consensus messages that wait for verification.
-    verify_queue_urgent: Gauge = Gauge::default(), None;
-    /// Submissions and batches that wait for verification.
-    verify_queue_bulk: Gauge = Gauge::default(), None;
+    verify_time: Histogram = Histogram::new(LATENCY_S), Seconds, Verification;
     /// Messages of peers that were refused, by cause.
-    messages_refused: Family<Cause, Counter> = Family::default(), None;
+    messages_refused: Family<Cause, Counter> = Family::default(), Plain, Verification;
     /// Inputs that one turn of the core took.
-    turn_inputs: Histogram = Histogram::new(SIZES), None;
+    turn_inputs: Histogram = Histogram::new(SIZES), Plain, Stages;
     /// Time that the core spent on one turn.
-    turn_time: Seconds = Histogram::new(LATENCY_S), Some(Unit::Seconds);
+    turn_time: Histogram = Histogram::new(LATENCY_S), Seconds, Stages;
     /// Time of one fdatasync of the log.
-    fsync_time: Seconds = Histogram::new(LATENCY_S), Some(Unit::Seconds);
+    fsync_time: Histogram = Histogram::new(LATENCY_S), Seconds, Disk;
     /// Turns that shared one fdatasync.
-    fsync_turns: Histogram = Histogram::new(SIZES), None;
+    fsync_turns: Histogram = Histogram::new(SIZES), Plain, Disk;
     /// Bytes appended to the log.
-    log_bytes: Counter = Counter::default(), Some(Unit::Bytes);
+    log_bytes: Counter = Counter::default(), Bytes, Disk;
     /// Time to execute one block.
-    execute_time: Seconds = Histogram::new(LATENCY_S), Some(Unit::Seconds);
+    execute_time: Histogram = Histogram::new(LATENCY_S), Seconds, Stages;
     /// Time to hand one block's state to the store.
-    state_write_time: Seconds = Histogram::new(LATENCY_S), Some(Unit::Seconds);
+    state_write_time: Histogram = Histogram::new(LATENCY_S), Seconds, Disk;
     /// Frames that could not be queued for a peer or client because its queue was full.
-    frames_dropped: Counter = Counter::default(), None;
+    frames_dropped: Counter = Counter::default(), Plain, Network;
     /// Requests for history that were dropped because too many were waiting.
-    history_requests_dropped: Counter = Counter::default(), None;
+    history_requests_dropped: Counter = Counter::default(), Plain, Network;
 }
 
 /// 50 us to 26 s in steps of a factor 1.33: fine enough for a p99.9.
@@ -122,7 +258,64 @@ const fn geometric<const N: usize>(first: f64, factor: f64) -> [f64; N] {
     out
 }
 
+/// Causes for which a message of a peer or client is refused.
+const REFUSALS: [&str; 3] = ["malformed", "signature", "batch"];
+
+impl Measure {
+    fn unit(self) -> Option<&'static Unit> {
+        static SECONDS: Unit = Unit::Seconds;
+        static BYTES: Unit = Unit::Bytes;
+        match self {
+            Self::Plain => None,
+            Self::Seconds => Some(&SECONDS),
+            Self::Bytes => Some(&BYTES),
+        }
+    }
+
+    /// What it adds to a name.
+    #[must_use]
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Seconds => "_seconds",
+            Self::Bytes => "_bytes",
+        }
+    }
+}
+
+/// The label of an answer to a submission.
+#[must_use]
+pub fn admission_name(admission: Admission) -> &'static str {
+    match admission {
+        Admission::Accepted => "accepted",
+        Admission::Duplicate => "duplicate",
+        Admission::Busy { .. } => "busy",
+        Admission::Refused(outcome) => outcome.name(),
+    }
+}
+
 impl Metrics {
+    /// Makes every label value exist from the start: a rate over a counter that appears with its
+    /// first event misses that event.
+    fn name_causes(&self) {
+        for cause in REFUSALS {
+            drop(self.messages_refused.get_or_create(&Cause { cause }));
+        }
+        let answers = [
+            Admission::Accepted,
+            Admission::Duplicate,
+            Admission::Busy { retry_after_ms: 0 },
+        ];
+        let refused = Outcome::ALL.map(Admission::Refused);
+        for cause in answers.into_iter().chain(refused).map(admission_name) {
+            drop(self.admissions.get_or_create(&Cause { cause }));
+        }
+        for outcome in Outcome::ALL {
+            let cause = outcome.name();
+            drop(self.transactions.get_or_create(&Cause { cause }));
+        }
+    }
+
     /// Counts one refused message.
     pub fn refused(&self, cause: &'static str) {
         self.messages_refused.get_or_create(&Cause { cause }).inc();
@@ -160,6 +353,12 @@ impl Metrics {
             .sum()
     }
 
+    /// The transport's counters.
+    #[must_use]
+    pub fn transport(&self) -> StatsSnapshot {
+        self.stoq.stats()
+    }
+
     /// The text that `/metrics` answers (OpenMetrics 1.0).
     #[must_use]
     pub fn encode(&self) -> String {
@@ -167,33 +366,5 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &self.registry)
             .expect("writing to a String does not fail");
         text
-    }
-}
-
-/// The transport's own counters, read when somebody asks.
-#[derive(Debug)]
-struct TransportCounters(StoqHandle);
-
-impl Collector for TransportCounters {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let snapshot = self.0.stats();
-        for ((name, help), (_, value)) in falconet_dataplane::StatsSnapshot::NAMES
-            .iter()
-            .zip(snapshot.values())
-        {
-            let help = help.trim();
-            let full = format!("stoq_{name}");
-            if help.starts_with("Now:") {
-                let gauge = Gauge::<i64>::default();
-                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-                let metric = encoder.encode_descriptor(&full, help, None, gauge.metric_type())?;
-                gauge.encode(metric)?;
-            } else {
-                let counter = ConstCounter::new(value);
-                let metric = encoder.encode_descriptor(&full, help, None, counter.metric_type())?;
-                counter.encode(metric)?;
-            }
-        }
-        Ok(())
     }
 }

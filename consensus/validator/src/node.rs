@@ -11,8 +11,9 @@ use std::net::SocketAddrV6;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use falconet_crypto::falcon::KeyPair;
 use falconet_crypto::hash;
 use falconet_crypto::keyfile::{KeyFileError, LockedKey};
@@ -35,15 +36,18 @@ use crate::core::{Core, Executions};
 use crate::door::Door;
 use crate::execute::{ExecuteError, ExecuteThread, Executor};
 use crate::history::{History, HistoryThread};
-use crate::http::{self, Api, ListenError};
+use crate::http::{self, Api, ListenError, LiveBoard};
 use crate::inbound::Inbound;
 use crate::log::LogThread;
 use crate::logging::{self, LevelError};
 use crate::metrics::Metrics;
+use crate::metrics::stages::Stage;
+use crate::notify::{Heart, Notifier};
 use crate::outbound::Outbound;
 use crate::peers::Peers;
 use crate::pipeline::{
-    CORE_QUEUE_MAX, EXECUTE_QUEUE_MAX, HISTORY_QUEUE_MAX, TURN_QUEUE_MAX, VERIFY_QUEUE_MAX,
+    CORE_QUEUE_MAX, CoreInput, EXECUTE_QUEUE_MAX, HISTORY_QUEUE_MAX, TURN_QUEUE_MAX,
+    VERIFY_QUEUE_MAX,
 };
 use crate::status::{CoreStatus, ExecutionStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
@@ -122,6 +126,8 @@ pub struct Node {
     board: Arc<StatusBoard>,
     stop_http: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
+    /// The core's inputs; the core ends when all who may send have gone.
+    core: Option<Sender<CoreInput>>,
     /// Holds the lock on the key file.
     _key: LockedKey,
 }
@@ -139,12 +145,25 @@ pub fn run(config: &Config, path: &Path, ready: impl FnOnce(&Node)) -> Result<()
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Control)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Control)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(RunError::Control)?;
         // Only now: who reads it may send a signal at once.
         ready(&node);
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        let notifier = Notifier::from_env();
+        notifier.ready(&format!("validator {} serves", node.index()));
+        let heart = node.heart();
+        let asked_to_stop = async {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => return,
+                    _ = terminate.recv() => return,
+                    _ = hangup.recv() => level_from_file(path),
+                    () = notifier.feed_watchdog(&heart) => {}
+                }
+            }
+        };
+        asked_to_stop.await;
+        drop(heart);
+        notifier.stopping();
         tracing::info!("stopping; a second signal ends the process at once");
         let board = Arc::clone(&node.board);
         let stopping = tokio::task::spawn_blocking(move || node.stop());
@@ -177,14 +196,13 @@ impl Node {
         let (stoq, events) = bind_stoq(config, &chain, key.key())?;
         let stoq_addr = stoq.local_addr();
         let recovered = recover(config, &chain, key.key())?;
-        let node = Assembly {
+        let assembled = Assembly {
             config,
             chain: &chain,
             key: key.key(),
             stoq: &stoq,
         }
         .assemble(recovered, events, listener)?;
-        let (board, stop_http, threads) = node;
         dial_peers(config, &chain, &stoq.handle())?;
         tracing::info!(
             validator = chain.me.0,
@@ -202,9 +220,10 @@ impl Node {
             stoq,
             stoq_addr,
             http_addr,
-            board,
-            stop_http,
-            threads,
+            board: assembled.board,
+            stop_http: assembled.stop_http,
+            threads: assembled.threads,
+            core: Some(assembled.core),
             _key: key,
         })
     }
@@ -227,10 +246,19 @@ impl Node {
         self.http_addr
     }
 
+    /// Shows whether the core makes progress. It must be dropped before [`Node::stop`], which
+    /// waits for all who may send to the core.
+    #[must_use]
+    pub fn heart(&self) -> Heart {
+        let core = self.core.clone().expect("it is there until the stop");
+        Heart::new(core, Arc::clone(&self.board))
+    }
+
     /// Stops and waits until everything on its way to disk is there.
     pub fn stop(mut self) {
         // An error means that the HTTP thread is gone already.
         let _ = self.stop_http.send(true);
+        drop(self.core.take());
         if let Some(stoq) = self.stoq.take() {
             stoq.shutdown();
         }
@@ -239,6 +267,16 @@ impl Node {
                 std::panic::resume_unwind(panic);
             }
         }
+    }
+}
+
+/// SIGHUP: the log level is the one of the file again, or the one that it names by now.
+fn level_from_file(path: &Path) {
+    let done = Config::load(path)
+        .map_err(|error| error.to_string())
+        .and_then(|config| logging::set_level(&config.log.level).map_err(|e| e.to_string()));
+    if let Err(error) = done {
+        tracing::error!(error, "the log level stays as it is");
     }
 }
 
@@ -372,7 +410,12 @@ struct Assembly<'a> {
     stoq: &'a Stoq,
 }
 
-type Assembled = (Arc<StatusBoard>, watch::Sender<bool>, Vec<JoinHandle<()>>);
+struct Assembled {
+    board: Arc<StatusBoard>,
+    stop_http: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+    core: Sender<CoreInput>,
+}
 
 impl Assembly<'_> {
     fn assemble(
@@ -432,6 +475,7 @@ impl Assembly<'_> {
             waiting: VecDeque::new(),
             backlog: found.unexecuted,
             cut,
+            stage: metrics.stages.clock(Stage::Core),
         };
         let log = LogThread {
             writer: found.store.log,
@@ -441,6 +485,7 @@ impl Assembly<'_> {
             history: history_in.clone(),
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
+            stage: metrics.stages.clock(Stage::Log),
         };
         let execute = ExecuteThread {
             executor: found.executor,
@@ -456,11 +501,13 @@ impl Assembly<'_> {
             },
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
+            stage: metrics.stages.clock(Stage::Execute),
         };
         let history_thread = HistoryThread {
             history: history.clone(),
             requests: history_out,
             outbound,
+            stage: metrics.stages.clock(Stage::History),
         };
         let inbound = Inbound {
             stoq: self.stoq.handle(),
@@ -470,6 +517,7 @@ impl Assembly<'_> {
             bulk: bulk_in.clone(),
             core: core_in.clone(),
             history: history_in,
+            stage: metrics.stages.clock(Stage::Inbound),
         };
         let door = Arc::new(Door::new(view.clone()));
         let api = Arc::new(Api {
@@ -481,6 +529,8 @@ impl Assembly<'_> {
             history,
             clients,
             bulk: bulk_in,
+            live: LiveBoard::default(),
+            started: Instant::now(),
         });
 
         let mut threads = Vec::new();
@@ -493,18 +543,25 @@ impl Assembly<'_> {
                 urgent: urgent_out.clone(),
                 bulk: bulk_out.clone(),
                 core: core_in.clone(),
+                stage: metrics.stages.clock(Stage::Verify),
             };
             threads.push(spawn(&format!("verify-{i}"), move || worker.run())?);
         }
-        drop((urgent_out, bulk_out, core_in));
+        drop((urgent_out, bulk_out));
         threads.push(spawn("history", move || history_thread.run())?);
         threads.push(spawn("execute", move || execute.run())?);
         threads.push(spawn("log", move || log.run())?);
         threads.push(spawn("core", move || core.run())?);
+        let core = core_in;
         threads.push(spawn("inbound", move || inbound.run(&events))?);
         let (stop_http, stop) = watch::channel(false);
         threads.push(serve_http(listener, api, stop)?);
-        Ok((board, stop_http, threads))
+        Ok(Assembled {
+            board,
+            stop_http,
+            threads,
+            core,
+        })
     }
 
     fn cores(

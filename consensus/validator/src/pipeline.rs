@@ -113,6 +113,8 @@ pub enum CoreInput {
         /// In the order of the submission.
         txs: Vec<Checked>,
     },
+    /// Nothing but a reason for a turn: the watchdog wants to see one.
+    Beat,
     /// A validator is connected.
     PeerUp(ValidatorIndex),
     /// A validator is no longer connected.

@@ -1,6 +1,8 @@
 //! What a validator says of itself, as the HTTP API and the command line show it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use falconet_types::Digest;
 use parking_lot::Mutex;
@@ -77,6 +79,28 @@ pub struct PeerStatus {
     pub connected: bool,
 }
 
+/// Executed blocks that are remembered for the live view.
+pub const RECENT_BLOCKS_MAX: usize = 32;
+
+/// One executed block at a glance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockSummary {
+    /// Height.
+    pub height: u64,
+    /// Id, hexadecimal.
+    pub id: String,
+    /// Round.
+    pub round: u64,
+    /// Index of the leader who proposed it.
+    pub author: u16,
+    /// The leader's clock, milliseconds since 1970.
+    pub time_ms: u64,
+    /// Transactions in it, whatever their outcome.
+    pub transactions: u64,
+    /// Bytes of its batches.
+    pub bytes: u64,
+}
+
 /// What the core thread last said.
 #[derive(Debug, Clone)]
 pub struct CoreStatus {
@@ -101,6 +125,9 @@ pub struct StatusBoard {
     pub core: Mutex<CoreStatus>,
     /// The executor's.
     pub execution: Mutex<ExecutionStatus>,
+    /// Turns of the core since the process started; the watchdog looks at it.
+    pub turns: AtomicU64,
+    recent: Mutex<VecDeque<BlockSummary>>,
     fatal: Mutex<Option<Arc<str>>>,
 }
 
@@ -111,8 +138,25 @@ impl StatusBoard {
         Self {
             core: Mutex::new(core),
             execution: Mutex::new(execution),
+            turns: AtomicU64::new(0),
+            recent: Mutex::new(VecDeque::with_capacity(RECENT_BLOCKS_MAX)),
             fatal: Mutex::new(None),
         }
+    }
+
+    /// Remembers an executed block.
+    pub fn block(&self, block: BlockSummary) {
+        let mut recent = self.recent.lock();
+        if recent.len() == RECENT_BLOCKS_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(block);
+    }
+
+    /// The blocks executed last, newest first.
+    #[must_use]
+    pub fn recent_blocks(&self) -> Vec<BlockSummary> {
+        self.recent.lock().iter().rev().cloned().collect()
     }
 
     /// Records why this validator can no longer take part. The first reason stays.

@@ -24,6 +24,7 @@ use falconet_types::{ValidatorIndex, transaction};
 use crate::chain::Chain;
 use crate::door::Door;
 use crate::metrics::Metrics;
+use crate::metrics::stages::{Clock, Queue};
 use crate::pipeline::{Bulk, Checked, CoreInput, ReplyTo, Unverified};
 use crate::verdicts::VerdictTable;
 
@@ -50,6 +51,8 @@ pub struct VerifyWorker {
     pub bulk: Receiver<Bulk>,
     /// Where verified things go.
     pub core: Sender<CoreInput>,
+    /// Where this thread's time goes.
+    pub stage: Clock,
 }
 
 /// The process stops.
@@ -96,20 +99,27 @@ enum Entry {
     Verdict(Verdict),
 }
 
+/// What a worker takes from its two queues.
+enum Work {
+    Urgent(Unverified),
+    Bulk(Bulk),
+}
+
 impl VerifyWorker {
     /// Runs until the queues close.
     pub fn run(self) {
         let mut verifier = Verifier::new();
         loop {
-            let done = select_biased! {
-                recv(self.urgent) -> message => match message {
-                    Ok(message) => self.urgent(message, &mut verifier),
-                    Err(_) => Err(Stopped),
-                },
-                recv(self.bulk) -> work => match work {
-                    Ok(work) => self.bulk(work, &mut verifier),
-                    Err(_) => Err(Stopped),
-                },
+            let work = self.stage.waiting(|| {
+                select_biased! {
+                    recv(self.urgent) -> message => message.map(Work::Urgent),
+                    recv(self.bulk) -> work => work.map(Work::Bulk),
+                }
+            });
+            let done = match work {
+                Ok(Work::Urgent(message)) => self.urgent(message, &mut verifier),
+                Ok(Work::Bulk(work)) => self.bulk(work, &mut verifier),
+                Err(_) => Err(Stopped),
             };
             if done.is_err() {
                 return;
@@ -129,12 +139,11 @@ impl VerifyWorker {
             leases.push(next.lease);
             messages.push(next.message);
         }
-        self.metrics
-            .verify_queue_urgent
-            .set(self.urgent.len() as i64);
+        self.stage.depth(Queue::Urgent, self.urgent.len());
         let start = Instant::now();
-        let results = signing::verify_many(messages, self.chain.id, &self.chain.set, verifier);
-        self.count(results.len(), start);
+        let (results, signatures) =
+            signing::verify_many_counted(messages, self.chain.id, &self.chain.set, verifier);
+        self.count(signatures, start);
         for (from, result) in froms.into_iter().zip(results) {
             match result {
                 Ok(message) => self.pass(from, message)?,
@@ -148,9 +157,7 @@ impl VerifyWorker {
     }
 
     fn pass(&self, from: ValidatorIndex, message: Verified<PeerMessage>) -> Result<(), Stopped> {
-        self.core
-            .send(CoreInput::Peer { from, message })
-            .map_err(|_| Stopped)
+        self.to_core(CoreInput::Peer { from, message })
     }
 
     /// Gathers bulk work, verifies it in pieces, and passes it on.
@@ -169,9 +176,12 @@ impl VerifyWorker {
                 Bulk::Batch { from, bytes, lease } => {
                     leases.push(lease);
                     let batch = Batch::parse(bytes).map_err(|error| error.to_string());
+                    let start = Instant::now();
                     let batch = batch.and_then(|batch| {
-                        signing::verify(batch, self.chain.id, &self.chain.set, verifier)
-                            .map_err(|error| error.to_string())
+                        let checked =
+                            signing::verify(batch, self.chain.id, &self.chain.set, verifier);
+                        self.count(1, start);
+                        checked.map_err(|error| error.to_string())
                     });
                     match batch {
                         Ok(batch) => {
@@ -195,7 +205,7 @@ impl VerifyWorker {
                 None
             };
         }
-        self.metrics.verify_queue_bulk.set(self.bulk.len() as i64);
+        self.stage.depth(Queue::Bulk, self.bulk.len());
         let valid = self.verify(&jobs, verifier)?;
         let mut jobs: Vec<Option<SignedTransaction>> =
             jobs.into_iter().map(|job| Some(job.tx)).collect();
@@ -319,7 +329,13 @@ impl VerifyWorker {
                 CoreInput::Batch { from, batch }
             }
         };
-        self.core.send(input).map_err(|_| Stopped)
+        self.to_core(input)
+    }
+
+    fn to_core(&self, input: CoreInput) -> Result<(), Stopped> {
+        self.stage
+            .send(Queue::Core, &self.core, input)
+            .map_err(|_| Stopped)
     }
 
     fn count(&self, signatures: usize, start: Instant) {

@@ -61,6 +61,12 @@ impl Node {
         self.answer(request.content_type("application/octet-stream").send(body))
     }
 
+    /// `PUT path` with a JSON body.
+    pub fn put(&self, path: &str, body: &[u8]) -> anyhow::Result<Value> {
+        let request = self.agent.put(format!("{}{path}", self.base));
+        self.answer(request.content_type("application/json").send(body))
+    }
+
     fn answer(
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,

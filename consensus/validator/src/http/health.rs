@@ -15,17 +15,21 @@ pub(super) async fn livez() -> &'static str {
 
 /// The validator takes part: it may sign, it is not catching up, and it reaches a quorum.
 pub(super) async fn readyz(State(api): Shared) -> Result<&'static str, ApiError> {
-    let unready =
-        |code, message: String| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
-    let status = status_of(&api);
+    match not_ready(&api) {
+        None => Ok("ok\n"),
+        Some((code, reason)) => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, reason)),
+    }
+}
+
+/// Why the validator does not take part; a code for programs and a sentence for people.
+pub(super) fn not_ready(api: &Api) -> Option<(&'static str, String)> {
+    let status = status_of(api);
     if let Some(reason) = status.not_signing_reason {
-        return Err(unready("not_signing", reason));
+        return Some(("not_signing", reason));
     }
     if status.syncing {
-        return Err(unready(
-            "syncing",
-            format!("catching up from height {}", status.height),
-        ));
+        let from = status.height;
+        return Some(("syncing", format!("catching up from height {from}")));
     }
     let set = &api.chain.set;
     let reached: u64 = set
@@ -34,14 +38,13 @@ pub(super) async fn readyz(State(api): Shared) -> Result<&'static str, ApiError>
         .filter(|(_, up)| *up)
         .map(|(v, _)| v.weight)
         .sum();
-    if reached < set.quorum_weight() {
-        let need = set.quorum_weight();
-        return Err(unready(
+    let need = set.quorum_weight();
+    (reached < need).then(|| {
+        (
             "no_quorum",
             format!("connected with weight {reached}, a quorum is {need}"),
-        ));
-    }
-    Ok("ok\n")
+        )
+    })
 }
 
 /// Everything at a glance.
@@ -49,7 +52,7 @@ pub(super) async fn status(State(api): Shared) -> Json<Status> {
     Json(status_of(&api))
 }
 
-fn status_of(api: &Api) -> Status {
+pub(super) fn status_of(api: &Api) -> Status {
     let core = api.board.core.lock().clone();
     let execution = *api.board.execution.lock();
     let chain = &api.chain;

@@ -2,14 +2,18 @@
 //! over STOQ. Described by the OpenAPI document at `/openapi.json`.
 
 mod accounts;
+mod admin;
 mod blocks;
 mod error;
 mod health;
+mod live;
+mod page;
 mod transactions;
 
 use std::io;
-use std::net::{SocketAddrV6, TcpListener};
+use std::net::{SocketAddr, SocketAddrV6, TcpListener};
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -29,8 +33,10 @@ use crate::pipeline::Bulk;
 use crate::status::StatusBoard;
 
 pub use accounts::AccountAnswer;
+pub use admin::LogLevel;
 pub use blocks::BlockAnswer;
 pub use error::ErrorAnswer;
+pub use live::{LatencyStatus, LiveAnswer, LiveBoard, Sample};
 pub use transactions::{SubmitAnswer, TransactionAnswer};
 
 /// Largest request body, bytes. A transaction has at most 16 KiB, a third more in base64.
@@ -54,6 +60,10 @@ pub struct Api {
     pub clients: Arc<ClientTable>,
     /// The verify stage.
     pub bulk: Sender<Bulk>,
+    /// The live view.
+    pub live: LiveBoard,
+    /// When the process started.
+    pub started: Instant,
 }
 
 type Shared = State<Arc<Api>>;
@@ -94,12 +104,18 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    axum::serve(listener, router(api))
+    let sampler = live::Sampler::new(Arc::clone(&api));
+    let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
+    let serving = axum::serve(listener, service)
         .with_graceful_shutdown(async move {
             // An error means that the sender is gone, which also means stop.
             let _ = stop.wait_for(|stop| *stop).await;
         })
-        .await
+        .into_future();
+    tokio::select! {
+        served = serving => served,
+        () = sampler.run() => unreachable!("it runs until it is dropped"),
+    }
 }
 
 /// All routes. Every one of them stands in `openapi.json`.
@@ -110,10 +126,18 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/accounts/{id}", get(accounts::show))
         .route("/v1/blocks/{height}", get(blocks::show))
         .route("/v1/status", get(health::status))
+        .route("/v1/live", get(live::live))
+        .route(
+            "/v1/log-level",
+            get(admin::log_level).put(admin::set_log_level),
+        )
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi))
+        .route("/", get(page::html))
+        .route("/page.css", get(page::css))
+        .route("/page.js", get(page::script))
         .fallback(error::no_route)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)
@@ -146,11 +170,11 @@ mod tests {
             .collect();
         let source = include_str!("mod.rs");
         let routes: Vec<&str> = source
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix(".route(\""))
-            .filter_map(|rest| rest.split('"').next())
+            .split("\n        .route(")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').nth(1))
             .collect();
-        assert!(routes.len() >= 9);
+        assert!(routes.len() >= 14);
         for route in &routes {
             assert!(described.contains(route), "{route} is not in openapi.json");
         }

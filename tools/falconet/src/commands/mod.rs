@@ -6,6 +6,7 @@ mod completions;
 mod genesis;
 mod key;
 mod keygen;
+mod log_level;
 mod proof;
 mod reference;
 mod run;
@@ -55,12 +56,15 @@ pub enum Command {
     Genesis(genesis::Args),
     Run(run::Args),
     Status(status::Args),
+    LogLevel(log_level::Args),
     Account(account::Args),
     Tx(tx::Args),
     Proof(proof::Args),
     Bench(bench::Args),
     Completions(completions::Args),
+    ManPages(reference::ManArgs),
     CliReference(reference::Args),
+    WriteDocs(reference::WriteArgs),
 }
 
 impl Command {
@@ -73,12 +77,15 @@ impl Command {
             Self::Genesis(args) => args.run()?,
             Self::Run(args) => return args.run(),
             Self::Status(args) => args.run()?,
+            Self::LogLevel(args) => args.run()?,
             Self::Account(args) => args.run()?,
             Self::Tx(args) => return args.run(),
             Self::Proof(args) => args.run()?,
             Self::Bench(args) => return args.run(),
             Self::Completions(args) => args.run()?,
+            Self::ManPages(args) => args.run()?,
             Self::CliReference(args) => args.run()?,
+            Self::WriteDocs(args) => args.run()?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -1,8 +1,13 @@
-//! `falconet cli-reference`: writes `docs/cli.md`, so that the documentation cannot fall behind.
+//! `falconet cli-reference` and `falconet write-docs`: documentation that is made from the program
+//! itself, so that it cannot fall behind.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::CommandFactory as _;
+use falconet_validator::metrics::publish;
 
 use crate::output;
 
@@ -14,6 +19,68 @@ pub struct Args {}
 impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         output::line(markdown().trim_end())
+    }
+}
+
+/// Write all generated documents into a source tree
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub struct WriteArgs {
+    /// The source tree
+    #[arg(value_name = "DIR")]
+    root: PathBuf,
+}
+
+impl WriteArgs {
+    pub fn run(self) -> anyhow::Result<()> {
+        for (path, text) in documents() {
+            write(&self.root.join(path), &text)?;
+        }
+        Ok(())
+    }
+}
+
+/// Every generated document with its place in the source tree.
+fn documents() -> [(&'static str, String); 4] {
+    [
+        ("docs/cli.md", markdown().trim_end().to_owned() + "\n"),
+        ("docs/metrics.md", publish::markdown()),
+        ("tools/dashboards/alerts.yml", publish::alerts()),
+        ("tools/dashboards/grafana.json", publish::dashboard()),
+    ]
+}
+
+/// Writes a file whole or not at all.
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let cannot = || format!("cannot write {}", path.display());
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(cannot)?;
+    }
+    let new = path.with_extension("new");
+    fs::write(&new, text).with_context(cannot)?;
+    fs::rename(&new, path).with_context(cannot)
+}
+
+/// Write a manual page for every command
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  falconet man-pages --out /usr/local/share/man/man1")]
+pub struct ManArgs {
+    /// Directory to write into; made when it does not exist
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl ManArgs {
+    pub fn run(self) -> anyhow::Result<()> {
+        let cannot = || format!("cannot write manual pages to {}", self.out.display());
+        fs::create_dir_all(&self.out).with_context(cannot)?;
+        // `falconet help status` has no page of its own: `falconet-status` has.
+        let command = super::Cli::command()
+            .disable_help_subcommand(true)
+            .version(env!("CARGO_PKG_VERSION"));
+        clap_mangen::generate_to(command, &self.out).with_context(cannot)
     }
 }
 

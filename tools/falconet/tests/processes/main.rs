@@ -14,3 +14,4 @@ mod offline;
 mod payments;
 mod reference;
 mod testnet;
+mod watching;

@@ -243,6 +243,18 @@ impl Network {
         answer(agent().get(url).call()).expect("the validator answers")
     }
 
+    /// `GET path` of something that is not JSON.
+    pub fn text(&self, i: usize, path: &str) -> String {
+        let url = format!("{}{path}", self.url(i));
+        let answer = agent().get(url).call().expect("the validator answers");
+        answer.into_body().read_to_string().expect("text")
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self, i: usize) {
+        self.nodes[i].running.as_ref().expect("it runs").hang_up();
+    }
+
     /// `POST /v1/transactions` with raw bytes: status and body.
     pub fn post(&self, i: usize, tx: &[u8]) -> (u16, Value) {
         self.try_post(i, tx).expect("the validator answers")
