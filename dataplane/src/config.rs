@@ -1,6 +1,6 @@
 //! Configuration of an endpoint: who it is, whom it trusts, and every limit that it enforces.
 
-use std::{net::SocketAddrV6, sync::Arc, time::Duration};
+use std::{io, net::SocketAddrV6, path::Path, sync::Arc, time::Duration};
 
 use falconet_crypto::{falcon::KeyPair, falcon::PublicKey, hash::Digest};
 
@@ -27,6 +27,8 @@ pub struct StoqConfig {
     /// Whether peers may send QUIC datagrams (RFC 9221), and this endpoint to them. An application
     /// without a use for them is spared a way in.
     pub datagrams: bool,
+    /// What the TLS configurations of this endpoint share.
+    pub(crate) tls: crate::tls::Shared,
     /// Called by the network thread after events were queued; for consumers that wait on
     /// something other than the event receiver. Must not block.
     pub notify: Option<Box<dyn Fn() + Send>>,
@@ -44,8 +46,18 @@ impl StoqConfig {
             io: IoOptions::default(),
             reset_secret: None,
             datagrams: false,
+            tls: crate::tls::Shared::default(),
             notify: None,
         }
+    }
+}
+
+impl StoqConfig {
+    /// Appends the secrets of every TLS session to a file in the NSS key log format, so that a
+    /// packet analyser can decrypt a capture. Dangerous: whoever has the file can read and forge
+    /// everything on those connections. For debugging, never for production.
+    pub fn danger_log_keys_to(&mut self, path: &Path) -> io::Result<()> {
+        self.tls.danger_log_keys_to(path)
     }
 }
 
@@ -154,6 +166,12 @@ pub struct Limits {
     pub keep_alive_validator: Duration,
     /// Interval of keep-alive packets on connections dialled anonymously.
     pub keep_alive_client: Duration,
+    /// How long a connection identifier is used before another one replaces it.
+    pub connection_id_lifetime: Duration,
+    /// Packets sent on one connection before its traffic keys are updated.
+    pub key_update_packets: u64,
+    /// Bytes sent on one connection before its traffic keys are updated.
+    pub key_update_bytes: u64,
     /// Longest time between the first and the last byte of a frame.
     pub frame_timeout: Duration,
     /// Longest payload of a Control frame, bytes.
@@ -212,6 +230,9 @@ impl Default for Limits {
             idle_timeout_client: Duration::from_secs(30),
             keep_alive_validator: Duration::from_secs(3),
             keep_alive_client: Duration::from_secs(10),
+            connection_id_lifetime: Duration::from_secs(600),
+            key_update_packets: 1 << 20,
+            key_update_bytes: 16 << 30,
             frame_timeout: Duration::from_secs(10),
             control_frame_bytes_max: 1 << 20,
             bulk_frame_bytes_max: 4 << 20,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use falconet_crypto::falcon::KeyPair;
 
 use crate::{Channel, CloseCode, ConnId, Limits, PeerTarget, SendError, TargetId, channel};
 
@@ -84,6 +85,8 @@ pub(crate) enum Command {
         code: CloseCode,
         reason: String,
     },
+    /// Prove another key from now on.
+    SetIdentity(Arc<KeyPair>),
     /// Close everything and accept nothing more.
     Shutdown,
 }

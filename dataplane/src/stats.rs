@@ -98,6 +98,10 @@ counters! {
     handshakes_out,
     /// Handshakes that failed, either way.
     handshakes_failed,
+    /// Incoming handshakes for which a session of the peer was resumed.
+    handshakes_resumed,
+    /// Updates of traffic keys begun here.
+    key_updates,
     /// Incoming handshakes answered with a stateless retry.
     handshakes_retried,
     /// Incoming handshakes refused because too many were in progress.

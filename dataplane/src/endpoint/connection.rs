@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use falconet_crypto::hash::Digest;
 use quinn_proto::{Connection, ConnectionHandle, StreamEvent, Transmit};
 
 use super::{
@@ -21,6 +22,7 @@ use crate::{
     frame::Frame,
     hello::{Hello, HelloError, KIND_HELLO, Role},
     send::ConnBudget,
+    stats::Count,
 };
 
 /// How often unfinished frames are looked at.
@@ -34,11 +36,18 @@ pub(super) struct Conn {
     pub(super) addr: SocketAddrV6,
     /// The target that was dialled; `None` when the peer dialled.
     pub(super) target: Option<TargetId>,
+    pub(super) origin: Origin,
+    /// Whether this side proved a key.
+    proves_identity: bool,
     pub(super) state: State,
     pub(super) place: Place,
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
     pub(super) datagrams: DatagramQueue,
+    /// What may be sent while the peer's address is unproved.
+    unvalidated: Option<AddressBudget>,
+    /// Under what name the admission table knows an accepted trusted peer.
+    pub(super) bound: Option<Digest>,
     /// Whether the next transmission belongs to the streams: quinn-proto sends datagrams first, so
     /// without turns a busy sender of datagrams would keep frames from leaving.
     streams_turn: bool,
@@ -48,9 +57,47 @@ pub(super) struct Conn {
     debt_check: Option<Instant>,
     /// The timer registered with the endpoint.
     pub(super) timer: Option<Instant>,
+    /// Packets and bytes sent since the traffic keys were last updated from here.
+    key_packets: u64,
+    key_bytes: u64,
     pub(super) is_dirty: bool,
     pub(super) wants_transmit: bool,
     pub(super) is_paused: bool,
+}
+
+/// Bytes received from and sent to an address that may be forged (RFC 9000, section 8.1).
+///
+/// quinn-proto keeps this account too, but lets a datagram go whenever one byte of the budget is
+/// left, so up to a datagram more than three times what came. Here the limit is exact.
+#[derive(Debug)]
+struct AddressBudget {
+    received: u64,
+    sent: u64,
+}
+
+/// Bytes sent for each byte received while the peer's address is unproved, at most.
+const AMPLIFICATION_MAX: u64 = 3;
+
+impl AddressBudget {
+    fn left(&self) -> u64 {
+        (AMPLIFICATION_MAX * self.received).saturating_sub(self.sent)
+    }
+}
+
+/// How a connection came to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// The peer dialled; whoever accepts proves a key.
+    Accepted {
+        /// Identifier of that key.
+        own_key: Digest,
+    },
+    /// This side dialled.
+    Dialled {
+        target: TargetId,
+        /// Whether with a key of its own.
+        as_validator: bool,
+    },
 }
 
 /// Where a connection stands.
@@ -72,26 +119,39 @@ impl Conn {
         handle: ConnectionHandle,
         quic: Connection,
         addr: SocketAddrV6,
-        target: Option<TargetId>,
+        origin: Origin,
         place: Place,
         deadline: Instant,
     ) -> Self {
+        let (target, proves_identity) = match origin {
+            Origin::Accepted { .. } => (None, true),
+            Origin::Dialled {
+                target,
+                as_validator,
+            } => (Some(target), as_validator),
+        };
         Conn {
             id,
             handle,
             quic,
             addr,
             target,
+            origin,
+            proves_identity,
             state: State::Handshake,
             place,
             sender: Sender::new(),
             receiver: Receiver::default(),
             datagrams: DatagramQueue::default(),
+            unvalidated: None,
+            bound: None,
             streams_turn: false,
             budget: Arc::new(ConnBudget::new(false)),
             deadline,
             debt_check: None,
             timer: None,
+            key_packets: 0,
+            key_bytes: 0,
             is_dirty: false,
             wants_transmit: false,
             is_paused: false,
@@ -104,13 +164,13 @@ impl Conn {
     }
 
     /// Whether both sides proved keys, given who the peer is.
-    fn is_mutual(&self, remote: Remote, core: &Core) -> bool {
-        remote.is_validator() && (!self.initiator() || core.has_identity)
+    fn is_mutual(&self, remote: Remote) -> bool {
+        remote.is_validator() && self.proves_identity
     }
 
     /// The channel that carries the greeting.
-    fn greeting_channel(&self, remote: Remote, core: &Core) -> Channel {
-        if self.is_mutual(remote, core) {
+    fn greeting_channel(&self, remote: Remote) -> Channel {
+        if self.is_mutual(remote) {
             Channel::Control
         } else {
             Channel::Client
@@ -120,8 +180,10 @@ impl Conn {
     /// TLS is done: send HELLO, and give a trusted peer its windows.
     pub(super) fn greet(&mut self, remote: Remote, core: &mut Core) {
         assert_eq!(self.state, State::Handshake, "greeted twice");
+        // A finished handshake proves the address.
+        self.unvalidated = None;
         self.state = State::Greeting(remote);
-        self.budget = Arc::new(ConnBudget::new(self.is_mutual(remote, core)));
+        self.budget = Arc::new(ConnBudget::new(self.is_mutual(remote)));
         if remote.is_validator() {
             let streams = transport::validator_streams(&core.limits);
             self.quic
@@ -131,13 +193,13 @@ impl Conn {
         }
         let hello = Hello {
             chain_id: core.chain_id,
-            role: if self.initiator() && !core.has_identity {
-                Role::Client
-            } else {
+            role: if self.proves_identity {
                 Role::Validator
+            } else {
+                Role::Client
             },
         };
-        let channel = self.greeting_channel(remote, core);
+        let channel = self.greeting_channel(remote);
         self.sender
             .push_hello(channel, KIND_HELLO, Payload::from(hello.encode().to_vec()));
     }
@@ -199,6 +261,19 @@ impl Conn {
         }
     }
 
+    /// The peer dialled with a first datagram of `received` bytes and has not proved its address.
+    pub(super) fn limit_amplification(&mut self, received: usize) {
+        let received = received as u64;
+        self.unvalidated = Some(AddressBudget { received, sent: 0 });
+    }
+
+    /// A datagram for this connection came.
+    pub(super) fn received(&mut self, bytes: usize) {
+        if let Some(budget) = &mut self.unvalidated {
+            budget.received += bytes as u64;
+        }
+    }
+
     /// The next transmission, of at most `segments_max` datagrams.
     pub(super) fn poll_transmit(
         &mut self,
@@ -207,6 +282,15 @@ impl Conn {
         buf: &mut Vec<u8>,
         core: &mut Core,
     ) -> Option<Transmit> {
+        let mut segments_max = segments_max;
+        if let Some(budget) = &self.unvalidated {
+            let datagrams = budget.left() / u64::from(self.quic.current_mtu());
+            if datagrams == 0 {
+                // The peer sends again when nothing comes, which adds to the budget.
+                return None;
+            }
+            segments_max = segments_max.min(usize::try_from(datagrams).unwrap_or(usize::MAX));
+        }
         loop {
             let refilled = !self.datagrams.is_empty() && !self.streams_turn;
             if refilled {
@@ -221,11 +305,30 @@ impl Conn {
         }
     }
 
+    /// Accounts for a transmission. Traffic keys are replaced long before their limits
+    /// (RFC 9001, section 6.6), so that a key that leaks opens little.
+    pub(super) fn sent(&mut self, transmit: &Transmit, core: &Core) {
+        let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
+        if let Some(budget) = &mut self.unvalidated {
+            budget.sent += transmit.size as u64;
+        }
+        self.key_packets += transmit.size.div_ceil(segment) as u64;
+        self.key_bytes += transmit.size as u64;
+        let is_due = self.key_packets >= core.limits.key_update_packets
+            || self.key_bytes >= core.limits.key_update_bytes;
+        if is_due && matches!(self.state, State::Open(_)) {
+            // quinn-proto does nothing while an update is still under way; the next one comes.
+            self.quic.force_key_update();
+            (self.key_packets, self.key_bytes) = (0, 0);
+            core.stats.key_updates.inc();
+        }
+    }
+
     /// Reads the datagrams that came.
     pub(super) fn read_datagrams(&mut self, core: &mut Core) -> Result<(), Failure> {
         match self.state {
             State::Open(remote) => {
-                let is_mutual = self.is_mutual(remote, core);
+                let is_mutual = self.is_mutual(remote);
                 datagrams::receive(self.id, is_mutual, &mut self.quic, core)
             }
             // Until the greeting is done they wait, and QUIC drops the oldest beyond its buffer.
@@ -237,9 +340,9 @@ impl Conn {
     pub(super) fn read(&mut self, now: Instant, core: &mut Core) -> Result<ReadOutcome, Failure> {
         let phase = match self.state {
             State::Handshake | State::Closed => return Ok(ReadOutcome::default()),
-            State::Greeting(remote) => Phase::Greeting(self.greeting_channel(remote, core)),
+            State::Greeting(remote) => Phase::Greeting(self.greeting_channel(remote)),
             State::Open(remote) => Phase::Open {
-                validator: self.is_mutual(remote, core),
+                validator: self.is_mutual(remote),
             },
         };
         let outcome = self

@@ -18,7 +18,6 @@ pub(super) struct Core {
     pub(super) registry: Arc<Registry>,
     pub(super) trusted: TrustedKeys,
     pub(super) chain_id: Digest,
-    pub(super) has_identity: bool,
     /// Whether datagrams are sent and taken.
     pub(super) datagrams: bool,
     pub(super) events: VecDeque<Event>,

@@ -2,17 +2,17 @@
 
 use std::{
     net::{SocketAddr, SocketAddrV6},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use quinn_proto::{ClientConfig, ConnectionError, Incoming, TransportErrorCode};
+use falconet_crypto::hash::hash;
+use quinn_proto::{ConnectionError, Incoming, TransportErrorCode};
 
 use super::{
     EVENTS_WAITING_MAX, Endpoint, TimerKey,
     admission::{Place, Refusal, Verdict},
-    connection::{Conn, State},
+    connection::{Conn, Origin, State},
     dial::Target,
     sender::Failure,
     transport::is_loopback,
@@ -29,6 +29,7 @@ impl Endpoint {
         now: Instant,
         from: SocketAddrV6,
         incoming: Incoming,
+        received: usize,
         mut buf: Vec<u8>,
     ) {
         let stats = self.core.stats.clone();
@@ -43,6 +44,8 @@ impl Endpoint {
             }
         };
         let config = if near { &acceptor.near } else { &acceptor.far }.clone();
+        let is_proved = incoming.remote_address_validated();
+        let own_key = acceptor.key;
         let validated = incoming.remote_address_validated() || !incoming.may_retry();
         match self
             .admission
@@ -74,7 +77,11 @@ impl Endpoint {
                     Ok((handle, quic)) => {
                         let deadline = now + self.core.limits.handshake_timeout;
                         let id = self.next_conn_id();
-                        let conn = Conn::new(id, handle, quic, from, None, place, deadline);
+                        let origin = Origin::Accepted { own_key };
+                        let mut conn = Conn::new(id, handle, quic, from, origin, place, deadline);
+                        if !is_proved {
+                            conn.limit_amplification(received);
+                        }
                         self.insert(conn);
                     }
                     Err(error) => {
@@ -119,22 +126,15 @@ impl Endpoint {
             self.core.events.push_back(event);
             return;
         }
-        let crypto = match tls::client_config(self.dialler.identity.as_ref(), &peer.key) {
-            Ok(crypto) => crypto,
+        let near = is_loopback(peer.addr.ip());
+        let config = match self.dialler.config(&peer.key, near) {
+            Ok(config) => config,
             Err(error) => {
                 let event = failed(error.to_string());
                 self.core.events.push_back(event);
                 return;
             }
         };
-        let mut config = ClientConfig::new(Arc::new(crypto));
-        let near = is_loopback(peer.addr.ip());
-        let transport = if near {
-            &self.dialler.near
-        } else {
-            &self.dialler.far
-        };
-        config.transport_config(transport.clone());
         let target = Target::new(id, peer, config, now);
         assert!(self.targets.insert(id, target).is_none(), "{id:?} reused");
         self.dial(now, id);
@@ -164,7 +164,10 @@ impl Endpoint {
                     handle,
                     quic,
                     addr,
-                    Some(id),
+                    Origin::Dialled {
+                        target: id,
+                        as_validator: self.dialler.has_identity(),
+                    },
                     place,
                     deadline,
                 ));
@@ -233,6 +236,10 @@ impl Endpoint {
             match identity {
                 None => Remote::Anonymous,
                 some => match tls::proved_key(some) {
+                    // A resumed session did not ask the trusted set, so it is asked here.
+                    Some(key) if !self.core.trusted.contains(&key.id()) => {
+                        return Err((CloseCode::Untrusted, "the key is not trusted".into()));
+                    }
                     Some(key) => Remote::Validator(key.id()),
                     None => {
                         return Err((CloseCode::Untrusted, "the key cannot be read".into()));
@@ -260,14 +267,17 @@ impl Endpoint {
         let State::Open(remote) = conn.state else {
             unreachable!("opened by the greeting");
         };
-        if let (Remote::Validator(key), None) = (remote, conn.target) {
+        if let (Remote::Validator(key), Origin::Accepted { own_key }) = (remote, conn.origin) {
             // The set may have changed since the handshake.
             if !self.core.trusted.contains(&key) {
                 // Never announced as connected, so not to be announced as closed either.
                 conn.state = State::Greeting(remote);
                 return Err((CloseCode::Untrusted, "the key is not trusted".into()));
             }
-            if let Some(older) = self.admission.bind_key(key, conn.id) {
+            // A peer that connects to both keys of a rotation keeps both connections.
+            let bound = hash("falconet stoq peer", &[key.as_bytes(), own_key.as_bytes()]);
+            conn.bound = Some(bound);
+            if let Some(older) = self.admission.bind_key(bound, conn.id) {
                 self.close(
                     now,
                     older,
@@ -391,8 +401,8 @@ impl Endpoint {
                     Remote::Validator(_) => stats.connections_validators.dec(),
                     Remote::Anonymous => stats.connections_anonymous.dec(),
                 }
-                if let (Remote::Validator(key), None) = (remote, conn.target) {
-                    self.admission.unbind_key(key, conn.id);
+                if let Some(bound) = conn.bound.take() {
+                    self.admission.unbind_key(bound, conn.id);
                 }
                 self.core.registry.remove(conn.id);
                 self.core.events.push_back(Event::Closed {

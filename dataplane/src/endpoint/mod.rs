@@ -10,6 +10,7 @@ mod connection;
 mod core;
 mod datagrams;
 mod dial;
+mod identity;
 mod lifecycle;
 mod receiver;
 mod sender;
@@ -26,23 +27,21 @@ use std::{
 
 use bytes::BytesMut;
 use falconet_crypto::hash::hash;
-use quinn_proto::{
-    ConnectionHandle, DatagramEvent, EcnCodepoint, Event as QuicEvent, ServerConfig, Transmit,
-};
+use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Event as QuicEvent, Transmit};
 
 use self::{
     admission::Admission,
     connection::{Conn, State},
     core::{Core, LogLimiter},
     dial::Target,
+    identity::{Acceptor, Dialler, Recipe},
     sender::Failure,
-    transport::{Side, endpoint_config, transport_config},
+    transport::endpoint_config,
 };
 use crate::{
     BindError, CloseCode, ConnId, Event, EventBudget, Stats, StoqConfig, TargetId,
     send::{Command, Registry},
     stats::Count,
-    tls,
 };
 
 /// Responses outside a connection that may wait for transmission.
@@ -76,6 +75,7 @@ pub struct Endpoint {
     core: Core,
     dialler: Dialler,
     acceptor: Option<Acceptor>,
+    recipe: Recipe,
     conns: Vec<Option<Box<Conn>>>,
     by_id: HashMap<ConnId, usize>,
     targets: HashMap<TargetId, Target>,
@@ -98,19 +98,6 @@ enum TimerKey {
     Target(TargetId),
 }
 
-/// What is needed to dial.
-struct Dialler {
-    identity: Option<Arc<falconet_crypto::falcon::KeyPair>>,
-    near: Arc<quinn_proto::TransportConfig>,
-    far: Arc<quinn_proto::TransportConfig>,
-}
-
-/// Configurations for peers on this machine and elsewhere; they differ in the largest datagram.
-struct Acceptor {
-    near: Arc<ServerConfig>,
-    far: Arc<ServerConfig>,
-}
-
 impl Endpoint {
     /// An endpoint as configured. `seed` feeds the jitter of dialling and the random choices of
     /// QUIC; `None` draws one from the system.
@@ -122,33 +109,15 @@ impl Endpoint {
         seed: Option<[u8; 32]>,
     ) -> Result<Self, BindError> {
         config.limits.check()?;
-        let transport =
-            |side, near| transport_config(&config.limits, &config.io, config.datagrams, side, near);
-        let acceptor = match &config.identity {
-            None => None,
-            Some(identity) => {
-                let crypto = Arc::new(tls::server_config(identity, &config.trusted)?);
-                let server = |near| {
-                    let mut server = ServerConfig::with_crypto(crypto.clone());
-                    server.transport_config(transport(Side::Accepting, near));
-                    Arc::new(server)
-                };
-                Some(Acceptor {
-                    near: server(true),
-                    far: server(false),
-                })
-            }
-        };
-        let side = if config.identity.is_some() {
-            Side::DiallingAsValidator
-        } else {
-            Side::DiallingAsClient
-        };
+        let recipe = Recipe::new(config, stats.clone());
+        let identity = config.identity.as_ref();
+        let acceptor = identity.map(|key| recipe.acceptor(key)).transpose()?;
+        let dialler = recipe.dialler(config.identity.clone());
         let secret = config.reset_secret.or_else(|| {
             let identity = config.identity.as_ref()?;
             Some(hash("falconet stoq reset secret", &[identity.secret_bytes()]).0)
         });
-        let mut quic_config = endpoint_config(secret);
+        let mut quic_config = endpoint_config(secret, config.limits.connection_id_lifetime);
         quic_config.rng_seed(seed);
         let server = acceptor.as_ref().map(|acceptor| acceptor.far.clone());
         let rng = seed.map_or_else(
@@ -164,17 +133,13 @@ impl Endpoint {
                 registry,
                 trusted: config.trusted.clone(),
                 chain_id: config.chain_id,
-                has_identity: config.identity.is_some(),
                 datagrams: config.datagrams,
                 events: VecDeque::new(),
                 log: LogLimiter::default(),
             },
-            dialler: Dialler {
-                identity: config.identity.clone(),
-                near: transport(side, true),
-                far: transport(side, false),
-            },
+            dialler,
             acceptor,
+            recipe,
             conns: Vec::new(),
             by_id: HashMap::new(),
             targets: HashMap::new(),
@@ -203,6 +168,7 @@ impl Endpoint {
     ) {
         self.core.stats.datagrams_in.inc();
         self.core.stats.bytes_in.add(data.len() as u64);
+        let len = data.len();
         let mut response = Vec::new();
         let event = self.quic.handle(
             now,
@@ -215,12 +181,13 @@ impl Endpoint {
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(conn) = self.conn_mut(handle.0) {
+                    conn.received(len);
                     conn.quic.handle_event(event);
                     self.mark_dirty(handle.0);
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
-                self.accept(now, from, incoming, response);
+                self.accept(now, from, incoming, len, response);
             }
             Some(DatagramEvent::Response(transmit)) => {
                 self.core.stats.datagrams_ignored.inc();
@@ -297,6 +264,12 @@ impl Endpoint {
                 _ => self.core.stats.send_after_close.inc(),
             },
             Command::Close { conn, code, reason } => self.close(now, conn, code, &reason),
+            Command::SetIdentity(identity) => {
+                if let Err(error) = self.set_identity(identity) {
+                    // The old one stays; only a FALCON key that TLS cannot use leads here.
+                    tracing::error!(%error, "the new identity cannot be used for TLS");
+                }
+            }
             Command::Shutdown => self.shut_down(now),
         }
     }
@@ -344,6 +317,7 @@ impl Endpoint {
             let segments = segments.clamp(1, self.segments_max);
             match conn.poll_transmit(now, segments, buf, &mut self.core) {
                 Some(transmit) => {
+                    conn.sent(&transmit, &self.core);
                     // Behind the others: everyone gets a turn.
                     self.transmit.push_back(slot);
                     return Some(transmit);

@@ -91,9 +91,23 @@ pub(super) fn validator_streams(limits: &Limits) -> VarInt {
 
 /// Parameters of the endpoint. With a secret, reset tokens and connection identifiers survive a
 /// restart, so that peers learn at once that their connections are gone (RFC 9000, section 10.3).
-pub(super) fn endpoint_config(reset_secret: Option<[u8; 32]>) -> EndpointConfig {
+///
+/// A connection identifier is retired after `cid_lifetime` and another one issued: an observer who
+/// sees a peer on two paths at different times cannot link them (RFC 9000, section 9.5).
+pub(super) fn endpoint_config(
+    reset_secret: Option<[u8; 32]>,
+    cid_lifetime: Duration,
+) -> EndpointConfig {
+    let generator = move |mut generator: HashedConnectionIdGenerator| {
+        generator.set_lifetime(cid_lifetime);
+        Box::new(generator) as Box<dyn quinn_proto::ConnectionIdGenerator>
+    };
     let mut config = match reset_secret {
-        None => EndpointConfig::default(),
+        None => {
+            let mut config = EndpointConfig::default();
+            config.cid_generator(move || generator(HashedConnectionIdGenerator::new()));
+            config
+        }
         Some(secret) => {
             let reset = hash("falconet stoq reset token", &[&secret]);
             let cid = hash("falconet stoq connection id", &[&secret]);
@@ -104,7 +118,7 @@ pub(super) fn endpoint_config(reset_secret: Option<[u8; 32]>) -> EndpointConfig 
             );
             let key = hmac::Key::new(hmac::HMAC_SHA256, reset.as_bytes());
             let mut config = EndpointConfig::new(Arc::new(key));
-            config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+            config.cid_generator(move || generator(HashedConnectionIdGenerator::from_key(cid_key)));
             config
         }
     };

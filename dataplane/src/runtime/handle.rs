@@ -9,6 +9,7 @@ use std::{
 };
 
 use crossbeam_channel::{Sender, TrySendError};
+use falconet_crypto::falcon::KeyPair;
 
 use super::wake::Waker;
 use crate::{
@@ -99,6 +100,13 @@ impl StoqHandle {
     ) {
         self.0.trusted.replace(keys);
         self.0.waker.wake();
+    }
+
+    /// Proves another key from now on, to peers that dial and that are dialled. Connections keep the
+    /// key that they began with, so nothing is lost; peers must trust and pin the new key for the
+    /// connections to come.
+    pub fn set_identity(&self, identity: Arc<KeyPair>) -> Result<(), SendError> {
+        self.command(Command::SetIdentity(identity))
     }
 
     /// Reads all counters.

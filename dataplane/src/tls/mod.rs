@@ -2,24 +2,26 @@
 //! FALCON raw public keys (RFC 7250) for authentication, AES-GCM for the records.
 //!
 //! A server always proves its key, which the client has pinned. A client either proves a key of
-//! the server's trusted set or stays anonymous; a key outside the set ends the handshake. Session
-//! resumption is off: a resumed session would skip the check against the trusted set.
+//! the server's trusted set or stays anonymous; a key outside the set ends the handshake. Sessions
+//! may be resumed under the rules that the module `sessions` states; there is no early data.
 
 mod falcon;
+mod key_log;
+mod sessions;
 mod spki;
 mod trusted;
 mod verify;
 
-use std::sync::Arc;
+use std::{io, path::Path, sync::Arc};
 
 use falconet_crypto::falcon::{KeyPair, PublicKey};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
-    SignatureScheme,
+    KeyLog, NoKeyLog, SignatureScheme,
     client::{ResolvesClientCert, Resumption},
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
     pki_types::CertificateDer,
-    server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage},
+    server::AlwaysResolvesServerRawPublicKeys,
     sign::CertifiedKey,
 };
 
@@ -27,6 +29,11 @@ pub use self::{
     falcon::{scheme_code_point, scheme_of_code_point},
     trusted::TrustedKeys,
 };
+use self::{
+    key_log::KeyLogFile,
+    sessions::{Sessions, SessionsOf},
+};
+use crate::Stats;
 
 /// Application protocol negotiated in TLS (RFC 7301).
 pub const ALPN: &[u8] = b"stoq/1";
@@ -38,11 +45,46 @@ pub(crate) const ALERT_ACCESS_DENIED: u8 = 49;
 /// key is pinned), but quinn-proto wants one.
 pub(crate) const SERVER_NAME: &str = "stoq";
 
+/// Sessions for one server that a client keeps; each connection brings a new one.
+const CLIENT_SESSIONS: usize = 8;
+
+/// What the TLS configurations of one endpoint share.
+#[derive(Clone, Default)]
+pub(crate) struct Shared {
+    sessions: Sessions,
+    key_log: Option<Arc<KeyLogFile>>,
+}
+
+impl Shared {
+    pub(crate) fn danger_log_keys_to(&mut self, path: &Path) -> io::Result<()> {
+        self.key_log = Some(Arc::new(KeyLogFile::open(path)?));
+        tracing::warn!(path = %path.display(), "DANGER: the keys of all connections are written to a file");
+        Ok(())
+    }
+
+    fn key_log(&self) -> Arc<dyn KeyLog> {
+        match &self.key_log {
+            Some(file) => file.clone(),
+            None => Arc::new(NoKeyLog {}),
+        }
+    }
+}
+
 /// TLS configuration of the accepting side; also for other QUIC implementations that are to
 /// speak with STOQ.
 pub fn server_config(
     identity: &Arc<KeyPair>,
     trusted: &TrustedKeys,
+) -> Result<QuicServerConfig, rustls::Error> {
+    server_config_with(identity, trusted, &Shared::default(), None)
+}
+
+/// As [`server_config`], with what the endpoint shares; `stats` counts resumed sessions.
+pub(crate) fn server_config_with(
+    identity: &Arc<KeyPair>,
+    trusted: &TrustedKeys,
+    shared: &Shared,
+    stats: Option<Arc<Stats>>,
 ) -> Result<QuicServerConfig, rustls::Error> {
     let key = Arc::new(certified_key(identity));
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
@@ -50,16 +92,32 @@ pub fn server_config(
         .with_client_cert_verifier(Arc::new(verify::TrustedClients::new(trusted.clone())))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(key)));
     config.alpn_protocols = vec![ALPN.to_vec()];
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.key_log = shared.key_log();
+    config.send_tls13_tickets = 1;
+    let id = identity.public().id();
+    config.session_storage = Arc::new(SessionsOf::new(shared.sessions.clone(), id, stats));
+    assert_eq!(
+        config.max_early_data_size, 0,
+        "early data could be replayed"
+    );
     QuicServerConfig::try_from(config).map_err(no_initial_suite)
 }
 
 /// TLS configuration for dialling the owner of `server`, with `identity` or anonymously; also for
-/// other QUIC implementations that are to speak with STOQ.
+/// other QUIC implementations that are to speak with STOQ. Sessions are resumed among the
+/// connections made with the same value, so with the same pinned key.
 pub fn client_config(
     identity: Option<&Arc<KeyPair>>,
     server: &PublicKey,
+) -> Result<QuicClientConfig, rustls::Error> {
+    client_config_with(identity, server, &Shared::default())
+}
+
+/// As [`client_config`], with what the endpoint shares.
+pub(crate) fn client_config_with(
+    identity: Option<&Arc<KeyPair>>,
+    server: &PublicKey,
+    shared: &Shared,
 ) -> Result<QuicClientConfig, rustls::Error> {
     let resolver = ClientKey(identity.map(|pair| Arc::new(certified_key(pair))));
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
@@ -69,7 +127,9 @@ pub fn client_config(
         .with_client_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
-    config.resumption = Resumption::disabled();
+    config.key_log = shared.key_log();
+    config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
+    assert!(!config.enable_early_data, "early data could be replayed");
     QuicClientConfig::try_from(config).map_err(no_initial_suite)
 }
 

@@ -32,7 +32,7 @@ pub(super) fn pair_with(
     (net, a, b)
 }
 
-fn patterned(len: usize, salt: usize) -> Vec<u8> {
+pub(super) fn patterned(len: usize, salt: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + salt * 7) as u8).collect()
 }
 
@@ -141,7 +141,7 @@ fn roles_are_what_tls_proved() {
 }
 
 /// The reasons of failed attempts to dial.
-fn dial_failures(net: &mut Net, node: usize) -> Vec<CloseReason> {
+pub(super) fn dial_failures(net: &mut Net, node: usize) -> Vec<CloseReason> {
     net.node(node)
         .events
         .iter()

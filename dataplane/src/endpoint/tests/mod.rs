@@ -8,10 +8,11 @@ mod exchange;
 mod flood;
 mod hostile;
 mod raw;
+mod security;
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
@@ -33,12 +34,19 @@ use crate::{
 
 pub(super) const CHAIN: Digest = Digest([0xc4; 32]);
 
-/// Key pairs are slow to make; tests share them.
+/// Key pairs are slow to make; tests share them. FALCON-512, and from 4 on FALCON-1024.
 pub(super) fn key(index: usize) -> Arc<KeyPair> {
     static KEYS: OnceLock<Vec<Arc<KeyPair>>> = OnceLock::new();
     KEYS.get_or_init(|| {
-        (0..4)
-            .map(|seed| Arc::new(KeyPair::from_seed(Scheme::Falcon512, &[seed + 1; 32])))
+        (0..6)
+            .map(|seed| {
+                let scheme = if seed < 4 {
+                    Scheme::Falcon512
+                } else {
+                    Scheme::Falcon1024
+                };
+                Arc::new(KeyPair::from_seed(scheme, &[seed + 1; 32]))
+            })
             .collect()
     })[index]
         .clone()
@@ -83,6 +91,10 @@ pub(super) struct Net {
     flying: BinaryHeap<Reverse<(Instant, u64, usize)>>,
     packets: Vec<Option<(SocketAddrV6, SocketAddrV6, Vec<u8>)>>,
     rng: u64,
+    /// Bytes put on the wire, by sender and destination.
+    pub(super) carried: BTreeMap<(SocketAddrV6, SocketAddrV6), u64>,
+    /// Destination connection identifiers seen in short headers, by sender.
+    pub(super) identifiers: BTreeSet<(SocketAddrV6, [u8; 8])>,
 }
 
 impl Net {
@@ -96,6 +108,8 @@ impl Net {
             flying: BinaryHeap::new(),
             packets: Vec::new(),
             rng: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            carried: BTreeMap::new(),
+            identifiers: BTreeSet::new(),
         }
     }
 
@@ -194,6 +208,13 @@ impl Net {
 
     /// Puts one datagram on the wire; also for tests that forge them.
     pub(super) fn carry(&mut self, from: SocketAddrV6, to: SocketAddrV6, data: &[u8]) {
+        *self.carried.entry((from, to)).or_default() += data.len() as u64;
+        if let [first, identifier @ ..] = data
+            && first & 0x80 == 0
+            && let Some(identifier) = identifier.first_chunk()
+        {
+            self.identifiers.insert((from, *identifier));
+        }
         if data.len() > MTU || self.random() % 1000 < self.faults.lost {
             return;
         }
