@@ -330,6 +330,21 @@ pub struct Status {
     pub counters: Counters,
 }
 
+/// Where the core stands: what changes with an input, for tracing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Current round.
+    pub round: Round,
+    /// Rounds entered through a TC.
+    pub rounds_by_tc: u64,
+    /// QCs made from votes received.
+    pub qcs_formed: u64,
+    /// Round of the highest QC held.
+    pub high_qc_round: Round,
+    /// Block of that QC.
+    pub high_qc_block: BlockId,
+}
+
 /// Counts since the start of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {

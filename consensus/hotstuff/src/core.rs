@@ -13,7 +13,9 @@ use falconet_types::message::{CertRef, PeerMessage};
 use falconet_types::time::Now;
 use falconet_types::{BlockId, Epoch, Round, ValidatorIndex};
 
-use crate::api::{Alarm, Config, Counters, Effect, Evidence, Input, Payload, Record, Status};
+use crate::api::{
+    Alarm, Config, Counters, Effect, Evidence, Input, Payload, Progress, Record, Status,
+};
 use crate::certificates::{self, Certificates};
 use crate::limits::{ROUNDS_AHEAD_MAX, ROUNDS_BEHIND_MAX, STEPS_PER_INPUT_MAX, Times};
 use crate::misbehaviour::Misbehaviour;
@@ -131,6 +133,19 @@ impl HotStuff {
             syncing: self.walk.is_some(),
             not_signing: self.not_signing.clone(),
             counters: self.counters,
+        }
+    }
+
+    /// Where the core stands, cheap enough to ask after every input.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let high_qc = self.certificates.high_qc();
+        Progress {
+            round: self.pace.round,
+            rounds_by_tc: self.counters.rounds_by_tc,
+            qcs_formed: self.counters.qcs_formed,
+            high_qc_round: high_qc.round,
+            high_qc_block: high_qc.block_id,
         }
     }
 

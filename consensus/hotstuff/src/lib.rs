@@ -43,8 +43,8 @@ mod voting;
 mod tests;
 
 pub use api::{
-    Alarm, CommitProof, Committed, Config, Counters, Effect, Evidence, Input, Payload, Record,
-    RecoverError, Recovered, Status,
+    Alarm, CommitProof, Committed, Config, Counters, Effect, Evidence, Input, Payload, Progress,
+    Record, RecoverError, Recovered, Status,
 };
 pub use core::HotStuff;
 #[cfg(feature = "misbehave")]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use falconet_dataplane::ConnId;
+use falconet_probes::{NOBODY, id};
 use falconet_types::message::{ClientMessage, RECEIPTS_MAX};
 use falconet_types::receipt::Receipt;
 use falconet_types::{TxId, ValidatorIndex};
@@ -89,6 +90,14 @@ impl ReceiptSender {
             let waited = now.saturating_duration_since(tracked.since);
             self.metrics.commit_latency.observe(waited.as_secs_f64());
             self.metrics.latency.record(waited);
+            falconet_probes::tx_finished(
+                id(&receipt.tx_id.0),
+                receipt.lane.0.into(),
+                receipt.seq.0,
+                receipt.height.0,
+                receipt.outcome as u64,
+                tracked.conn.map_or(NOBODY, ConnId::number),
+            );
             if let Some(conn) = tracked.conn {
                 by_conn.entry(conn).or_default().push(receipt);
             }

@@ -13,6 +13,8 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, after, never, select_bia
 use falconet_hotstuff::HotStuff;
 use falconet_ledger::{Verdict, Verdicts};
 use falconet_mempool::Mempool;
+use falconet_probes as probes;
+use falconet_probes::id;
 use falconet_store::{Committed, Record};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
@@ -29,6 +31,7 @@ use crate::metrics::stages::{Clock as StageClock, Queue};
 use crate::metrics::{Cause, Metrics, admission_name};
 use crate::pipeline::{Checked, CoreInput, Executed, HistoryRequest, ReplyTo, To, Turn};
 use crate::status::{CoreStatus, StatusBoard};
+use crate::trace;
 use crate::verdicts::VerdictTable;
 
 /// Inputs that share one turn, and so one fsync.
@@ -71,6 +74,8 @@ pub struct Core {
     pub backlog: VecDeque<Arc<SignedHeader>>,
     /// The cut of the last block that the mempool was given.
     pub cut: Cut,
+    /// What the static probes were told.
+    pub watch: trace::Watch,
 }
 
 /// A submission that waits until its transactions are in a durable batch.
@@ -202,6 +207,12 @@ impl Core {
         }
         self.tick(now, &mut turn);
         self.publish(inputs, start);
+        probes::core_turn(
+            inputs as u64,
+            turn.records.len() as u64,
+            turn.sends.len() as u64,
+            start.elapsed().as_nanos() as u64,
+        );
         if turn.is_empty() || self.board.failure().is_some() {
             return Ok(());
         }
@@ -265,6 +276,7 @@ impl Core {
     ) {
         use falconet_hotstuff::Input as H;
         use falconet_mempool::Input as M;
+        self.watch.received(from, &message);
         // Each part was verified together with the whole.
         let input = match message.into_inner() {
             PeerMessage::Header(header) => H::Header {
@@ -315,6 +327,7 @@ impl Core {
                 Checked::Refused(admission) => admission,
                 Checked::Good { id, bytes } => {
                     let admission = self.mempool.admit(now, id, bytes);
+                    trace::admitted(&id, admission, &reply);
                     if admission == Admission::Accepted {
                         unsealed += 1;
                         self.clients.admitted(id, &reply);
@@ -345,6 +358,13 @@ impl Core {
     /// Transactions are sealed in the order of admission.
     fn sealed(&mut self, batch: &Batch, turn: &mut Turn) {
         let count = batch.header().tx_count as usize;
+        probes::batch_sealed(
+            batch.header().lane.0.into(),
+            batch.header().seq.0,
+            id(&batch.hash().0),
+            count as u64,
+            batch.bytes().len() as u64,
+        );
         self.verdicts
             .put(batch.hash(), Verdicts(vec![Verdict::Valid; count]));
         let mut left = count;
@@ -395,6 +415,10 @@ impl Core {
             match effect {
                 Effect::Persist(batch) => {
                     own = (batch.header().lane == self.chain.me).then(|| batch.clone());
+                    if own.is_none() {
+                        let (lane, seq) = (batch.header().lane, batch.header().seq);
+                        probes::batch_accepted(lane.0.into(), seq.0, id(&batch.hash().0));
+                    }
                     turn.records.push(Record::Batch(batch));
                 }
                 Effect::Broadcast(message) => {
@@ -443,16 +467,21 @@ impl Core {
             executions: &self.executions,
         };
         self.hotstuff.handle(now, input, &layers, &mut effects);
+        let leader_of = |round| self.chain.set.leader(round);
         let mut committed = false;
         for effect in effects {
             match effect {
                 Effect::Persist(record) => turn.records.push(record_of(record)),
-                Effect::Broadcast(message) => turn.sends.push((To::All, message)),
+                Effect::Broadcast(message) => {
+                    self.watch.sends(&message, leader_of);
+                    turn.sends.push((To::All, message));
+                }
                 Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
                 Effect::ServeBlocks { to, request } => {
                     turn.history.push(HistoryRequest::Blocks { to, request });
                 }
                 Effect::Commit(block) => {
+                    trace::committed(&block);
                     self.backlog.push_back(block.header);
                     committed = true;
                 }
@@ -460,6 +489,7 @@ impl Core {
                 Effect::Alarm(alarm) => tracing::error!(?alarm, "this must not happen"),
             }
         }
+        self.watch.progress(self.hotstuff.progress(), leader_of);
         if committed {
             self.feed_backlog(now, turn);
         }

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use falconet_ledger::{Account, Application, Block, BlockResult, Ledger, Opaque, Verdicts};
 use falconet_mempool::Payload;
+use falconet_probes as probes;
+use falconet_probes::id;
 use falconet_store::{Reader, StateDb, StateUpdate, StoreError};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
@@ -121,6 +123,8 @@ impl Executor {
         metrics: Option<&Metrics>,
     ) -> Result<BlockResult, StoreError> {
         let start = Instant::now();
+        let block_id = id(&header.id().0);
+        probes::execute_start(header.height.0, block_id, batches.len() as u64);
         let batches: Vec<(Batch, Verdicts)> = batches
             .into_iter()
             .map(|batch| {
@@ -136,6 +140,8 @@ impl Executor {
         };
         let result = self.application.execute(&block);
         let executed = Instant::now();
+        let (txs, changes) = (result.receipts.len() as u64, result.changes.len() as u64);
+        probes::executed(header.height.0, txs, changes);
         let accounts: Vec<(AccountId, Option<Bytes>)> = result
             .changes
             .iter()
@@ -150,6 +156,7 @@ impl Executor {
             accounts: &accounts,
             receipts: &result.receipts,
         })?;
+        probes::state_written(header.height.0, block_id);
         if let Some(metrics) = metrics {
             metrics
                 .execute_time

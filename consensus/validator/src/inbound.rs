@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 use falconet_dataplane::{CloseCode, ConnId, Event, FrameLease, Remote, StoqHandle};
+use falconet_probes::NOBODY;
 use falconet_types::message::{ClientMessage, PeerMessage, kind};
 use falconet_types::signing::Verified;
 use falconet_types::wire::WireError;
@@ -88,7 +89,15 @@ impl Inbound {
                 lease,
                 ..
             } => {
-                let handled = match self.peers.validator(conn) {
+                let validator = self.peers.validator(conn);
+                falconet_probes::frame_dispatched(
+                    conn.number(),
+                    validator.map_or(NOBODY, |index| index.0.into()),
+                    kind.into(),
+                    payload.len() as u64,
+                    payload.as_ptr() as u64,
+                );
+                let handled = match validator {
                     Some(from) if kind < kind::SUBMIT => {
                         PeerMessage::parse(kind, &payload).map(|m| self.peer(from, m, lease))
                     }
@@ -161,6 +170,7 @@ impl Inbound {
                     .try_send(HistoryRequest::Proof { conn, tx_id })
                     .is_err()
                 {
+                    self.stage.full(Queue::History);
                     self.metrics.history_requests_dropped.inc();
                 }
                 Ok(Some(()))

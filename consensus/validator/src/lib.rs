@@ -45,6 +45,7 @@ pub mod outbound;
 pub mod peers;
 pub mod pipeline;
 pub mod status;
+pub mod trace;
 pub mod verdicts;
 pub mod verify;
 

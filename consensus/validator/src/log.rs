@@ -9,14 +9,17 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use falconet_mempool::Payload;
+use falconet_probes as probes;
+use falconet_probes::{NOBODY, id};
 use falconet_store::{LogWriter, Record, StoreError};
-use falconet_types::message::{Admission, ClientMessage};
+use falconet_types::message::{Admission, ClientMessage, PeerMessage};
 
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
 use crate::outbound::Outbound;
 use crate::pipeline::{HistoryRequest, ReplyTo, TURN_QUEUE_MAX, To, Turn};
 use crate::status::StatusBoard;
+use crate::trace;
 
 /// Everything the log thread owns.
 pub struct LogThread {
@@ -72,14 +75,26 @@ impl LogThread {
         if records.peek().is_none() {
             return Ok(());
         }
+        let mut written = 0;
         for record in records {
             self.writer.append(record)?;
+            written += 1;
             if let Record::Batch(batch) = record {
                 self.metrics.log_bytes.inc_by(batch.bytes().len() as u64);
             }
         }
         let start = Instant::now();
-        self.writer.sync()?;
+        probes::fsync_start(turns.len() as u64, written);
+        let synced = self.writer.sync();
+        probes::fsync_end(turns.len() as u64, written, u64::from(synced.is_err()));
+        synced?;
+        for record in turns.iter().flat_map(|turn| &turn.records) {
+            if let Record::Batch(batch) = record {
+                let (lane, seq) = (batch.header().lane, batch.header().seq);
+                let bytes = batch.bytes().len() as u64;
+                probes::batch_stored(lane.0.into(), seq.0, id(&batch.hash().0), bytes);
+            }
+        }
         self.metrics
             .fsync_time
             .observe(start.elapsed().as_secs_f64());
@@ -89,9 +104,19 @@ impl LogThread {
 
     fn release(&mut self, turn: Turn) {
         for (to, message) in &turn.sends {
+            let receiver = match to {
+                To::All => NOBODY,
+                To::One(index) => index.0.into(),
+            };
+            probes::message_released(message.kind().into(), receiver);
             match to {
                 To::All => self.outbound.broadcast(message),
                 To::One(index) => self.outbound.send(*index, message),
+            }
+            if let (To::All, PeerMessage::Watermark(watermark)) = (to, message) {
+                for (lane, tip) in &watermark.tips {
+                    probes::batch_acknowledged(lane.0.into(), tip.seq.0, id(&tip.hash.0));
+                }
             }
         }
         for (reply, results) in turn.replies {
@@ -103,6 +128,7 @@ impl LogThread {
         }
         for request in turn.history {
             if self.history.try_send(request).is_err() {
+                self.stage.full(Queue::History);
                 self.metrics.history_requests_dropped.inc();
             }
             self.stage.depth(Queue::History, self.history.len());
@@ -116,6 +142,8 @@ impl LogThread {
     }
 
     fn reply(&self, reply: ReplyTo, results: Vec<Admission>) {
+        let (conn, tag) = trace::submitter(&reply);
+        probes::submission_answered(conn, tag, results.len() as u64);
         match reply {
             ReplyTo::Stoq { conn, tag } => {
                 self.outbound

@@ -476,6 +476,7 @@ impl Assembly<'_> {
             backlog: found.unexecuted,
             cut,
             stage: metrics.stages.clock(Stage::Core),
+            watch: crate::trace::Watch::default(),
         };
         let log = LogThread {
             writer: found.store.log,

@@ -14,6 +14,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, select_biased};
 use falconet_crypto::falcon::{Bitmap, Job, Key, PreparedKey, SIGNING_MESSAGE_LEN, Verifier};
 use falconet_ledger::{Verdict, Verdicts};
+use falconet_probes as probes;
+use falconet_probes::id;
 use falconet_types::batch::Batch;
 use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::receipt::Outcome;
@@ -26,6 +28,7 @@ use crate::door::Door;
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
 use crate::pipeline::{Bulk, Checked, CoreInput, ReplyTo, Unverified};
+use crate::trace;
 use crate::verdicts::VerdictTable;
 
 /// Signatures that a worker gathers before it verifies.
@@ -141,8 +144,11 @@ impl VerifyWorker {
         }
         self.stage.depth(Queue::Urgent, self.urgent.len());
         let start = Instant::now();
+        probes::verify_start(messages.len() as u64, 1);
         let (results, signatures) =
             signing::verify_many_counted(messages, self.chain.id, &self.chain.set, verifier);
+        let valid = results.iter().filter(|result| result.is_ok()).count();
+        probes::verify_end(results.len() as u64, 1, valid as u64);
         self.count(signatures, start);
         for (from, result) in froms.into_iter().zip(results) {
             match result {
@@ -170,11 +176,14 @@ impl VerifyWorker {
             match work {
                 Bulk::Submission { reply, txs, lease } => {
                     leases.extend(lease);
+                    let (conn, tag) = trace::submitter(&reply);
+                    probes::submission_received(conn, tag, txs.len() as u64);
                     let entries = self.at_the_door(txs, &mut jobs);
                     parsed.push(Parsed::Submission { reply, entries });
                 }
                 Bulk::Batch { from, bytes, lease } => {
                     leases.push(lease);
+                    let frame = bytes.as_ptr() as u64;
                     let batch = Batch::parse(bytes).map_err(|error| error.to_string());
                     let start = Instant::now();
                     let batch = batch.and_then(|batch| {
@@ -185,6 +194,15 @@ impl VerifyWorker {
                     });
                     match batch {
                         Ok(batch) => {
+                            let header = batch.header();
+                            probes::batch_received(
+                                header.lane.0.into(),
+                                header.seq.0,
+                                id(&batch.hash().0),
+                                header.tx_count.into(),
+                                frame,
+                                from.0.into(),
+                            );
                             let entries = self.in_batch(&batch, &mut jobs);
                             parsed.push(Parsed::Batch {
                                 from,
@@ -232,7 +250,10 @@ impl VerifyWorker {
                     signature: job.tx.signature(),
                 })
                 .collect();
+            probes::verify_start(piece.len() as u64, 0);
             verifier.verify_batch(&piece, &mut bits);
+            let passed = valid.len() + bits.iter().filter(|valid| *valid).count();
+            probes::verify_end(piece.len() as u64, 0, (passed - valid.len()) as u64);
             self.count(piece.len(), start);
             valid.extend(bits.iter());
         }
@@ -309,7 +330,12 @@ impl VerifyWorker {
                         }
                         Entry::Ready(checked) => checked,
                     })
-                    .collect();
+                    .collect::<Vec<_>>();
+                let (conn, tag) = trace::submitter(&reply);
+                let good = |tx: &&Checked| matches!(tx, Checked::Good { .. });
+                let passed = txs.iter().filter(good).count();
+                let refused = txs.len() - passed;
+                probes::submission_verified(conn, tag, passed as u64, refused as u64);
                 CoreInput::Submission { reply, txs }
             }
             Parsed::Batch {
@@ -324,7 +350,10 @@ impl VerifyWorker {
                         Entry::Job(_) | Entry::Ready(_) => Verdict::Invalid,
                         Entry::Verdict(verdict) => *verdict,
                     })
-                    .collect();
+                    .collect::<Vec<_>>();
+                let passed = verdicts.iter().filter(|v| **v == Verdict::Valid).count();
+                let (lane, seq) = (batch.header().lane, batch.header().seq);
+                probes::batch_verified(lane.0.into(), seq.0, id(&batch.hash().0), passed as u64);
                 self.verdicts.put(batch.hash(), Verdicts(verdicts));
                 CoreInput::Batch { from, batch }
             }

@@ -28,6 +28,9 @@ use crate::{
 /// How often unfinished frames are looked at.
 const DEBT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often the transport is asked for lost packets, which costs a copy of its statistics.
+const LOSS_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+
 /// One connection.
 pub(super) struct Conn {
     pub(super) id: ConnId,
@@ -55,6 +58,8 @@ pub(super) struct Conn {
     /// Handshake and greeting must be done by then.
     pub(super) deadline: Instant,
     debt_check: Option<Instant>,
+    /// When lost packets are looked at again, and how many were known then.
+    loss_check: (Option<Instant>, u64),
     /// The timer registered with the endpoint.
     pub(super) timer: Option<Instant>,
     /// Packets and bytes sent since the traffic keys were last updated from here.
@@ -149,6 +154,7 @@ impl Conn {
             budget: Arc::new(ConnBudget::new(false)),
             deadline,
             debt_check: None,
+            loss_check: (None, 0),
             timer: None,
             key_packets: 0,
             key_bytes: 0,
@@ -352,6 +358,20 @@ impl Conn {
             self.debt_check.get_or_insert(now + DEBT_CHECK_INTERVAL);
         }
         Ok(outcome)
+    }
+
+    /// Fires the probe for packets that were lost since it fired last.
+    pub(super) fn note_losses(&mut self, now: Instant) {
+        if self.loss_check.0.is_some_and(|at| now < at) {
+            return;
+        }
+        let path = self.quic.stats().path;
+        let lost = path.lost_packets - self.loss_check.1;
+        self.loss_check = (Some(now + LOSS_CHECK_INTERVAL), path.lost_packets);
+        if lost > 0 {
+            let rtt_us = path.rtt.as_micros() as u64;
+            falconet_probes::packets_lost(self.id.0, lost, rtt_us, path.cwnd);
+        }
     }
 
     /// Looks at the time limits of this connection.

@@ -183,6 +183,7 @@ impl Endpoint {
                 if let Some(conn) = self.conn_mut(handle.0) {
                     conn.received(len);
                     conn.quic.handle_event(event);
+                    falconet_probes::datagram_received(conn.id.0, len as u64);
                     self.mark_dirty(handle.0);
                 }
             }
@@ -318,6 +319,11 @@ impl Endpoint {
             match conn.poll_transmit(now, segments, buf, &mut self.core) {
                 Some(transmit) => {
                     conn.sent(&transmit, &self.core);
+                    let bytes = transmit.size as u64;
+                    let datagrams = transmit
+                        .segment_size
+                        .map_or(1, |size| bytes.div_ceil(size as u64));
+                    falconet_probes::datagrams_sent(conn.id.0, bytes, datagrams);
                     // Behind the others: everyone gets a turn.
                     self.transmit.push_back(slot);
                     return Some(transmit);
@@ -432,6 +438,7 @@ impl Endpoint {
                 | QuicEvent::DatagramsUnblocked => {}
             }
         }
+        conn.note_losses(now);
         conn.flush(&mut self.core)?;
         let mut outcome = conn.read(now, &mut self.core)?;
         if let Some(frame) = outcome.greeting.take() {

@@ -70,6 +70,7 @@ impl StoqHandle {
             .registry
             .take(conn, channel, kind, len, &self.0.limits)
             .inspect_err(|error| self.count_refusal(*error))?;
+        falconet_probes::frame_queued(conn.0, u64::from(kind), len as u64);
         let command = Command::Send {
             conn,
             channel,
@@ -132,7 +133,10 @@ impl StoqHandle {
 
     pub(super) fn count_refusal(&self, error: SendError) {
         match error {
-            SendError::Full => self.0.stats.send_queue_full.inc(),
+            SendError::Full => {
+                falconet_probes::queue_full(falconet_probes::Queue::Send as u64, 0);
+                self.0.stats.send_queue_full.inc();
+            }
             SendError::Closed => self.0.stats.send_after_close.inc(),
             _ => {}
         }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use falconet_probes::Queue;
 
 use super::wake::Waker;
 use crate::{
@@ -135,11 +136,13 @@ impl NetThread {
         while let Some(event) = self
             .held
             .take()
-            .or_else(|| self.parts.endpoint.poll_event())
+            .or_else(|| self.parts.endpoint.poll_event().inspect(note_frame))
         {
             match self.parts.events.try_send(event) {
                 Ok(()) => any = true,
                 Err(TrySendError::Full(event)) => {
+                    let limit = self.parts.events.capacity().unwrap_or(0) as u64;
+                    falconet_probes::queue_full(Queue::Events as u64, limit);
                     self.held = Some(event);
                     break;
                 }
@@ -205,6 +208,20 @@ impl NetThread {
             std::thread::sleep(ERROR_WAIT);
         }
         self.parts.waker.woke();
+    }
+}
+
+/// Fires the probe for a frame that arrived.
+fn note_frame(event: &Event) {
+    if let Event::Frame {
+        conn,
+        kind,
+        payload,
+        ..
+    } = event
+    {
+        let (bytes, frame) = (payload.len() as u64, payload.as_ptr() as u64);
+        falconet_probes::frame_received(conn.0, u64::from(*kind), bytes, frame);
     }
 }
 

@@ -313,6 +313,7 @@ impl Clock {
             Err(TrySendError::Disconnected(value)) => Err(SendError(value)),
             Err(TrySendError::Full(value)) => {
                 self.stages.depth(queue, to.len());
+                self.full(queue);
                 self.spent.enter(State::BackPressured);
                 let sent = to.send(value);
                 self.spent.enter(State::Busy);
@@ -326,6 +327,12 @@ impl Clock {
     /// Notes how much is left in a queue that this thread takes from.
     pub fn depth(&self, queue: Queue, entries: usize) {
         self.stages.depth(queue, entries);
+        falconet_probes::queue_depth(queue as u64, entries as u64);
+    }
+
+    /// Tells the static probes that a queue had no room.
+    pub fn full(&self, queue: Queue) {
+        falconet_probes::queue_full(queue as u64, queue.limit() as u64);
     }
 }
 
@@ -378,6 +385,8 @@ mod tests {
         for (i, queue) in Queue::ALL.into_iter().enumerate() {
             assert_eq!(queue as usize, i);
             assert!(queue.limit() > 0);
+            // Static probes name queues by the same numbers.
+            assert_eq!(falconet_probes::Queue::ALL[i].name(), queue.name());
         }
         for (i, state) in State::ALL.into_iter().enumerate() {
             assert_eq!(state as usize, i);

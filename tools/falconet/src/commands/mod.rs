@@ -7,6 +7,7 @@ mod genesis;
 mod key;
 mod keygen;
 mod log_level;
+mod probes;
 mod proof;
 mod reference;
 mod run;
@@ -60,6 +61,7 @@ pub enum Command {
     Account(account::Args),
     Tx(tx::Args),
     Proof(proof::Args),
+    Probes(probes::Args),
     Bench(bench::Args),
     Completions(completions::Args),
     ManPages(reference::ManArgs),
@@ -81,6 +83,7 @@ impl Command {
             Self::Account(args) => args.run()?,
             Self::Tx(args) => return args.run(),
             Self::Proof(args) => args.run()?,
+            Self::Probes(args) => args.run()?,
             Self::Bench(args) => return args.run(),
             Self::Completions(args) => args.run()?,
             Self::ManPages(args) => args.run()?,

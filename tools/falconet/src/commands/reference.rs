@@ -41,10 +41,11 @@ impl WriteArgs {
 }
 
 /// Every generated document with its place in the source tree.
-fn documents() -> [(&'static str, String); 4] {
+fn documents() -> [(&'static str, String); 5] {
     [
         ("docs/cli.md", markdown().trim_end().to_owned() + "\n"),
         ("docs/metrics.md", publish::markdown()),
+        ("docs/probes.md", falconet_probes::markdown()),
         ("tools/dashboards/alerts.yml", publish::alerts()),
         ("tools/dashboards/grafana.json", publish::dashboard()),
     ]

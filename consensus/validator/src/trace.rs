@@ -1,0 +1,139 @@
+//! What the core thread tells the static probes: the two pure cores fire none themselves, so
+//! everything is seen from their inputs and effects.
+
+use falconet_hotstuff::{Committed, Progress};
+use falconet_probes as probes;
+use falconet_probes::{NOBODY, TimeoutCause, id};
+use falconet_types::message::{Admission, PeerMessage};
+use falconet_types::{Round, TxId, ValidatorIndex};
+
+use crate::pipeline::ReplyTo;
+
+/// The core thread's memory between probes: the pacemaker repeats what it sends, and a probe
+/// fires once a round.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// As of the last look.
+    progress: Progress,
+    /// Highest round of which a proposal is known.
+    proposal: Round,
+    proposed: Round,
+    voted: Round,
+    timed_out: Round,
+}
+
+impl Watch {
+    /// A consensus message came from another validator.
+    pub fn received(&mut self, from: ValidatorIndex, message: &PeerMessage) {
+        match message {
+            PeerMessage::Header(header) => {
+                self.proposal = self.proposal.max(header.round);
+                probes::header_received(
+                    header.round.0,
+                    header.height.0,
+                    id(&header.id().0),
+                    from.0.into(),
+                );
+            }
+            PeerMessage::Vote(vote) => {
+                probes::vote_received(vote.round.0, id(&vote.block_id.0), vote.voter.0.into());
+            }
+            PeerMessage::Timeout(timeout) => probes::timeout_received(
+                timeout.round.0,
+                timeout.author.0.into(),
+                timeout.hqc_round.0,
+            ),
+            _ => {}
+        }
+    }
+
+    /// The consensus core wants a message sent.
+    pub fn sends(&mut self, message: &PeerMessage, leader_of: impl Fn(Round) -> ValidatorIndex) {
+        match message {
+            PeerMessage::Header(header) if first(&mut self.proposed, header.round) => {
+                self.proposal = self.proposal.max(header.round);
+                probes::proposed(header.round.0, header.height.0, id(&header.id().0));
+            }
+            PeerMessage::Vote(vote) if first(&mut self.voted, vote.round) => {
+                probes::voted(vote.round.0, id(&vote.block_id.0));
+            }
+            PeerMessage::Timeout(timeout) if first(&mut self.timed_out, timeout.round) => {
+                let cause = if self.voted >= timeout.round {
+                    TimeoutCause::NoQuorum
+                } else if self.proposal >= timeout.round {
+                    TimeoutCause::NotVotable
+                } else {
+                    TimeoutCause::NoProposal
+                };
+                probes::timed_out(
+                    timeout.round.0,
+                    leader_of(timeout.round).0.into(),
+                    cause as u64,
+                    timeout.hqc_round.0,
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// The consensus core handled an input.
+    pub fn progress(&mut self, now: Progress, leader_of: impl Fn(Round) -> ValidatorIndex) {
+        let before = std::mem::replace(&mut self.progress, now);
+        if now.qcs_formed != before.qcs_formed {
+            probes::qc_formed(now.high_qc_round.0, id(&now.high_qc_block.0));
+        }
+        if now.round != before.round {
+            let by_tc = u64::from(now.rounds_by_tc != before.rounds_by_tc);
+            probes::round_entered(now.round.0, leader_of(now.round).0.into(), by_tc);
+        }
+    }
+}
+
+/// Whether `round` is above the highest so far, which it then becomes.
+fn first(highest: &mut Round, round: Round) -> bool {
+    let is_new = round > *highest;
+    if is_new {
+        *highest = round;
+    }
+    is_new
+}
+
+/// A block is final.
+pub fn committed(block: &Committed) {
+    let header = &block.header;
+    probes::committed(header.height.0, header.round.0, id(&header.id().0));
+    for (lane, old, new) in header.cut.advances(&block.parent_cut) {
+        probes::lane_committed(header.height.0, lane.0.into(), old.seq.next().0, new.seq.0);
+    }
+}
+
+/// A transaction was admitted or not.
+pub fn admitted(tx: &TxId, admission: Admission, reply: &ReplyTo) {
+    let code = match admission {
+        Admission::Accepted => 0,
+        Admission::Duplicate => 1,
+        Admission::Busy { .. } => 2,
+        Admission::Refused(_) => 3,
+    };
+    probes::tx_admitted(id(&tx.0), code, submitter(reply).0);
+}
+
+/// The connection and the tag of a submission.
+pub fn submitter(reply: &ReplyTo) -> (u64, u64) {
+    match reply {
+        ReplyTo::Stoq { conn, tag } => (conn.number(), *tag),
+        ReplyTo::Http(_) => (NOBODY, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_pacemaker_repeats_counts_once() {
+        let mut highest = Round(0);
+        let seen = [1, 1, 3, 2, 3, 4].map(|round| first(&mut highest, Round(round)));
+        assert_eq!(seen, [true, false, true, false, false, true]);
+    }
+}
