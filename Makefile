@@ -15,7 +15,7 @@ BUILT := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/falconet
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help packages build testnet test lint deny fmt docs bench bench-crypto clean
+.PHONY: help packages build testnet test lint deny fmt docs bpf bpf-check bench bench-crypto clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ fmt: ## Format the code
 
 docs: ## Write the generated documentation again
 	$(CARGO) run --locked --quiet -p falconet -- write-docs .
+
+bpf: ## Compile the BPF programs again (needs clang, llvm and libbpf-dev)
+	ebpf/compile
+
+bpf-check: ## Check that the compiled BPF programs are those of the sources
+	ebpf/compile --check
 
 bench-crypto: build ## Compare signature verification with other libraries (ARGS=--json)
 	@$(BUILT) bench crypto $(ARGS)

@@ -1,0 +1,599 @@
+//! A filter on one device: attached, opened, steered, read, detached.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{MapError, RingBuf};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::{EbpfLoader, VerifierLogLevel};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::abi::{ABI_VERSION, AllowEntry, FLAG_BLOCKS, FLAG_CLOSED, Settings};
+use crate::attach::attach;
+use crate::blocklist::{Entry, plan};
+use crate::config::Owner;
+use crate::device::Device;
+use crate::error::{is_rights, words};
+use crate::pins::{self, LINK, Pins};
+use crate::tables::{Tables, table_error};
+use crate::{
+    ALLOWED_MAX, Attach, Attachment, BLOCKED_MAX, Block, CAUSES, Counters, FilterConfig,
+    FilterError, Limits, Mode, OBJECT, Prefix, Samples, XSK_MAX, sys,
+};
+
+/// A filter. Its methods may be called from any thread, and beside other processes that opened the
+/// same pinned filter.
+pub struct Filter {
+    device: String,
+    pins: Option<Pins>,
+    tables: Mutex<Tables>,
+    attachment: Attachment,
+    /// The last owner of a link detaches when it lets go; a pin is an owner.
+    link: FdLink,
+}
+
+/// What is known about an attached filter.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The device.
+    pub device: String,
+    /// Where it is attached.
+    pub mode: Mode,
+    /// Who attached it.
+    pub owner: Owner,
+    /// UDP port.
+    pub port: u16,
+    /// Address, unless all are meant.
+    pub address: Option<Ipv6Addr>,
+    /// Whether clients may enter.
+    pub clients: bool,
+    /// Budgets.
+    pub limits: Limits,
+    /// Id of the program in the kernel, for bpftool.
+    pub program: u32,
+    /// Whether the device still exists.
+    pub alive: bool,
+    /// AF_XDP threads a queue.
+    pub net_threads: u32,
+}
+
+/// An entry of the allow list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// The address.
+    pub address: Ipv6Addr,
+    /// Whether an operator asked for it.
+    pub operator: bool,
+    /// Whether the node asked for it.
+    pub node: bool,
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Filter")
+            .field("device", &self.device)
+            .field("attachment", &self.attachment)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Filter {
+    /// Loads the programs and attaches them to a device of the current network namespace.
+    ///
+    /// With `pin`, a directory on a BPF filesystem (usually [`crate::PIN_ROOT`]), the filter is
+    /// pinned under it and outlives the process: it filters on until [`Filter::detach`]. Without,
+    /// it ends when the value is dropped or the process dies.
+    pub fn attach(
+        device: &str,
+        config: &FilterConfig,
+        how: Attach,
+        pin: Option<&Path>,
+    ) -> Result<Self, FilterError> {
+        config.check()?;
+        let device = Device::find(device)?;
+        let pins = pin.map(|root| Pins::new(root, &device.name)).transpose()?;
+        let Some(pins) = pins else {
+            return Self::load(&device, config, how, None);
+        };
+        pins.create()?;
+        let _lock = pins.lock()?;
+        // Another of us may have removed the directory between the two calls.
+        pins.create()?;
+        if pins.file(LINK).exists() {
+            return Err(FilterError::AlreadyAttached {
+                device: device.name,
+                path: pins.dir().to_owned(),
+            });
+        }
+        // Tables without a link: what a kill in the middle of attaching left.
+        pins.remove()?;
+        pins.create()?;
+        let result = Self::load(&device, config, how, Some(&pins));
+        if result.is_err() {
+            // The first error is the one to report.
+            let _ = pins.remove();
+        }
+        result
+    }
+
+    fn load(
+        device: &Device,
+        config: &FilterConfig,
+        how: Attach,
+        pins: Option<&Pins>,
+    ) -> Result<Self, FilterError> {
+        // The log of a refusal is for those who change the programs: megabytes, and minutes.
+        let mut ebpf = EbpfLoader::new()
+            .verifier_log_level(VerifierLogLevel::DISABLE)
+            .map_max_entries("sources", config.sources_max)
+            .load(OBJECT)
+            .map_err(|error| {
+                if is_rights(&error) {
+                    return FilterError::Rights {
+                        action: "loading the filter",
+                    };
+                }
+                FilterError::Load(words(&error))
+            })?;
+        let mut tables = Tables::from_object(&mut ebpf, pins)?;
+        let (link, attachment) = attach(&mut ebpf, device, how, |mode| {
+            tables
+                .settings
+                .set(0, config.settings(mode), 0)
+                .map_err(|error| table_error("settings", &error))
+        })?;
+        let link = match pins {
+            None => link,
+            Some(pins) => {
+                let pinned = link.pin(pins.file(LINK));
+                FdLink::from(pinned.map_err(|error| link_error(&error))?)
+            }
+        };
+        Ok(Self {
+            device: device.name.clone(),
+            pins: pins.cloned(),
+            tables: Mutex::new(tables),
+            attachment,
+            link,
+        })
+    }
+
+    /// Opens the filter that is pinned for a device under `root`.
+    pub fn open(root: &Path, device: &str) -> Result<Self, FilterError> {
+        let pins = Pins::new(root, device)?;
+        let link = match PinnedLink::from_pin(pins.file(LINK)) {
+            Ok(link) => link,
+            Err(error) if is_rights(&error) => {
+                return Err(FilterError::Rights {
+                    action: "opening the filter",
+                });
+            }
+            Err(LinkError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                return Err(FilterError::NotAttached {
+                    device: device.into(),
+                    path: pins.dir().to_owned(),
+                });
+            }
+            Err(error) => return Err(link_error(&error)),
+        };
+        let other = || FilterError::OtherVersion {
+            device: device.into(),
+        };
+        let tables = match Tables::from_pins(&pins) {
+            Err(FilterError::Table { .. }) => return Err(other()),
+            tables => tables?,
+        };
+        let settings = tables.settings.get(&0, 0).map_err(|_| other())?;
+        let mode = Mode::from_raw(settings.mode).ok_or_else(other)?;
+        if settings.abi != ABI_VERSION {
+            return Err(other());
+        }
+        Ok(Self {
+            device: device.into(),
+            pins: Some(pins),
+            tables: Mutex::new(tables),
+            attachment: Attachment {
+                mode,
+                passed_over: Vec::new(),
+            },
+            link: FdLink::from(link),
+        })
+    }
+
+    /// Devices for which something is pinned under `root`.
+    pub fn devices(root: &Path) -> Result<Vec<String>, FilterError> {
+        pins::devices(root)
+    }
+
+    /// Detaches the filter and removes its pins.
+    pub fn detach(self) -> Result<(), FilterError> {
+        let Some(pins) = &self.pins else {
+            return Ok(());
+        };
+        let _lock = pins.lock()?;
+        pins.remove()
+    }
+
+    /// Removes whatever is pinned for a device, also what [`Filter::open`] refuses: another
+    /// version's, or the rest of one that was killed while it attached.
+    pub fn remove(root: &Path, device: &str) -> Result<(), FilterError> {
+        let pins = Pins::new(root, device)?;
+        if !pins.exist() {
+            return Err(FilterError::NotAttached {
+                device: device.into(),
+                path: pins.dir().to_owned(),
+            });
+        }
+        let _lock = pins.lock()?;
+        pins.remove()
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Where it is attached, and why not better.
+    #[must_use]
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    /// What is known about it.
+    pub fn status(&self) -> Result<Status, FilterError> {
+        let settings = self.read_settings(&self.tables())?;
+        let info = self.link.info().map_err(|error| link_error(&error))?;
+        // Who may not ask hears of a missing device from the network itself.
+        let alive = sys::link_device(info.id()).map_or(true, |device| device != 0);
+        let address = Ipv6Addr::from(settings.address);
+        Ok(Status {
+            device: self.device.clone(),
+            mode: self.attachment.mode,
+            owner: Owner::from_raw(settings.owner),
+            port: u16::from_be_bytes(settings.port),
+            address: (!address.is_unspecified()).then_some(address),
+            clients: settings.flags & FLAG_CLOSED == 0,
+            limits: Limits::from_settings(&settings),
+            program: info.program_id(),
+            alive,
+            net_threads: settings.net_threads,
+        })
+    }
+
+    /// Replaces every setting; the tables stay as they are. `sources_max` only counts when
+    /// attaching.
+    pub fn configure(&self, config: &FilterConfig) -> Result<(), FilterError> {
+        config.check()?;
+        let wanted = config.settings(self.attachment.mode);
+        self.change(|settings| {
+            let blocks = settings.flags & FLAG_BLOCKS;
+            *settings = wanted;
+            settings.flags |= blocks;
+        })
+    }
+
+    /// Replaces the budgets.
+    pub fn set_limits(&self, limits: &Limits) -> Result<(), FilterError> {
+        limits.check()?;
+        self.change(|settings| limits.store(settings))
+    }
+
+    /// Opens or closes the door to everybody outside the allow list.
+    pub fn set_clients(&self, admit: bool) -> Result<(), FilterError> {
+        self.change(|settings| {
+            settings.flags &= !FLAG_CLOSED;
+            if !admit {
+                settings.flags |= FLAG_CLOSED;
+            }
+        })
+    }
+
+    /// Tells how many AF_XDP sockets each queue has, one a thread of the endpoint, and which byte
+    /// of the destination connection id, modulo that number, names the thread.
+    pub fn set_net_threads(&self, threads: u32, steer_byte: u32) -> Result<(), FilterError> {
+        if threads == 0 || threads > XSK_MAX {
+            return Err(FilterError::Config(
+                "the number of threads must be 1 to 1024",
+            ));
+        }
+        self.change(|settings| {
+            settings.net_threads = threads;
+            settings.steer_byte = steer_byte;
+        })
+    }
+
+    /// Sends the packets of a receive queue, as far as their connection ids name `thread` (0 when
+    /// there is but one), to an AF_XDP socket that is bound to that queue. When the socket closes,
+    /// the kernel forgets it and packets take the way through the network stack again.
+    pub fn register_xsk(
+        &self,
+        queue: u32,
+        thread: u32,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), FilterError> {
+        if !self.attachment.mode.is_xdp() {
+            return Err(FilterError::Config(
+                "a filter attached by tc cannot feed AF_XDP sockets; attach it in native or \
+                 generic mode",
+            ));
+        }
+        let mut tables = self.tables();
+        let index = self.xsk_index(&tables, queue, thread)?;
+        tables
+            .xsks
+            .set(index, socket.as_raw_fd(), 0)
+            .map_err(|error| table_error("xsks", &error))
+    }
+
+    /// Takes the socket of a queue and thread out again.
+    pub fn unregister_xsk(&self, queue: u32, thread: u32) -> Result<(), FilterError> {
+        let mut tables = self.tables();
+        let index = self.xsk_index(&tables, queue, thread)?;
+        match tables.xsks.unset(index) {
+            Err(error) if !is_missing(&error) => Err(table_error("xsks", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn xsk_index(&self, tables: &Tables, queue: u32, thread: u32) -> Result<u32, FilterError> {
+        let threads = self.read_settings(tables)?.net_threads.max(1);
+        let index = u64::from(queue) * u64::from(threads) + u64::from(thread);
+        if thread >= threads || index >= u64::from(XSK_MAX) {
+            return Err(FilterError::Config(
+                "no place for this queue and thread; queues times threads are at most 1024",
+            ));
+        }
+        Ok(index as u32)
+    }
+
+    /// Enters an address in the allow list: it has the validators' budgets and passes when the
+    /// door is closed to clients.
+    pub fn allow(&self, address: Ipv6Addr, owner: Owner) -> Result<(), FilterError> {
+        let _lock = self.lock()?;
+        let mut tables = self.tables();
+        let mut entry = allow_entry(&tables, address)?.unwrap_or_default();
+        entry.owner |= owner.to_raw();
+        match tables.allow.insert(address.octets(), entry, 0) {
+            Err(error) if is_full(&error) => Err(FilterError::Full {
+                table: "allow",
+                max: ALLOWED_MAX,
+            }),
+            other => other.map_err(|error| table_error("allow", &error)),
+        }
+    }
+
+    /// Withdraws an owner's wish; the address leaves the list when nobody else wants it there.
+    /// Returns whether it was there.
+    pub fn disallow(&self, address: Ipv6Addr, owner: Owner) -> Result<bool, FilterError> {
+        let _lock = self.lock()?;
+        let mut tables = self.tables();
+        let Some(mut entry) = allow_entry(&tables, address)? else {
+            return Ok(false);
+        };
+        let had = entry.owner & owner.to_raw() != 0;
+        entry.owner &= !owner.to_raw();
+        let result = if entry.owner == 0 {
+            tables.allow.remove(&address.octets())
+        } else {
+            tables.allow.insert(address.octets(), entry, 0)
+        };
+        result.map_err(|error| table_error("allow", &error))?;
+        Ok(had)
+    }
+
+    /// Makes an owner's part of the allow list exactly these addresses.
+    pub fn allow_exactly(&self, addresses: &[Ipv6Addr], owner: Owner) -> Result<(), FilterError> {
+        for address in addresses {
+            self.allow(*address, owner)?;
+        }
+        for entry in self.allowed()? {
+            let wanted = match owner {
+                Owner::Node => entry.node,
+                Owner::Operator => entry.operator,
+            };
+            if wanted && !addresses.contains(&entry.address) {
+                self.disallow(entry.address, owner)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The allow list.
+    pub fn allowed(&self) -> Result<Vec<Allowed>, FilterError> {
+        let tables = self.tables();
+        let mut list = Vec::new();
+        for item in tables.allow.iter() {
+            let (address, entry) = item.map_err(|error| table_error("allow", &error))?;
+            list.push(Allowed {
+                address: address.into(),
+                operator: entry.owner & Owner::Operator.to_raw() != 0,
+                node: entry.owner & Owner::Node.to_raw() != 0,
+            });
+        }
+        list.sort_by_key(|entry| entry.address);
+        Ok(list)
+    }
+
+    /// Drops what comes from a prefix, for a time or (`None`) for good. It goes before the allow
+    /// list.
+    pub fn block(&self, prefix: Prefix, lasting: Option<Duration>) -> Result<(), FilterError> {
+        let now_ns = now_ns();
+        let expires_ns = lasting.map_or(0, |lasting| {
+            let lasting_ns = u64::try_from(lasting.as_nanos()).unwrap_or(u64::MAX);
+            now_ns.saturating_add(lasting_ns).max(1)
+        });
+        let new = Entry { prefix, expires_ns };
+        {
+            let _lock = self.lock()?;
+            let mut tables = self.tables();
+            let entries = block_entries(&tables)?;
+            let change = plan(&entries, new, now_ns);
+            let at = |error: MapError| table_error("block", &error);
+            if change.insert {
+                // Before the removals: at no moment is a prefix open that is blocked on both sides.
+                let mut result = tables.block.insert(&block_key(&prefix), expires_ns, 0);
+                if result.as_ref().is_err_and(is_full) && !change.remove.is_empty() {
+                    for prefix in &change.remove {
+                        remove_block(&mut tables, prefix)?;
+                    }
+                    result = tables.block.insert(&block_key(&prefix), expires_ns, 0);
+                }
+                match result {
+                    Err(error) if is_full(&error) => {
+                        return Err(FilterError::Full {
+                            table: "block",
+                            max: BLOCKED_MAX,
+                        });
+                    }
+                    other => other.map_err(at)?,
+                }
+            }
+            for prefix in &change.remove {
+                remove_block(&mut tables, prefix)?;
+            }
+        }
+        self.change(|settings| settings.flags |= FLAG_BLOCKS)
+    }
+
+    /// Lifts the block of exactly this prefix. Returns whether there was one. A broader block
+    /// stays in force.
+    pub fn unblock(&self, prefix: Prefix) -> Result<bool, FilterError> {
+        let _lock = self.lock()?;
+        remove_block(&mut self.tables(), &prefix)
+    }
+
+    /// The block list, without what expired.
+    pub fn blocked(&self) -> Result<Vec<Block>, FilterError> {
+        let now_ns = now_ns();
+        let mut list: Vec<Block> = block_entries(&self.tables())?
+            .into_iter()
+            .filter(|entry| !entry.expired(now_ns))
+            .map(|entry| Block {
+                prefix: entry.prefix,
+                remaining: (entry.expires_ns != 0)
+                    .then(|| Duration::from_nanos(entry.expires_ns - now_ns)),
+            })
+            .collect();
+        list.sort_by_key(|block| block.prefix);
+        Ok(list)
+    }
+
+    /// The counters, summed over the cores.
+    pub fn counters(&self) -> Result<Counters, FilterError> {
+        let tables = self.tables();
+        let mut counts = [0; CAUSES];
+        for (index, count) in counts.iter_mut().enumerate() {
+            let values = tables
+                .counters
+                .get(&(index as u32), 0)
+                .map_err(|error| table_error("counters", &error))?;
+            *count = values.iter().sum();
+        }
+        Ok(Counters::new(counts))
+    }
+
+    /// Calls `read` with the samples of dropped packets. One process reads at a time, and a sample
+    /// is read once.
+    pub fn read_samples<T>(&self, read: impl FnOnce(Samples<'_>) -> T) -> Result<T, FilterError> {
+        let lock = match &self.pins {
+            Some(pins) => pins.lock_samples()?,
+            None => None,
+        };
+        let tables = self.tables();
+        let ring =
+            RingBuf::try_from(&tables.samples).map_err(|error| table_error("samples", &error))?;
+        Ok(read(Samples::new(ring, lock)))
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().expect("no holder panics")
+    }
+
+    /// Keeps other processes from changing the same lists meanwhile.
+    fn lock(&self) -> Result<Option<OwnedFd>, FilterError> {
+        self.pins.as_ref().map_or(Ok(None), Pins::lock)
+    }
+
+    fn read_settings(&self, tables: &Tables) -> Result<Settings, FilterError> {
+        tables
+            .settings
+            .get(&0, 0)
+            .map_err(|error| table_error("settings", &error))
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Settings)) -> Result<(), FilterError> {
+        let _lock = self.lock()?;
+        let mut tables = self.tables();
+        let mut settings = self.read_settings(&tables)?;
+        edit(&mut settings);
+        tables
+            .settings
+            .set(0, settings, 0)
+            .map_err(|error| table_error("settings", &error))
+    }
+}
+
+fn link_error(error: &(dyn std::error::Error + 'static)) -> FilterError {
+    FilterError::Table {
+        table: LINK,
+        reason: words(error),
+    }
+}
+
+fn allow_entry(tables: &Tables, address: Ipv6Addr) -> Result<Option<AllowEntry>, FilterError> {
+    match tables.allow.get(&address.octets(), 0) {
+        Ok(entry) => Ok(Some(entry)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(table_error("allow", &error)),
+    }
+}
+
+fn block_key(prefix: &Prefix) -> Key<[u8; 16]> {
+    Key::new(prefix.bits().into(), prefix.address().octets())
+}
+
+fn block_entries(tables: &Tables) -> Result<Vec<Entry>, FilterError> {
+    let mut entries = Vec::new();
+    for item in tables.block.iter() {
+        let (key, expires_ns) = item.map_err(|error| table_error("block", &error))?;
+        let bits = u8::try_from(key.prefix_len()).unwrap_or(128);
+        entries.push(Entry {
+            prefix: Prefix::new(key.data().into(), bits),
+            expires_ns,
+        });
+    }
+    Ok(entries)
+}
+
+fn remove_block(tables: &mut Tables, prefix: &Prefix) -> Result<bool, FilterError> {
+    match tables.block.remove(&block_key(prefix)) {
+        Ok(()) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(table_error("block", &error)),
+    }
+}
+
+fn is_missing(error: &MapError) -> bool {
+    matches!(error, MapError::KeyNotFound | MapError::ElementNotFound)
+        || crate::error::os_error(error) == Some(libc::ENOENT)
+}
+
+fn is_full(error: &MapError) -> bool {
+    matches!(
+        crate::error::os_error(error),
+        Some(libc::E2BIG | libc::ENOSPC)
+    )
+}
+
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
