@@ -29,9 +29,9 @@ pub struct StoqConfig {
     pub datagrams: bool,
     /// What the TLS configurations of this endpoint share.
     pub(crate) tls: crate::tls::Shared,
-    /// Called by the network thread after events were queued; for consumers that wait on
+    /// Called by a network thread after events were queued; for consumers that wait on
     /// something other than the event receiver. Must not block.
-    pub notify: Option<Box<dyn Fn() + Send>>,
+    pub notify: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl StoqConfig {
@@ -105,13 +105,16 @@ pub enum Spin {
 /// How datagrams enter and leave.
 #[derive(Clone, Copy, Debug)]
 pub struct IoOptions {
+    /// Network threads, 1 to 64. Each has its own socket on the same port, its own ring and its own
+    /// connections; see `docs/stoq.md`, "Several threads".
+    pub threads: usize,
     /// The I/O backend.
     pub backend: Backend,
     /// What to do when idle.
     pub spin: Spin,
     /// Kernel receive and send buffer wished for, bytes; the kernel may grant less.
     pub socket_buffer_bytes: usize,
-    /// Memory for receive buffers, bytes. Beyond it received bytes are copied out one datagram
+    /// Memory for receive buffers of all threads, bytes. Beyond it received bytes are copied out one datagram
     /// at a time, so that what peers pin stays within this sum and the QUIC windows.
     pub pool_bytes_max: usize,
     /// Largest UDP payload tried by path MTU discovery off loopback, bytes.
@@ -123,6 +126,7 @@ pub struct IoOptions {
 impl Default for IoOptions {
     fn default() -> Self {
         IoOptions {
+            threads: 1,
             backend: Backend::Auto,
             spin: Spin::Never,
             socket_buffer_bytes: 8 << 20,
@@ -199,7 +203,7 @@ pub struct Limits {
     pub client_queue_bytes_max: usize,
     /// Bytes that may wait for transmission in one connection's datagrams.
     pub datagram_queue_bytes_max: usize,
-    /// Commands from handles that may wait for the network thread.
+    /// Commands from handles that may wait for one network thread.
     pub commands_max: usize,
     /// Frames that may wait for the consumer.
     pub event_frames_max: usize,

@@ -26,6 +26,11 @@ impl ConnId {
     pub fn number(self) -> u64 {
         self.0
     }
+
+    /// The network thread that the connection belongs to.
+    pub(crate) fn thread(self, threads: usize) -> usize {
+        (self.0 % threads as u64) as usize
+    }
 }
 
 impl fmt::Display for ConnId {
@@ -37,6 +42,13 @@ impl fmt::Display for ConnId {
 /// Names one dialling target for the life of the process; its connections come and go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TargetId(pub(crate) u64);
+
+impl TargetId {
+    /// The network thread that dials it.
+    pub(crate) fn thread(self, threads: usize) -> usize {
+        (self.0 % threads as u64) as usize
+    }
+}
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

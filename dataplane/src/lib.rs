@@ -34,6 +34,7 @@ mod pool;
 mod runtime;
 mod send;
 mod stats;
+mod steer;
 pub mod tls;
 
 pub use self::{
@@ -43,7 +44,7 @@ pub use self::{
     datagram::{MESSAGE_HEADER_BYTES, Messages},
     error::{BindError, ConnectError, SendError},
     event::{ConnId, Event, EventBudget, FrameLease, Remote, TargetId},
-    runtime::{Stoq, StoqHandle},
+    runtime::{Handler, Stoq, StoqHandle},
     send::Payload,
     stats::{Stats, StatsSnapshot},
     tls::TrustedKeys,

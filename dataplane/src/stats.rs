@@ -40,6 +40,8 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Now: network threads.
+    net_threads,
     /// UDP datagrams received.
     datagrams_in,
     /// UDP payload bytes received.
@@ -50,6 +52,10 @@ counters! {
     bytes_out,
     /// Datagrams that belong to no connection and start none (garbage, late, unknown version).
     datagrams_ignored,
+    /// Datagrams that came to another network thread than their connection's and were passed on.
+    datagrams_forwarded,
+    /// Datagrams that could not be passed on because their thread had no room.
+    datagrams_forward_dropped,
     /// Datagrams that the kernel refused to send (unreachable, too long for the path, full queue).
     datagrams_send_failed,
     /// Responses outside a connection (retry, refusal, version negotiation) sent.

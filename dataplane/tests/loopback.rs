@@ -362,7 +362,7 @@ fn notify_is_called_and_the_receiver_may_go() {
     let calls = Arc::new(AtomicUsize::new(0));
     let mut server = config(Some(0), &[]);
     let count = calls.clone();
-    server.notify = Some(Box::new(move || {
+    server.notify = Some(Arc::new(move || {
         count.fetch_add(1, Ordering::SeqCst);
     }));
     let (server, server_events) = Stoq::bind(server).unwrap();

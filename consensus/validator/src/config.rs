@@ -59,9 +59,28 @@ pub struct HttpSection {
 pub struct ThreadsSection {
     /// Threads that verify signatures; 0 chooses from the number of cores.
     pub verify: usize,
+    /// Network threads, each with its own socket and connections, at most 64; 0 chooses from the
+    /// number of cores: one below eight cores, then one more for each eight, up to four.
+    pub net: usize,
 }
 
+/// Cores that justify one more network thread; consensus and verification need the others.
+const CORES_PER_NET_THREAD: usize = 8;
+
+/// Network threads that are chosen by themselves; who wants more says so.
+const NET_THREADS_CHOSEN_MAX: usize = 4;
+
 impl ThreadsSection {
+    /// The number of network threads to start.
+    #[must_use]
+    pub fn net_threads(&self) -> usize {
+        if self.net > 0 {
+            return self.net;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        net_threads_for(cores)
+    }
+
     /// The number of verify threads to start.
     #[must_use]
     pub fn verify_threads(&self) -> usize {
@@ -72,6 +91,16 @@ impl ThreadsSection {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         cores.saturating_sub(4).max(1)
     }
+}
+
+fn net_threads_for(cores: usize) -> usize {
+    // From eight cores on there is one to spare for a second thread.
+    let wanted = if cores < CORES_PER_NET_THREAD {
+        1
+    } else {
+        cores / CORES_PER_NET_THREAD + 1
+    };
+    wanted.min(NET_THREADS_CHOSEN_MAX)
 }
 
 /// `[log]`
@@ -238,6 +267,17 @@ mod tests {
             config
         );
         load(GOOD).unwrap();
+    }
+
+    #[test]
+    fn network_threads_follow_the_cores_unless_set() {
+        let chosen: Vec<usize> = [1, 2, 7, 8, 15, 16, 24, 128].map(net_threads_for).into();
+        assert_eq!(chosen, [1, 1, 1, 2, 2, 3, 4, 4]);
+        let set = ThreadsSection {
+            net: 3,
+            ..ThreadsSection::default()
+        };
+        assert_eq!(set.net_threads(), 3);
     }
 
     #[test]

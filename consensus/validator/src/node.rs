@@ -211,6 +211,7 @@ impl Node {
             stoq = %stoq_addr,
             http = %http_addr,
             io = stoq.backend(),
+            net_threads = stoq.handle().threads(),
             verifier = chain.verifier_backend,
             "ready"
         );
@@ -287,6 +288,7 @@ fn bind_stoq(
 ) -> Result<(Stoq, Receiver<Event>), BindError> {
     let mut stoq = StoqConfig::new(config.stoq.listen, chain.id);
     stoq.identity = Some(Arc::new(key.clone()));
+    stoq.io.threads = config.threads.net_threads();
     stoq.trusted = TrustedKeys::new(chain.set.iter().map(|validator| &validator.key));
     // Peers learn at once that a restarted validator forgot their connections.
     let secret = hash::hash(

@@ -95,7 +95,7 @@ impl Network {
                 listen: SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0),
             },
             peers,
-            threads: ThreadsSection { verify: 1 },
+            threads: ThreadsSection { verify: 1, net: 1 },
             log: LogSection::default(),
         };
         self.nodes[i] = Some(Node::start(&config, Path::new("config.toml")).unwrap());

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     CloseCode, CloseReason, ConnId, Event, PeerTarget, Remote, TargetId, close::REASON_BYTES_MAX,
-    stats::Count, tls,
+    send::Command, stats::Count, tls,
 };
 
 impl Endpoint {
@@ -47,10 +47,10 @@ impl Endpoint {
         let is_proved = incoming.remote_address_validated();
         let own_key = acceptor.key;
         let validated = incoming.remote_address_validated() || !incoming.may_retry();
-        match self
-            .admission
-            .handshake(from.ip(), validated, &self.core.limits)
-        {
+        let verdict = self
+            .admission()
+            .handshake(from.ip(), validated, &self.core.limits);
+        match verdict {
             Verdict::Retry => {
                 stats.handshakes_retried.inc();
                 let transmit = self
@@ -85,7 +85,7 @@ impl Endpoint {
                         self.insert(conn);
                     }
                     Err(error) => {
-                        self.admission.release(place);
+                        self.admission().release(place);
                         stats.handshakes_failed.inc();
                         if let Some(transmit) = error.response {
                             self.respond(transmit, buf);
@@ -96,9 +96,14 @@ impl Endpoint {
         }
     }
 
+    /// This thread's part; handles spread targets evenly.
+    fn targets_max(&self) -> usize {
+        self.core.limits.targets_max.div_ceil(self.seat.threads)
+    }
+
     fn next_conn_id(&mut self) -> ConnId {
         let id = ConnId(self.next_conn);
-        self.next_conn += 1;
+        self.next_conn += self.seat.threads as u64;
         id
     }
 
@@ -121,7 +126,7 @@ impl Endpoint {
             reason: CloseReason::Transport(reason),
             retry_in: None,
         };
-        if self.is_shut_down || self.targets.len() >= self.core.limits.targets_max {
+        if self.is_shut_down || self.targets.len() >= self.targets_max() {
             let event = failed("no room for another target".into());
             self.core.events.push_back(event);
             return;
@@ -247,7 +252,7 @@ impl Endpoint {
                 },
             }
         };
-        self.admission
+        self.admission()
             .settle(&mut conn.place, remote.is_validator(), &self.core.limits)
             .map_err(|refusal| match refusal {
                 Refusal::Prefix => (
@@ -277,7 +282,8 @@ impl Endpoint {
             // A peer that connects to both keys of a rotation keeps both connections.
             let bound = hash("falconet stoq peer", &[key.as_bytes(), own_key.as_bytes()]);
             conn.bound = Some(bound);
-            if let Some(older) = self.admission.bind_key(bound, conn.id) {
+            let older = self.admission().bind_key(bound, conn.id);
+            if let Some(older) = older {
                 self.close(
                     now,
                     older,
@@ -402,7 +408,7 @@ impl Endpoint {
                     Remote::Anonymous => stats.connections_anonymous.dec(),
                 }
                 if let Some(bound) = conn.bound.take() {
-                    self.admission.unbind_key(bound, conn.id);
+                    self.admission().unbind_key(bound, conn.id);
                 }
                 self.core.registry.remove(conn.id);
                 self.core.events.push_back(Event::Closed {
@@ -421,6 +427,17 @@ impl Endpoint {
 
     /// Closes a connection on request.
     pub(super) fn close(&mut self, now: Instant, id: ConnId, code: CloseCode, reason: &str) {
+        let thread = id.thread(self.seat.threads);
+        if thread != self.seat.index {
+            let reason = reason.to_owned();
+            let command = Command::Close {
+                conn: id,
+                code,
+                reason,
+            };
+            self.elsewhere.push_back((thread, command));
+            return;
+        }
         let Some(&slot) = self.by_id.get(&id) else {
             return;
         };

@@ -10,6 +10,7 @@ mod connection;
 mod core;
 mod datagrams;
 mod dial;
+mod group;
 mod identity;
 mod lifecycle;
 mod receiver;
@@ -21,7 +22,7 @@ mod transport;
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::{Ipv6Addr, SocketAddr, SocketAddrV6},
-    sync::Arc,
+    sync::{Arc, MutexGuard},
     time::Instant,
 };
 
@@ -34,9 +35,10 @@ use self::{
     connection::{Conn, State},
     core::{Core, LogLimiter},
     dial::Target,
+    group::{Group, Seat},
     identity::{Acceptor, Dialler, Recipe},
     sender::Failure,
-    transport::endpoint_config,
+    transport::{endpoint_config, random_secret},
 };
 use crate::{
     BindError, CloseCode, ConnId, Event, EventBudget, Stats, StoqConfig, TargetId,
@@ -79,7 +81,9 @@ pub struct Endpoint {
     conns: Vec<Option<Box<Conn>>>,
     by_id: HashMap<ConnId, usize>,
     targets: HashMap<TargetId, Target>,
-    admission: Admission,
+    seat: Seat,
+    /// What other threads of the group are to do.
+    elsewhere: VecDeque<(usize, Command)>,
     timers: BTreeSet<(Instant, TimerKey)>,
     dirty: VecDeque<usize>,
     transmit: VecDeque<usize>,
@@ -99,8 +103,9 @@ enum TimerKey {
 }
 
 impl Endpoint {
-    /// An endpoint as configured. `seed` feeds the jitter of dialling and the random choices of
-    /// QUIC; `None` draws one from the system.
+    /// An endpoint as configured, alone. `seed` feeds the jitter of dialling and the random
+    /// choices of QUIC; `None` draws one from the system.
+    #[cfg(test)]
     pub(crate) fn new(
         config: &StoqConfig,
         stats: Arc<Stats>,
@@ -108,6 +113,21 @@ impl Endpoint {
         registry: Arc<Registry>,
         seed: Option<[u8; 32]>,
     ) -> Result<Self, BindError> {
+        let mut group = Self::group(config, 1, &stats, &budget, &registry, seed)?;
+        Ok(group.pop().expect("a group has as many as asked for"))
+    }
+
+    /// One endpoint for each of `threads` network threads. Together they are one: they share the
+    /// identity, the limits, the places and the secrets, so that it does not matter to a peer which
+    /// of them serves it.
+    pub(crate) fn group(
+        config: &StoqConfig,
+        threads: usize,
+        stats: &Arc<Stats>,
+        budget: &Arc<EventBudget>,
+        registry: &Arc<Registry>,
+        seed: Option<[u8; 32]>,
+    ) -> Result<Vec<Self>, BindError> {
         config.limits.check()?;
         let recipe = Recipe::new(config, stats.clone());
         let identity = config.identity.as_ref();
@@ -117,44 +137,82 @@ impl Endpoint {
             let identity = config.identity.as_ref()?;
             Some(hash("falconet stoq reset secret", &[identity.secret_bytes()]).0)
         });
-        let mut quic_config = endpoint_config(secret, config.limits.connection_id_lifetime);
+        // Identifiers and reset tokens of all threads come from one secret, so that each thread
+        // answers for the connections that any of them forgot.
+        let secret = secret.unwrap_or_else(random_secret);
+        let group = Arc::new(Group::default());
+        let endpoint = |index| {
+            let seat = Seat {
+                group: group.clone(),
+                index,
+                threads,
+            };
+            Self::one(
+                config, &recipe, &dialler, &acceptor, seat, secret, stats, budget, registry, seed,
+            )
+        };
+        Ok((0..threads).map(endpoint).collect())
+    }
+
+    // One private constructor, called in one place; a struct for it would only repeat the names.
+    #[allow(clippy::too_many_arguments)]
+    fn one(
+        config: &StoqConfig,
+        recipe: &Recipe,
+        dialler: &Dialler,
+        acceptor: &Option<Acceptor>,
+        seat: Seat,
+        secret: [u8; 32],
+        stats: &Arc<Stats>,
+        budget: &Arc<EventBudget>,
+        registry: &Arc<Registry>,
+        seed: Option<[u8; 32]>,
+    ) -> Self {
+        let mut quic_config = endpoint_config(
+            secret,
+            config.limits.connection_id_lifetime,
+            seat.index,
+            seat.threads,
+        );
         quic_config.rng_seed(seed);
         let server = acceptor.as_ref().map(|acceptor| acceptor.far.clone());
         let rng = seed.map_or_else(
             || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8),
             |seed| u64::from_le_bytes(*seed.first_chunk().expect("a seed has 32 bytes")),
         );
-        Ok(Endpoint {
+        Endpoint {
             quic: quinn_proto::Endpoint::new(Arc::new(quic_config), server, true, None),
             core: Core {
                 limits: config.limits.clone(),
-                stats,
-                budget,
-                registry,
+                stats: stats.clone(),
+                budget: budget.clone(),
+                registry: registry.clone(),
                 trusted: config.trusted.clone(),
                 chain_id: config.chain_id,
                 datagrams: config.datagrams,
                 events: VecDeque::new(),
                 log: LogLimiter::default(),
             },
-            dialler,
-            acceptor,
-            recipe,
+            dialler: dialler.clone(),
+            acceptor: acceptor.clone(),
+            recipe: recipe.clone(),
             conns: Vec::new(),
             by_id: HashMap::new(),
             targets: HashMap::new(),
-            admission: Admission::default(),
+            // Identifiers name their thread: congruent to its index modulo the number.
+            next_conn: (seat.index + seat.threads) as u64,
+            seat,
+            elsewhere: VecDeque::new(),
             timers: BTreeSet::new(),
             dirty: VecDeque::new(),
             transmit: VecDeque::new(),
             paused: Vec::new(),
             responses: VecDeque::new(),
-            next_conn: 1,
             trusted_generation: config.trusted.generation(),
             rng: rng | 1,
             segments_max: SEGMENTS_MAX,
             is_shut_down: false,
-        })
+        }
     }
 
     /// A UDP datagram came.
@@ -296,6 +354,15 @@ impl Endpoint {
         self.core.events.pop_front()
     }
 
+    /// What another thread of the group is to do, and its index.
+    pub(crate) fn poll_elsewhere(&mut self) -> Option<(usize, Command)> {
+        self.elsewhere.pop_front()
+    }
+
+    fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.seat.group.admission()
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
@@ -412,7 +479,7 @@ impl Endpoint {
         }
         if drained {
             assert_eq!(conn.state, State::Closed, "drained before it was closed");
-            self.admission.release(conn.place);
+            self.admission().release(conn.place);
             self.by_id.remove(&conn.id);
             if let Some(at) = conn.timer {
                 self.timers.remove(&(at, TimerKey::Conn(slot)));

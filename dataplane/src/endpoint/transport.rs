@@ -10,7 +10,7 @@ use quinn_proto::{
 };
 
 use super::datagrams::{RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES};
-use crate::{IoOptions, Limits};
+use crate::{IoOptions, Limits, steer::Steered};
 
 /// First size of datagrams, bytes: what every IPv6 path carries (RFC 8200, section 5: 1280) less
 /// the headers. Discovery raises it. It must stay below 16,384: quinn-proto writes the length of
@@ -89,39 +89,39 @@ pub(super) fn validator_streams(limits: &Limits) -> VarInt {
     (limits.bulk_streams_max + crate::config::ORDERED_CHANNELS).into()
 }
 
-/// Parameters of the endpoint. With a secret, reset tokens and connection identifiers survive a
-/// restart, so that peers learn at once that their connections are gone (RFC 9000, section 10.3).
+/// A secret for an endpoint without one of its own.
+pub(super) fn random_secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).expect("the system gives random bytes");
+    secret
+}
+
+/// Parameters of the endpoint of one thread. With the same secret, reset tokens and connection
+/// identifiers survive a restart, so that peers learn at once that their connections are gone (RFC
+/// 9000, section 10.3).
 ///
 /// A connection identifier is retired after `cid_lifetime` and another one issued: an observer who
 /// sees a peer on two paths at different times cannot link them (RFC 9000, section 9.5).
 pub(super) fn endpoint_config(
-    reset_secret: Option<[u8; 32]>,
+    reset_secret: [u8; 32],
     cid_lifetime: Duration,
+    thread: usize,
+    threads: usize,
 ) -> EndpointConfig {
-    let generator = move |mut generator: HashedConnectionIdGenerator| {
+    let reset = hash("falconet stoq reset token", &[&reset_secret]);
+    let cid = hash("falconet stoq connection id", &[&reset_secret]);
+    let cid_key = u64::from_le_bytes(
+        *cid.as_bytes()
+            .first_chunk()
+            .expect("a digest has more than eight bytes"),
+    );
+    let key = hmac::Key::new(hmac::HMAC_SHA256, reset.as_bytes());
+    let mut config = EndpointConfig::new(Arc::new(key));
+    config.cid_generator(move || {
+        let mut generator = HashedConnectionIdGenerator::from_key(cid_key);
         generator.set_lifetime(cid_lifetime);
-        Box::new(generator) as Box<dyn quinn_proto::ConnectionIdGenerator>
-    };
-    let mut config = match reset_secret {
-        None => {
-            let mut config = EndpointConfig::default();
-            config.cid_generator(move || generator(HashedConnectionIdGenerator::new()));
-            config
-        }
-        Some(secret) => {
-            let reset = hash("falconet stoq reset token", &[&secret]);
-            let cid = hash("falconet stoq connection id", &[&secret]);
-            let cid_key = u64::from_le_bytes(
-                *cid.as_bytes()
-                    .first_chunk()
-                    .expect("a digest has more than eight bytes"),
-            );
-            let key = hmac::Key::new(hmac::HMAC_SHA256, reset.as_bytes());
-            let mut config = EndpointConfig::new(Arc::new(key));
-            config.cid_generator(move || generator(HashedConnectionIdGenerator::from_key(cid_key)));
-            config
-        }
-    };
+        Box::new(Steered::new(generator, thread, threads))
+    });
     config
         .max_udp_payload_size(DATAGRAM_BYTES_MAX)
         .expect("within the range that QUIC permits")

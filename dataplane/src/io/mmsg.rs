@@ -15,7 +15,7 @@ use quinn_proto::Transmit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    Backend, Received,
+    Backend, Received, Taken,
     cmsg::{self, CONTROL_BYTES, Control},
     slot::{SEGMENTS_MAX, SendSlot, deliver, deliver_copied, empty_header, empty_iovec},
     socket::{self, Socket},
@@ -157,7 +157,7 @@ impl Mmsg {
 }
 
 impl Backend for Mmsg {
-    fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<bool> {
+    fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<Taken> {
         let batch = self.prepare_receive();
         self.stats.syscalls_receive.inc();
         // SAFETY: `prepare_receive` set the first `batch` headers: names, control buffers and
@@ -176,14 +176,18 @@ impl Backend for Mmsg {
         let Ok(count) = usize::try_from(result) else {
             let error = io::Error::last_os_error();
             return match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Taken::Nothing),
                 _ => Err(error),
             };
         };
         for i in 0..count {
             self.take(i, sink);
         }
-        Ok(count > 0)
+        Ok(match count {
+            0 => Taken::Nothing,
+            _ if count < batch => Taken::All,
+            _ => Taken::Some,
+        })
     }
 
     fn transmit_buffer(&mut self) -> Option<&mut Vec<u8>> {
@@ -245,6 +249,9 @@ impl Backend for Mmsg {
     }
 
     fn wait(&mut self, waker: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
+        if !self.is_blocked {
+            self.flush()?;
+        }
         let mut interest = PollFlags::IN;
         if self.is_blocked {
             interest |= PollFlags::OUT;

@@ -22,6 +22,7 @@ use std::{
 use bytes::BytesMut;
 use quinn_proto::{EcnCodepoint, Transmit};
 
+pub(crate) use self::socket::{Socket, bind_group};
 use crate::{Backend as Choice, BindError, IoOptions, Stats};
 
 /// One datagram that came.
@@ -32,10 +33,21 @@ pub(crate) struct Received {
     pub(crate) data: BytesMut,
 }
 
+/// What a look for datagrams found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Nothing had come.
+    Nothing,
+    /// Something, and probably that was all.
+    All,
+    /// Something, and there may be more.
+    Some,
+}
+
 /// A bound UDP socket and the way to use it. Used by one thread.
 pub(crate) trait Backend {
-    /// Takes what has come; `false` when nothing had.
-    fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<bool>;
+    /// Takes what has come.
+    fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<Taken>;
 
     /// An empty buffer for the next transmission, `None` while the kernel takes no more.
     fn transmit_buffer(&mut self) -> Option<&mut Vec<u8>>;
@@ -46,7 +58,7 @@ pub(crate) trait Backend {
     /// Hands everything queued to the kernel.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Sleeps until a datagram comes, `waker` is readable, room appears after the kernel took no
+    /// Hands everything queued to the kernel, and sleeps until a datagram comes, `waker` is readable, room appears after the kernel took no
     /// more, or `timeout` passes.
     fn wait(&mut self, waker: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()>;
 
@@ -60,14 +72,13 @@ pub(crate) trait Backend {
     fn describe(&self) -> String;
 }
 
-/// Binds and chooses the backend. To be called in the thread that will use it: io_uring serves
+/// Chooses the backend for a socket. To be called in the thread that will use it: io_uring serves
 /// only the thread that made the ring.
 pub(crate) fn open(
-    addr: SocketAddrV6,
+    socket: Socket,
     options: &IoOptions,
     stats: Arc<Stats>,
 ) -> Result<Box<dyn Backend>, BindError> {
-    let socket = socket::bind(addr, options)?;
     let (offload, socket) = match options.backend {
         Choice::Plain => (false, socket),
         Choice::Mmsg => (true, socket),

@@ -12,7 +12,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, sockopt},
 };
 
-use crate::{BindError, IoOptions};
+use crate::{BindError, IoOptions, steer};
 
 /// How often binding to a port in use is tried again.
 const BIND_RETRIES_MAX: usize = 10;
@@ -21,13 +21,70 @@ const BIND_RETRIES_MAX: usize = 10;
 const BIND_RETRY_DELAY: Duration = Duration::from_millis(30);
 
 /// A bound socket and what it was bound to.
-pub(super) struct Socket {
+pub(crate) struct Socket {
     pub(super) fd: OwnedFd,
-    pub(super) addr: SocketAddrV6,
+    pub(crate) addr: SocketAddrV6,
 }
 
-/// Opens and binds.
-pub(super) fn bind(addr: SocketAddrV6, options: &IoOptions) -> Result<Socket, BindError> {
+/// Binds one socket for each of `options.threads` threads, all to the same port, and has the kernel
+/// give each datagram to the socket of the thread that it belongs to (see `steer`).
+///
+/// Only one at a time of several processes may listen on a port, although SO_REUSEPORT would let
+/// those of one user share it: the first socket is bound without the option, and the last one gives
+/// it up after binding, which shuts the group.
+pub(crate) fn bind_group(
+    addr: SocketAddrV6,
+    options: &IoOptions,
+) -> Result<Vec<Socket>, BindError> {
+    let first = bind(addr, options, false)?;
+    let addr = first.addr;
+    let mut group = vec![first];
+    if options.threads == 1 {
+        return Ok(group);
+    }
+    let share = |fd: &OwnedFd, on| {
+        set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, on)
+            .map_err(|source| system_io("setsockopt SO_REUSEPORT", addr, source))
+    };
+    share(&group[0].fd, 1)?;
+    for _ in 1..options.threads {
+        group.push(bind(addr, options, true)?);
+    }
+    attach(&group[0].fd, options.threads)
+        .map_err(|source| system_io("setsockopt SO_ATTACH_REUSEPORT_CBPF", addr, source))?;
+    // Looking up a datagram's socket begins with the first of the group, so that the last may lack
+    // the option.
+    share(&group[options.threads - 1].fd, 0)?;
+    Ok(group)
+}
+
+/// Gives the group of sockets the program that chooses among them.
+fn attach(fd: &OwnedFd, threads: usize) -> io::Result<()> {
+    let mut steps = steer::program(threads);
+    let program = libc::sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the descriptor is open; `program` points at `steps`, which has as many instructions
+    // as it says and outlives the call; the kernel copies and checks them.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Opens and binds one socket; `shared` joins those that have the port already.
+fn bind(addr: SocketAddrV6, options: &IoOptions, shared: bool) -> Result<Socket, BindError> {
     let system = |call| {
         move |errno: Errno| BindError::System {
             call,
@@ -57,6 +114,10 @@ pub(super) fn bind(addr: SocketAddrV6, options: &IoOptions) -> Result<Socket, Bi
         // Answers must leave from the address that was asked.
         set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
             .map_err(|source| system_io("setsockopt IPV6_RECVPKTINFO", addr, source))?;
+    }
+    if shared {
+        set(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+            .map_err(|source| system_io("setsockopt SO_REUSEPORT", addr, source))?;
     }
     bind_patiently(&fd, addr).map_err(|errno| match errno {
         Errno::ADDRINUSE => BindError::AddressInUse { addr },

@@ -44,11 +44,16 @@ fn options(backend: Choice) -> IoOptions {
     }
 }
 
+/// A socket on a port of its own.
+fn bind(options: &IoOptions) -> Socket {
+    let mut group = bind_group("[::1]:0".parse().unwrap(), options).unwrap();
+    group.pop().expect("one thread")
+}
+
 /// A backend on a port of its own, or `None` with the reason printed.
 fn try_open(backend: Choice) -> Option<(Box<dyn Backend>, Arc<Stats>)> {
     let stats = Arc::new(Stats::default());
-    let addr = "[::1]:0".parse().unwrap();
-    match open(addr, &options(backend), stats.clone()) {
+    match open(bind(&options(backend)), &options(backend), stats.clone()) {
         Ok(io) => Some((io, stats)),
         Err(BindError::Backend { backend, reason }) => {
             println!("skipped for {backend}: {reason}");
@@ -102,7 +107,7 @@ fn receive(at: &mut dyn Backend, from: SocketAddrV6, datagrams: usize, fill: u8)
                 bytes += received.data.len();
             })
             .unwrap();
-        if !any && count < datagrams {
+        if any == Taken::Nothing && count < datagrams {
             at.wait(waker.as_fd(), None).unwrap();
         }
     }
@@ -134,7 +139,7 @@ fn steady_state_allocates_nothing() {
             let mut count = 0;
             while count < datagrams {
                 let any = b.receive(&mut |_| count += 1).unwrap();
-                if !any && count < datagrams {
+                if any == Taken::Nothing && count < datagrams {
                     b.wait(waker.as_fd(), None).unwrap();
                 }
             }
@@ -161,7 +166,7 @@ fn a_pinned_pool_degrades_to_copies() {
         let stats = Arc::new(Stats::default());
         let mut options = options(backend);
         options.pool_bytes_max = 17 * crate::pool::SLAB_BYTES;
-        let mut b = open("[::1]:0".parse().unwrap(), &options, stats.clone()).unwrap();
+        let mut b = open(bind(&options), &options, stats.clone()).unwrap();
         let to = b.local_addr();
         let waker = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         let mut pinned: Vec<BytesMut> = Vec::new();
@@ -171,7 +176,7 @@ fn a_pinned_pool_degrades_to_copies() {
                 let any = b
                     .receive(&mut |received| pinned.push(received.data))
                     .unwrap();
-                if !any && pinned.len() <= i as usize {
+                if any == Taken::Nothing && pinned.len() <= i as usize {
                     b.wait(waker.as_fd(), None).unwrap();
                 }
             }
@@ -253,11 +258,11 @@ fn a_refused_io_uring_gives_way_with_a_reason() {
             println!("skipped: this process may not install a seccomp filter");
             return;
         }
-        let addr = "[::1]:0".parse().unwrap();
+        let (auto, demanded) = (options(Choice::Auto), options(Choice::IoUring));
         let stats = Arc::new(Stats::default());
-        let auto = open(addr, &options(Choice::Auto), stats.clone()).expect("the next backend");
+        let auto = open(bind(&auto), &auto, stats.clone()).expect("the next backend");
         assert!(auto.describe().contains("recvmmsg"), "{}", auto.describe());
-        match open(addr, &options(Choice::IoUring), stats).map(|_| ()) {
+        match open(bind(&demanded), &demanded, stats).map(|_| ()) {
             Err(error @ BindError::Backend { .. }) => {
                 let text = error.to_string();
                 assert!(

@@ -26,7 +26,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use quinn_proto::Transmit;
 
 use super::{
-    Backend, Received,
+    Backend, Received, Taken,
     cmsg::{self, CONTROL_BYTES},
     slot::{SEGMENTS_MAX, SendSlot, deliver, deliver_copied, empty_header},
     socket::{self, Socket},
@@ -96,6 +96,8 @@ pub(super) struct Uring {
     current: Option<usize>,
     waker_is_armed: bool,
     is_woken: bool,
+    /// Sends in the submission queue that the kernel has not seen.
+    unsubmitted: usize,
     socket: Socket,
     stats: Arc<Stats>,
     has_gso: bool,
@@ -147,6 +149,7 @@ impl Uring {
             current: None,
             waker_is_armed: false,
             is_woken: false,
+            unsubmitted: 0,
             has_gro: socket::enable_gro(&own.fd),
             has_gso: socket::has_gso(&own.fd),
             socket: own,
@@ -201,6 +204,7 @@ impl Uring {
             if self.ring.submit().is_err() {
                 return false;
             }
+            self.unsubmitted = 0;
         }
         false
     }
@@ -225,10 +229,14 @@ impl Uring {
             }
         };
         match result {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.unsubmitted = 0;
+                Ok(())
+            }
             Err(error) => match error.raw_os_error() {
                 // Time passed; a signal; completions wait to be taken first.
                 Some(libc::ETIME) | Some(libc::EINTR) | Some(libc::EBUSY) | Some(libc::EAGAIN) => {
+                    self.unsubmitted = self.ring.submission().len().min(self.unsubmitted);
                     Ok(())
                 }
                 _ => Err(error),
@@ -336,7 +344,7 @@ impl Uring {
 }
 
 impl Backend for Uring {
-    fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<bool> {
+    fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<Taken> {
         self.reap();
         // Deferred work waits in the kernel only when this flag says so.
         if self.received.is_empty() && self.ring.submission().taskrun() {
@@ -354,7 +362,8 @@ impl Backend for Uring {
         }
         match self.receive_error.take() {
             Some(error) => Err(error),
-            None => Ok(any),
+            None if any => Ok(Taken::Some),
+            None => Ok(Taken::Nothing),
         }
     }
 
@@ -385,6 +394,8 @@ impl Backend for Uring {
         if !unsafe { self.push(&request) } {
             self.stats.datagrams_send_failed.add(1);
             self.free.push(index);
+        } else {
+            self.unsubmitted += 1;
         }
     }
 
@@ -409,9 +420,15 @@ impl Backend for Uring {
         self.arm_receive();
         self.reap();
         if self.received.is_empty() && !std::mem::take(&mut self.is_woken) {
+            // One system call sends what is queued and waits for what comes. A send completes as
+            // it is submitted and must not end the sleep, so one completion more is awaited; should
+            // the kernel's send buffer be full, the sleep lasts until it drains, which is soon.
+            let sends = self.unsubmitted;
             self.stats.syscalls_wait.inc();
-            self.enter(1, timeout)?;
+            self.enter(sends + 1, timeout)?;
             self.reap();
+        } else {
+            self.flush()?;
         }
         self.is_woken = false;
         Ok(())

@@ -100,7 +100,8 @@ impl StoqHandle {
     fn queue(&self, conn: ConnId, budget: &ConnBudget, messages: Bytes) -> Result<(), SendError> {
         let len = messages.len();
         budget.take_datagram(len, self.0.limits.datagram_queue_bytes_max)?;
-        self.command(Command::Datagram { conn, messages })
+        let thread = conn.thread(self.threads());
+        self.command(thread, Command::Datagram { conn, messages })
             .inspect_err(|_| budget.give_back_datagram(len))
     }
 }

@@ -8,10 +8,9 @@ use std::{
     },
 };
 
-use crossbeam_channel::{Sender, TrySendError};
 use falconet_crypto::falcon::KeyPair;
 
-use super::wake::Waker;
+use super::link::Link;
 use crate::{
     Channel, CloseCode, ConnId, ConnectError, EventBudget, Limits, Payload, PeerTarget, SendError,
     Stats, StatsSnapshot, TargetId, TrustedKeys,
@@ -23,10 +22,10 @@ use crate::{
 #[derive(Clone)]
 pub struct StoqHandle(pub(super) Arc<Shared>);
 
-/// What handles and the network thread share.
+/// What handles and the network threads share.
 pub(super) struct Shared {
-    pub(super) commands: Sender<Command>,
-    pub(super) waker: Waker,
+    /// By thread index.
+    pub(super) links: Vec<Link>,
     pub(super) registry: Arc<Registry>,
     pub(super) stats: Arc<Stats>,
     pub(super) budget: Arc<EventBudget>,
@@ -36,10 +35,16 @@ pub(super) struct Shared {
 }
 
 impl StoqHandle {
+    /// Network threads of the endpoint.
+    pub fn threads(&self) -> usize {
+        self.0.links.len()
+    }
+
     /// Begins to dial `target`. `Connected` or `DialFailed` follows as an event.
     pub fn connect(&self, target: PeerTarget) -> Result<TargetId, ConnectError> {
         let id = TargetId(self.0.next_target.fetch_add(1, Ordering::Relaxed));
-        self.command(Command::Connect { id, target })
+        // Numbers follow each other, so targets are spread evenly.
+        self.command(id.thread(self.threads()), Command::Connect { id, target })
             .map(|()| id)
             .map_err(|error| match error {
                 SendError::Full => ConnectError::Full,
@@ -49,7 +54,7 @@ impl StoqHandle {
 
     /// Forgets a target: no more dialling, and its connection is closed.
     pub fn disconnect(&self, id: TargetId) -> Result<(), SendError> {
-        self.command(Command::Disconnect { id })
+        self.command(id.thread(self.threads()), Command::Disconnect { id })
     }
 
     /// Queues one frame. `Full` means that the peer or the network thread cannot keep up; the
@@ -77,7 +82,8 @@ impl StoqHandle {
             kind,
             payload,
         };
-        self.command(command).inspect_err(|error| {
+        let thread = conn.thread(self.threads());
+        self.command(thread, command).inspect_err(|error| {
             budget.give_back(channel, len);
             self.count_refusal(*error);
         })
@@ -91,7 +97,8 @@ impl StoqHandle {
         reason: impl Into<String>,
     ) -> Result<(), SendError> {
         let reason = reason.into();
-        self.command(Command::Close { conn, code, reason })
+        let command = Command::Close { conn, code, reason };
+        self.command(conn.thread(self.threads()), command)
     }
 
     /// Replaces the trusted set. Connections whose key left it are closed.
@@ -100,14 +107,16 @@ impl StoqHandle {
         keys: impl IntoIterator<Item = &'a falconet_crypto::falcon::PublicKey>,
     ) {
         self.0.trusted.replace(keys);
-        self.0.waker.wake();
+        self.0.links.iter().for_each(|link| link.waker.wake());
     }
 
     /// Proves another key from now on, to peers that dial and that are dialled. Connections keep the
     /// key that they began with, so nothing is lost; peers must trust and pin the new key for the
-    /// connections to come.
+    /// connections to come. After `Full` some network threads may have the new key already: call it
+    /// again.
     pub fn set_identity(&self, identity: Arc<KeyPair>) -> Result<(), SendError> {
-        self.command(Command::SetIdentity(identity))
+        (0..self.threads())
+            .try_for_each(|thread| self.command(thread, Command::SetIdentity(identity.clone())))
     }
 
     /// Reads all counters.
@@ -120,15 +129,8 @@ impl StoqHandle {
         self.0.budget.in_use()
     }
 
-    pub(super) fn command(&self, command: Command) -> Result<(), SendError> {
-        match self.0.commands.try_send(command) {
-            Ok(()) => {
-                self.0.waker.wake();
-                Ok(())
-            }
-            Err(TrySendError::Full(_)) => Err(SendError::Full),
-            Err(TrySendError::Disconnected(_)) => Err(SendError::Closed),
-        }
+    pub(super) fn command(&self, thread: usize, command: Command) -> Result<(), SendError> {
+        self.0.links[thread].command(command)
     }
 
     pub(super) fn count_refusal(&self, error: SendError) {

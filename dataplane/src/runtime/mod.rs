@@ -1,7 +1,9 @@
-//! The running endpoint: binds, starts the network thread, hands out handles.
+//! The running endpoint: binds, starts the network threads, hands out handles.
 
 mod datagrams;
 mod handle;
+mod handler;
+mod link;
 mod thread;
 mod wake;
 
@@ -14,112 +16,167 @@ use std::{
 
 use crossbeam_channel::Receiver;
 
-pub use self::handle::StoqHandle;
 use self::{
     handle::Shared,
+    handler::Sink,
+    link::link,
     thread::{NetThread, Parts},
     wake::Waker,
 };
+pub use self::{handle::StoqHandle, handler::Handler};
 use crate::{
-    BindError, Event, EventBudget, Stats, StoqConfig,
+    BindError, Event, EventBudget, IoOptions, Stats, StoqConfig,
     endpoint::Endpoint,
     io,
     send::{Command, Registry},
+    stats::Count,
+    steer::THREADS_MAX,
 };
 
 /// Lifecycle events that may wait in the channel beside the frames.
 const LIFECYCLE_EVENTS_MAX: usize = 4096;
 
-/// A bound endpoint with its network thread. Dropping it closes all connections and stops the
-/// thread.
+/// A bound endpoint with its network threads. Dropping it closes all connections and stops the
+/// threads.
 pub struct Stoq {
     handle: StoqHandle,
     local_addr: SocketAddrV6,
     backend: String,
     stats: Arc<Stats>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Stoq {
-    /// Binds and starts. Events come from the receiver, in order; when it is dropped the endpoint
-    /// stops.
-    pub fn bind(mut config: StoqConfig) -> Result<(Stoq, Receiver<Event>), BindError> {
-        let addr = config.bind;
+    /// Binds and starts. Events come from the receiver, those of one connection in order; when it is
+    /// dropped the endpoint stops.
+    pub fn bind(config: StoqConfig) -> Result<(Stoq, Receiver<Event>), BindError> {
+        let room = config.limits.event_frames_max + LIFECYCLE_EVENTS_MAX;
+        let (events, events_out) = crossbeam_channel::bounded(room);
+        let notify = config.notify.clone();
+        let stoq = Self::start(config, |_| Sink::Channel {
+            events: events.clone(),
+            notify: notify.clone(),
+            held: None,
+        })?;
+        Ok((stoq, events_out))
+    }
+
+    /// Binds and starts; `handler` consumes the events in the network threads themselves. Runs
+    /// until it is shut down.
+    pub fn bind_with_handler(config: StoqConfig, handler: impl Handler) -> Result<Stoq, BindError> {
+        let handler: Arc<dyn Handler> = Arc::new(handler);
+        Self::start(config, |stoq| Sink::Handler {
+            handler: handler.clone(),
+            stoq: stoq.clone(),
+        })
+    }
+
+    fn start(config: StoqConfig, sink: impl Fn(&StoqHandle) -> Sink) -> Result<Stoq, BindError> {
+        let (addr, threads) = (config.bind, config.io.threads);
+        if !(1..=THREADS_MAX).contains(&threads) {
+            return Err(BindError::Limit {
+                name: "io.threads",
+                value: threads as u64,
+                problem: "1 to 64 network threads are possible",
+            });
+        }
         let stats = Arc::new(Stats::default());
         let budget = EventBudget::new(
             config.limits.event_frames_max,
             config.limits.event_bytes_max,
         );
         let registry = Arc::new(Registry::default());
-        let endpoint = Endpoint::new(
-            &config,
-            stats.clone(),
-            budget.clone(),
-            registry.clone(),
-            None,
-        )?;
-        let waker = Waker::new().map_err(|source| BindError::System {
-            call: "eventfd",
-            addr,
-            source,
-        })?;
-        let on_room = waker.clone();
-        budget.on_room(Box::new(move || on_room.wake()));
-        let (commands, commands_out) = crossbeam_channel::bounded(config.limits.commands_max);
-        let (events, events_out) =
-            crossbeam_channel::bounded(config.limits.event_frames_max + LIFECYCLE_EVENTS_MAX);
+        let endpoints = Endpoint::group(&config, threads, &stats, &budget, &registry, None)?;
+        let (mut links, mut inboxes) = (Vec::new(), Vec::new());
+        for _ in 0..threads {
+            let waker = Waker::new().map_err(|source| BindError::System {
+                call: "eventfd",
+                addr,
+                source,
+            })?;
+            let (link, inbox) = link(config.limits.commands_max, waker);
+            links.push(link);
+            inboxes.push(inbox);
+        }
+        let wakers: Vec<Waker> = links.iter().map(|link| link.waker.clone()).collect();
+        budget.on_room(Box::new(move || wakers.iter().for_each(Waker::wake)));
+        let sockets = io::bind_group(addr, &config.io)?;
+        let local_addr = sockets[0].addr;
         let handle = StoqHandle(Arc::new(Shared {
-            commands,
-            waker: waker.clone(),
+            links: links.clone(),
             registry,
             stats: stats.clone(),
             budget,
             trusted: config.trusted.clone(),
             limits: config.limits.clone(),
-            next_target: AtomicU64::new(1),
+            next_target: AtomicU64::new(threads as u64),
         }));
-        let (bound, bound_out) = crossbeam_channel::bounded(1);
-        let (options, notify) = (config.io, config.notify.take());
-        let net_stats = stats.clone();
+        // From here on dropping it stops the threads that run already.
+        let mut stoq = Stoq {
+            handle,
+            local_addr,
+            backend: String::new(),
+            stats,
+            threads: Vec::new(),
+        };
+        let mut options = config.io;
+        options.pool_bytes_max /= threads;
+        let parts = endpoints.into_iter().zip(sockets).zip(inboxes);
+        for (index, ((endpoint, socket), inbox)) in parts.enumerate() {
+            let parts = Parts {
+                index,
+                endpoint,
+                inbox,
+                links: links.clone(),
+                sink: sink(&stoq.handle),
+                stats: stoq.stats.clone(),
+            };
+            let described = stoq.spawn(parts, socket, options)?;
+            if index == 0 {
+                stoq.backend = described;
+            } else if stoq.backend != described {
+                tracing::warn!(index, described, "a network thread uses another backend");
+            }
+        }
+        stoq.stats.net_threads.add(threads as u64);
+        if threads > 1 {
+            stoq.backend += &format!(", {threads} threads");
+        }
+        tracing::info!(%local_addr, backend = stoq.backend, "STOQ is listening");
+        Ok(stoq)
+    }
+
+    /// Starts one network thread; returns the backend that it uses.
+    fn spawn(
+        &mut self,
+        parts: Parts,
+        socket: io::Socket,
+        options: IoOptions,
+    ) -> Result<String, BindError> {
+        let (opened, opened_out) = crossbeam_channel::bounded(1);
         let thread = std::thread::Builder::new()
-            .name("stoq-net".into())
+            .name(format!("stoq-net-{}", parts.index))
             .spawn(move || {
-                let io = match io::open(addr, &options, net_stats.clone()) {
+                let io = match io::open(socket, &options, parts.stats.clone()) {
                     Ok(io) => io,
                     Err(error) => {
-                        let _ = bound.send(Err(error));
+                        let _ = opened.send(Err(error));
                         return;
                     }
                 };
-                let _ = bound.send(Ok((io.local_addr(), io.describe())));
-                let parts = Parts {
-                    endpoint,
-                    io,
-                    commands: commands_out,
-                    events,
-                    waker,
-                    stats: net_stats,
-                    notify,
-                };
-                NetThread::new(parts, options.spin).run();
+                tracing::debug!(index = parts.index, addr = %io.local_addr(), "network thread");
+                let _ = opened.send(Ok(io.describe()));
+                NetThread::new(parts, io, options.spin).run();
             })
             .map_err(|source| BindError::System {
-                call: "clone (starting the network thread)",
-                addr,
+                call: "clone (starting a network thread)",
+                addr: self.local_addr,
                 source,
             })?;
-        let (local_addr, backend) = bound_out
+        self.threads.push(thread);
+        opened_out
             .recv()
-            .expect("the network thread reports before it does anything else")?;
-        tracing::info!(%local_addr, backend, "STOQ is listening");
-        let stoq = Stoq {
-            handle,
-            local_addr,
-            backend,
-            stats,
-            thread: Some(thread),
-        };
-        Ok((stoq, events_out))
+            .expect("a network thread reports before it does anything else")
     }
 
     /// A handle for other threads.
@@ -142,29 +199,21 @@ impl Stoq {
         self.stats.clone()
     }
 
-    /// Closes all connections, tells the peers, and waits for the thread.
+    /// Closes all connections, tells the peers, and waits for the threads.
     pub fn shutdown(mut self) {
         self.stop();
     }
 
     fn stop(&mut self) {
-        let Some(thread) = self.thread.take() else {
-            return;
-        };
-        // A full command queue drains; the thread may also have ended by itself.
-        let mut command = Command::Shutdown;
-        while let Err(crossbeam_channel::TrySendError::Full(back)) =
-            self.handle.0.commands.try_send(command)
-        {
-            command = back;
-            self.handle.0.waker.wake();
-            std::thread::yield_now();
+        for (link, _) in self.handle.0.links.iter().zip(&self.threads) {
+            link.command_surely(Command::Shutdown);
         }
-        self.handle.0.waker.wake();
-        if let Err(panic) = thread.join()
-            && !std::thread::panicking()
-        {
-            std::panic::resume_unwind(panic);
+        for thread in self.threads.drain(..) {
+            if let Err(panic) = thread.join()
+                && !std::thread::panicking()
+            {
+                std::panic::resume_unwind(panic);
+            }
         }
     }
 }

@@ -2,20 +2,22 @@
 //! endpoint and the consumer.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
-use falconet_probes::Queue;
-
-use super::wake::Waker;
+use super::{
+    handler::{Delivered, Sink},
+    link::{Inbox, Link},
+};
 use crate::{
     Event, Spin, Stats,
     endpoint::Endpoint,
-    io::{Backend, Received},
+    io::{Backend, Received, Taken},
     send::Command,
     stats::Count,
+    steer,
 };
 
 /// Receptions in one turn before anything else gets its share.
@@ -23,6 +25,9 @@ const RECEPTIONS_PER_TURN: usize = 4;
 
 /// Commands in one turn.
 const COMMANDS_PER_TURN: usize = 1024;
+
+/// Datagrams from other threads in one turn.
+const FORWARDED_PER_TURN: usize = 256;
 
 /// Rounds of transmission in one turn.
 const TRANSMISSIONS_PER_TURN: usize = 4;
@@ -39,30 +44,33 @@ const SPIN_MIN: Duration = Duration::from_micros(2);
 
 /// What the thread is given.
 pub(super) struct Parts {
+    /// Which of the threads it is.
+    pub(super) index: usize,
     pub(super) endpoint: Endpoint,
-    pub(super) io: Box<dyn Backend>,
-    pub(super) commands: Receiver<Command>,
-    pub(super) events: Sender<Event>,
-    pub(super) waker: Waker,
+    pub(super) inbox: Inbox,
+    /// All threads, by index.
+    pub(super) links: Vec<Link>,
+    pub(super) sink: Sink,
     pub(super) stats: Arc<Stats>,
-    pub(super) notify: Option<Box<dyn Fn() + Send>>,
 }
 
 /// Everything that the thread owns.
 pub(super) struct NetThread {
     parts: Parts,
-    /// The event that found the channel full.
-    held: Option<Event>,
+    io: Box<dyn Backend>,
     spinner: Spinner,
+    /// What other threads are to do and had no room for.
+    elsewhere: VecDeque<(usize, Command)>,
     is_stopping: bool,
 }
 
 impl NetThread {
-    pub(super) fn new(parts: Parts, spin: Spin) -> Self {
+    pub(super) fn new(parts: Parts, io: Box<dyn Backend>, spin: Spin) -> Self {
         NetThread {
             parts,
-            held: None,
+            io,
             spinner: Spinner::new(spin),
+            elsewhere: VecDeque::new(),
             is_stopping: false,
         }
     }
@@ -71,7 +79,9 @@ impl NetThread {
     pub(super) fn run(mut self) {
         loop {
             let now = Instant::now();
-            let mut busy = self.receive(now);
+            let received = self.receive(now);
+            let mut busy = received != Taken::Nothing;
+            busy |= self.take_forwarded(now);
             busy |= self.command(now);
             if self
                 .parts
@@ -82,35 +92,64 @@ impl NetThread {
                 self.parts.endpoint.handle_timeout(now);
             }
             self.parts.endpoint.advance(now);
-            self.deliver(now);
-            busy |= self.transmit(now);
-            if self.is_stopping && !self.parts.endpoint.wants_transmit() {
+            if self.deliver(now) && self.command(now) {
+                // A handler answered: its frames leave in this turn.
+                self.parts.endpoint.advance(now);
+            }
+            self.hand_over();
+            let sent = self.transmit(now);
+            busy |= sent != Sent::Nothing;
+            if self.is_stopping
+                && !self.parts.endpoint.wants_transmit()
+                && self.elsewhere.is_empty()
+            {
+                self.flush();
                 return;
             }
             if busy {
                 self.spinner.worked(now, &self.parts.stats);
-            } else if !self.spinner.go_on(now) {
+            }
+            // Sleeping hands over what was sent in the same system call; so when nothing more can
+            // be expected at once, it is not handed over before.
+            let may_wait = received != Taken::Some && sent != Sent::Some;
+            if may_wait && (self.spinner.never() || !busy && !self.spinner.go_on(now)) {
                 self.wait(now);
+            } else if sent != Sent::Nothing {
+                self.flush();
             }
         }
     }
 
-    fn receive(&mut self, now: Instant) -> bool {
-        let endpoint = &mut self.parts.endpoint;
+    fn receive(&mut self, now: Instant) -> Taken {
+        let Parts {
+            index,
+            endpoint,
+            links,
+            stats,
+            ..
+        } = &mut self.parts;
         let mut sink = |received: Received| {
-            endpoint.handle_datagram(
-                now,
-                received.from,
-                received.local_ip,
-                received.ecn,
-                received.data,
-            );
+            if links.len() > 1 {
+                let owner = steer::owner(&received.data, links.len());
+                if owner != *index {
+                    stats.datagrams_forwarded.inc();
+                    if !links[owner].forward(received) {
+                        stats.datagrams_forward_dropped.inc();
+                    }
+                    return;
+                }
+            }
+            hand_in(endpoint, now, received);
         };
-        let mut busy = false;
+        let mut outcome = Taken::Nothing;
         for _ in 0..RECEPTIONS_PER_TURN {
-            match self.parts.io.receive(&mut sink) {
-                Ok(true) => busy = true,
-                Ok(false) => break,
+            match self.io.receive(&mut sink) {
+                Ok(Taken::Nothing) if outcome == Taken::Nothing => break,
+                Ok(Taken::Nothing | Taken::All) => {
+                    outcome = Taken::All;
+                    break;
+                }
+                Ok(Taken::Some) => outcome = Taken::Some,
                 Err(error) => {
                     tracing::error!(%error, "receiving failed");
                     std::thread::sleep(ERROR_WAIT);
@@ -118,12 +157,24 @@ impl NetThread {
                 }
             }
         }
+        outcome
+    }
+
+    /// Takes the datagrams that came to other threads.
+    fn take_forwarded(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        let forwarded = self.parts.inbox.datagrams.try_iter();
+        for received in forwarded.take(FORWARDED_PER_TURN) {
+            hand_in(&mut self.parts.endpoint, now, received);
+            busy = true;
+        }
         busy
     }
 
     fn command(&mut self, now: Instant) -> bool {
         let mut busy = false;
-        for command in self.parts.commands.try_iter().take(COMMANDS_PER_TURN) {
+        let commands = self.parts.inbox.commands.try_iter();
+        for command in commands.take(COMMANDS_PER_TURN) {
             self.is_stopping |= matches!(command, Command::Shutdown);
             self.parts.endpoint.handle_command(now, command);
             busy = true;
@@ -131,60 +182,78 @@ impl NetThread {
         busy
     }
 
-    fn deliver(&mut self, now: Instant) {
-        let mut any = false;
-        while let Some(event) = self
-            .held
-            .take()
-            .or_else(|| self.parts.endpoint.poll_event().inspect(note_frame))
+    /// Delivers events; whether a handler may have answered.
+    fn deliver(&mut self, now: Instant) -> bool {
+        let endpoint = &mut self.parts.endpoint;
+        match self
+            .parts
+            .sink
+            .deliver(|| endpoint.poll_event().inspect(note_frame))
         {
-            match self.parts.events.try_send(event) {
-                Ok(()) => any = true,
-                Err(TrySendError::Full(event)) => {
-                    let limit = self.parts.events.capacity().unwrap_or(0) as u64;
-                    falconet_probes::queue_full(Queue::Events as u64, limit);
-                    self.held = Some(event);
-                    break;
+            Delivered::All { answers } => answers,
+            Delivered::Full => false,
+            Delivered::Nobody => {
+                // The endpoint has no purpose any more.
+                if !std::mem::replace(&mut self.is_stopping, true) {
+                    let others = (0..self.parts.links.len()).filter(|i| *i != self.parts.index);
+                    self.elsewhere
+                        .extend(others.map(|thread| (thread, Command::Shutdown)));
+                    self.parts.endpoint.handle_command(now, Command::Shutdown);
+                    self.parts.endpoint.advance(now);
                 }
-                Err(TrySendError::Disconnected(_)) => {
-                    // Nobody listens any more: the endpoint has no purpose.
-                    if !std::mem::replace(&mut self.is_stopping, true) {
-                        self.parts.endpoint.handle_command(now, Command::Shutdown);
-                        self.parts.endpoint.advance(now);
-                    }
-                }
+                false
             }
-        }
-        if any && let Some(notify) = &self.parts.notify {
-            notify();
         }
     }
 
-    fn transmit(&mut self, now: Instant) -> bool {
-        let mut busy = false;
-        self.parts
-            .endpoint
-            .set_segments_max(self.parts.io.segments_max());
+    /// Passes on what other threads are to do. What a full queue refuses is tried again in the
+    /// next turn.
+    fn hand_over(&mut self) {
+        while let Some(item) = self.parts.endpoint.poll_elsewhere() {
+            self.elsewhere.push_back(item);
+        }
+        for _ in 0..self.elsewhere.len() {
+            let (thread, command) = self.elsewhere.pop_front().expect("counted");
+            if let Err(command) = self.parts.links[thread].try_command(command) {
+                self.elsewhere.push_back((thread, command));
+            }
+        }
+    }
+
+    /// Queues what is to be sent. Flushes only when there is more than the queue holds.
+    fn transmit(&mut self, now: Instant) -> Sent {
+        let mut outcome = Sent::Nothing;
+        self.parts.endpoint.set_segments_max(self.io.segments_max());
         for _ in 0..TRANSMISSIONS_PER_TURN {
             let mut any = false;
-            while let Some(buf) = self.parts.io.transmit_buffer() {
+            while let Some(buf) = self.io.transmit_buffer() {
                 let Some(transmit) = self.parts.endpoint.poll_transmit(now, buf) else {
-                    break;
+                    return if any { Sent::All } else { outcome };
                 };
-                self.parts.io.transmit(&transmit);
+                self.io.transmit(&transmit);
                 any = true;
             }
             if !any {
-                break;
+                // The kernel takes no more: sleeping ends when it does.
+                return outcome;
             }
-            busy = true;
-            if let Err(error) = self.parts.io.flush() {
-                tracing::error!(%error, "sending failed");
-                std::thread::sleep(ERROR_WAIT);
-                break;
+            outcome = Sent::All;
+            if !self.flush() {
+                return outcome;
             }
         }
-        busy
+        Sent::Some
+    }
+
+    fn flush(&mut self) -> bool {
+        match self.io.flush() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "sending failed");
+                std::thread::sleep(ERROR_WAIT);
+                false
+            }
+        }
     }
 
     fn wait(&mut self, now: Instant) {
@@ -194,20 +263,29 @@ impl NetThread {
             .poll_timeout()
             .map(|at| at.saturating_duration_since(now));
         if timeout == Some(Duration::ZERO) {
+            self.flush();
             return;
         }
-        if self.held.is_some() {
+        if self.parts.sink.is_full() || !self.elsewhere.is_empty() {
             let limit = timeout.map_or(FULL_CHANNEL_WAIT, |t| t.min(FULL_CHANNEL_WAIT));
             timeout = Some(limit);
         }
-        self.parts.waker.going_to_sleep();
+        let inbox = &self.parts.inbox;
+        inbox.waker.going_to_sleep();
         // What was queued before the flag was set gave no wake-up: look once more.
-        let is_idle = self.parts.commands.is_empty() && !self.parts.endpoint.may_resume();
-        if is_idle && let Err(error) = self.parts.io.wait(self.parts.waker.fd(), timeout) {
-            tracing::error!(%error, "waiting failed");
-            std::thread::sleep(ERROR_WAIT);
+        let is_idle = inbox.commands.is_empty()
+            && inbox.datagrams.is_empty()
+            && !self.parts.endpoint.may_resume();
+        if is_idle {
+            if let Err(error) = self.io.wait(inbox.waker.fd(), timeout) {
+                tracing::error!(%error, "waiting failed");
+                std::thread::sleep(ERROR_WAIT);
+            }
+            inbox.waker.woke();
+        } else {
+            inbox.waker.woke();
+            self.flush();
         }
-        self.parts.waker.woke();
     }
 }
 
@@ -221,8 +299,29 @@ fn note_frame(event: &Event) {
     } = event
     {
         let (bytes, frame) = (payload.len() as u64, payload.as_ptr() as u64);
-        falconet_probes::frame_received(conn.0, u64::from(*kind), bytes, frame);
+        falconet_probes::frame_received(conn.number(), u64::from(*kind), bytes, frame);
     }
+}
+
+fn hand_in(endpoint: &mut Endpoint, now: Instant, received: Received) {
+    endpoint.handle_datagram(
+        now,
+        received.from,
+        received.local_ip,
+        received.ecn,
+        received.data,
+    );
+}
+
+/// What a turn's transmission did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    /// There was nothing to send.
+    Nothing,
+    /// Everything is queued or handed over.
+    All,
+    /// It is another's turn; more is to be sent.
+    Some,
 }
 
 /// Decides between polling and sleeping. Polling is worth it while work keeps coming within the
@@ -243,6 +342,11 @@ impl Spinner {
             },
             idle_since: None,
         }
+    }
+
+    /// Whether the thread sleeps at once.
+    fn never(&self) -> bool {
+        self.spin == Spin::Never
     }
 
     /// Work was found.
