@@ -1,8 +1,9 @@
 //! Configuration of an endpoint: who it is, whom it trusts, and every limit that it enforces.
 
-use std::{io, net::SocketAddrV6, path::Path, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddrV6, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use falconet_crypto::{falcon::KeyPair, falcon::PublicKey, hash::Digest};
+use thiserror::Error;
 
 use crate::{BindError, Channel, tls::TrustedKeys};
 
@@ -85,6 +86,63 @@ pub enum Backend {
     Mmsg,
     /// `recvmmsg` and `sendmmsg`, one datagram for each buffer.
     Plain,
+    /// AF_XDP: past the kernel's network stack, on one device. Where that is impossible, as
+    /// `Auto`, with a log line that says why. Needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW.
+    Xdp,
+}
+
+/// Name of a network device, at most 15 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DeviceName([u8; libc::IFNAMSIZ]);
+
+/// Why a text is no name of a network device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a network device has a name of 1 to 15 bytes without '/' and white space")]
+pub struct InvalidDeviceName;
+
+impl DeviceName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|byte| *byte == 0);
+        let end = end.expect("a name is shorter than its array");
+        str::from_utf8(&self.0[..end]).expect("made from a string")
+    }
+
+    /// The name and the zero byte that ends it.
+    pub(crate) fn with_nul(&self) -> &[u8] {
+        &self.0[..=self.as_str().len()]
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = InvalidDeviceName;
+
+    /// The kernel's rule (`dev_valid_name`).
+    fn from_str(name: &str) -> Result<Self, InvalidDeviceName> {
+        let is_refused = |c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace();
+        if name.is_empty()
+            || name.len() >= libc::IFNAMSIZ
+            || [".", ".."].contains(&name)
+            || name.contains(is_refused)
+        {
+            return Err(InvalidDeviceName);
+        }
+        let mut bytes = [0; libc::IFNAMSIZ];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        Ok(DeviceName(bytes))
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
 }
 
 /// What the network thread does when nothing is to be done.
@@ -110,6 +168,12 @@ pub struct IoOptions {
     pub threads: usize,
     /// The I/O backend.
     pub backend: Backend,
+    /// The network device of [`Backend::Xdp`]; without one, the device that has the address
+    /// bound, or for `[::]` that of the default route.
+    pub device: Option<DeviceName>,
+    /// With [`Backend::Xdp`]: how long one call may poll the device's queue instead of waiting
+    /// for interrupts, microseconds (`SO_BUSY_POLL`); 0 leaves interrupts on.
+    pub busy_poll_us: u32,
     /// What to do when idle.
     pub spin: Spin,
     /// Kernel receive and send buffer wished for, bytes; the kernel may grant less.
@@ -128,6 +192,8 @@ impl Default for IoOptions {
         IoOptions {
             threads: 1,
             backend: Backend::Auto,
+            device: None,
+            busy_poll_us: 0,
             spin: Spin::Never,
             socket_buffer_bytes: 8 << 20,
             pool_bytes_max: 32 << 20,

@@ -11,7 +11,7 @@
 //!  │  endpoint: sans-IO state machine over quinn-proto                        │
 //!  │     admission · greeting · channels · dialling · limits                  │
 //!  │  ──────────────────────────────────────────────────────────────────────  │
-//!  │  io: one backend behind a trait (recvmmsg/sendmmsg with GSO and GRO, …)  │
+//!  │  io: one backend behind a trait (io_uring, AF_XDP, recvmmsg with GSO/GRO)  │
 //!  └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -30,6 +30,7 @@ mod event;
 pub mod frame;
 pub mod hello;
 mod io;
+pub mod measure;
 mod pool;
 mod runtime;
 mod send;
@@ -40,7 +41,10 @@ pub mod tls;
 pub use self::{
     channel::{Channel, KIND_APPLICATION_MIN},
     close::{CloseCode, CloseReason, REASON_BYTES_MAX},
-    config::{Backend, IoOptions, Limits, MTU_JUMBO, MTU_LOOPBACK, PeerTarget, Spin, StoqConfig},
+    config::{
+        Backend, DeviceName, InvalidDeviceName, IoOptions, Limits, MTU_JUMBO, MTU_LOOPBACK,
+        PeerTarget, Spin, StoqConfig,
+    },
     datagram::{MESSAGE_HEADER_BYTES, Messages},
     error::{BindError, ConnectError, SendError},
     event::{ConnId, Event, EventBudget, FrameLease, Remote, TargetId},

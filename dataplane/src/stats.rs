@@ -58,6 +58,15 @@ counters! {
     datagrams_forward_dropped,
     /// Datagrams that the kernel refused to send (unreachable, too long for the path, full queue).
     datagrams_send_failed,
+    /// UDP datagrams received through the rings of AF_XDP, a part of all received.
+    ring_datagrams_in,
+    /// UDP datagrams sent through the rings of AF_XDP, a part of all sent.
+    ring_datagrams_out,
+    /// Packets that AF_XDP received and that are malformed, have a wrong checksum, or are for
+    /// another address.
+    packets_refused,
+    /// Packets that the kernel dropped because the rings of AF_XDP were full.
+    packets_dropped,
     /// Responses outside a connection (retry, refusal, version negotiation) sent.
     stateless_responses,
     /// Responses outside a connection dropped because too many were waiting.

@@ -10,6 +10,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod uring;
+mod xdp;
 
 use std::{
     io,
@@ -58,8 +59,8 @@ pub(crate) trait Backend {
     /// Hands everything queued to the kernel.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Hands everything queued to the kernel, and sleeps until a datagram comes, `waker` is readable, room appears after the kernel took no
-    /// more, or `timeout` passes.
+    /// Hands everything queued to the kernel, and sleeps until a datagram comes, `waker` is
+    /// readable, room appears after the kernel took no more, or `timeout` passes.
     fn wait(&mut self, waker: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Datagrams that one transmission may hold now; 1 without segmentation offload.
@@ -75,26 +76,37 @@ pub(crate) trait Backend {
 /// Chooses the backend for a socket. To be called in the thread that will use it: io_uring serves
 /// only the thread that made the ring.
 pub(crate) fn open(
-    socket: Socket,
+    mut socket: Socket,
     options: &IoOptions,
     stats: Arc<Stats>,
 ) -> Result<Box<dyn Backend>, BindError> {
+    if options.backend == Choice::Xdp {
+        match xdp::Xdp::new(socket, options, stats.clone()) {
+            Ok(backend) => return Ok(Box::new(backend)),
+            Err((back, reason)) => {
+                tracing::warn!(reason, "AF_XDP is not available; using the next backend");
+                socket = back;
+            }
+        }
+    }
     let (offload, socket) = match options.backend {
         Choice::Plain => (false, socket),
         Choice::Mmsg => (true, socket),
-        Choice::Auto | Choice::IoUring => match uring::Uring::new(socket, options, stats.clone()) {
-            Ok(backend) => return Ok(Box::new(backend)),
-            Err((_, reason)) if options.backend == Choice::IoUring => {
-                return Err(BindError::Backend {
-                    backend: "io_uring",
-                    reason,
-                });
+        Choice::Auto | Choice::IoUring | Choice::Xdp => {
+            match uring::Uring::new(socket, options, stats.clone()) {
+                Ok(backend) => return Ok(Box::new(backend)),
+                Err((_, reason)) if options.backend == Choice::IoUring => {
+                    return Err(BindError::Backend {
+                        backend: "io_uring",
+                        reason,
+                    });
+                }
+                Err((socket, reason)) => {
+                    tracing::warn!(reason, "io_uring is not available; using recvmmsg/sendmmsg");
+                    (true, socket)
+                }
             }
-            Err((socket, reason)) => {
-                tracing::warn!(reason, "io_uring is not available; using recvmmsg/sendmmsg");
-                (true, socket)
-            }
-        },
+        }
     };
     Ok(Box::new(mmsg::Mmsg::new(socket, offload, options, stats)))
 }

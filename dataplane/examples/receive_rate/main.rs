@@ -1,0 +1,204 @@
+//! How many datagrams a second the backends receive from the same generator: AF_XDP beside
+//! `recvmmsg`, in turns, between two network namespaces joined by veth. Needs root.
+//!
+//! `cargo run --release -p falconet-dataplane --example receive_rate`
+//!
+//! With an address to listen on it counts what somebody else sends, on a real device:
+//!
+//! `… --example receive_rate -- --listen [2001:db8::1]:4433 --device eth0 --seconds 5`
+
+mod generator;
+#[path = "../../tests/netns/mod.rs"]
+mod netns;
+
+use std::{
+    ffi::CString,
+    net::SocketAddrV6,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use falconet_dataplane::{Backend, DeviceName, IoOptions, measure::Receiver};
+use generator::Generator;
+use netns::{Pair, at};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+const PORT: u16 = 4433;
+
+/// How long a receiver waits for the first datagram.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is compared; the first is what the others are divided by.
+const BACKENDS: [(&str, Backend); 3] = [
+    ("recvmmsg", Backend::Plain),
+    ("recvmmsg with GRO", Backend::Mmsg),
+    ("AF_XDP", Backend::Xdp),
+];
+
+struct Arguments {
+    seconds: f64,
+    rounds: usize,
+    sizes: Vec<usize>,
+    listen: Option<SocketAddrV6>,
+    device: Option<DeviceName>,
+    busy_poll_us: u32,
+}
+
+fn main() -> Result<(), Error> {
+    let arguments = arguments()?;
+    if cfg!(debug_assertions) {
+        println!("warning: a debug build; use --release");
+    }
+    match arguments.listen {
+        Some(addr) => {
+            for (name, backend) in BACKENDS {
+                count(name, addr, &options(&arguments, backend), &arguments)?;
+            }
+            Ok(())
+        }
+        None => compare(&arguments),
+    }
+}
+
+fn compare(arguments: &Arguments) -> Result<(), Error> {
+    for size in &arguments.sizes {
+        let pair = Pair::new(1500)?;
+        for _ in 0..arguments.rounds {
+            let mut rates = Vec::new();
+            for (name, backend) in BACKENDS {
+                rates.push(round(&pair, name, backend, *size, arguments)?);
+            }
+            println!(
+                "{size} B: AF_XDP receives {:.2} times what recvmmsg does, {:.2} times with GRO",
+                rates[2] / rates[0],
+                rates[2] / rates[1],
+            );
+        }
+    }
+    Ok(())
+}
+
+/// One backend against the generator; datagrams a second.
+fn round(
+    pair: &Pair,
+    name: &str,
+    backend: Backend,
+    size: usize,
+    arguments: &Arguments,
+) -> Result<f64, Error> {
+    let macs = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+    pair.a.ip("link set eth0 address 02:00:00:00:00:01");
+    pair.b.ip("link set eth0 address 02:00:00:00:00:02");
+    let is_done = AtomicBool::new(false);
+    let (ready, is_ready) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(|| {
+            let rate = pair.b.enter(|| {
+                // AF_XDP attaches a program of its own.
+                let _pass = match backend {
+                    Backend::Xdp => None,
+                    _ => Some(generator::attach_pass(index("eth0")?)?),
+                };
+                let options = options(arguments, backend);
+                let mut receiver = Receiver::open(at(2, PORT), &options)?;
+                let is_right =
+                    (backend == Backend::Xdp) == receiver.backend().starts_with("AF_XDP");
+                if !is_right {
+                    return Err(format!("AF_XDP fell back to {}", receiver.backend()).into());
+                }
+                let _ = ready.send(());
+                let time = Duration::from_secs_f64(arguments.seconds);
+                let received = receiver.receive(time, PATIENCE)?;
+                let stats = receiver.stats();
+                println!(
+                    "{size} B, {name}: {:.3} M/s ({}; refused {}, dropped before the ring {})",
+                    received.rate() / 1e6,
+                    receiver.backend(),
+                    stats.packets_refused,
+                    stats.packets_dropped,
+                );
+                Ok::<_, Error>(received.rate())
+            });
+            is_done.store(true, Ordering::Relaxed);
+            drop(ready);
+            rate
+        });
+        // An error when the receiver failed, which it reports itself.
+        if is_ready.recv().is_ok() {
+            pair.a.enter(|| {
+                let frame = generator::frame(macs, at(1, 1), at(2, PORT), size);
+                let generator = Generator::new(index("eth0")?, frame)?;
+                while !is_done.load(Ordering::Relaxed) {
+                    generator.send()?;
+                }
+                Ok::<_, Error>(())
+            })?;
+        }
+        receiver.join().expect("the receiver does not panic")
+    })
+}
+
+fn count(
+    name: &str,
+    addr: SocketAddrV6,
+    options: &IoOptions,
+    arguments: &Arguments,
+) -> Result<(), Error> {
+    let mut receiver = Receiver::open(addr, options)?;
+    println!("{name}: {}, waiting on {addr}", receiver.backend());
+    let time = Duration::from_secs_f64(arguments.seconds);
+    let received = receiver.receive(time, PATIENCE)?;
+    println!(
+        "{name}: {:.3} M/s, {:.2} Gbit/s of payload",
+        received.rate() / 1e6,
+        received.bytes as f64 * 8e-9 / received.time.as_secs_f64(),
+    );
+    Ok(())
+}
+
+fn options(arguments: &Arguments, backend: Backend) -> IoOptions {
+    IoOptions {
+        backend,
+        device: arguments.device,
+        busy_poll_us: arguments.busy_poll_us,
+        ..IoOptions::default()
+    }
+}
+
+fn index(device: &str) -> Result<u32, Error> {
+    let name = CString::new(device)?;
+    // SAFETY: the name is a C string that lives through the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(std::io::Error::last_os_error().into()),
+        index => Ok(index),
+    }
+}
+
+fn arguments() -> Result<Arguments, Error> {
+    let mut parsed = Arguments {
+        seconds: 1.0,
+        rounds: 2,
+        sizes: vec![64, 1400],
+        listen: None,
+        device: None,
+        busy_poll_us: 0,
+    };
+    let mut all = std::env::args().skip(1);
+    while let Some(name) = all.next() {
+        let value = all.next().ok_or_else(|| format!("{name} needs a value"))?;
+        match name.as_str() {
+            "--seconds" => parsed.seconds = value.parse()?,
+            "--rounds" => parsed.rounds = value.parse()?,
+            "--size" => parsed.sizes = vec![value.parse()?],
+            "--listen" => parsed.listen = Some(value.parse()?),
+            "--device" => parsed.device = Some(value.parse()?),
+            "--busy-poll-us" => parsed.busy_poll_us = value.parse()?,
+            _ => return Err(format!("unknown option {name}").into()),
+        }
+    }
+    Ok(parsed)
+}
