@@ -3,7 +3,9 @@
 //!
 //! `cargo run --release -p falconet-dataplane --example profile -- [bulk|rtt|small] [stoq|quinn]
 //! [--mtu BYTES] [--secs N] [--backend auto|mmsg|plain|uring] [--spin never|adaptive|always]
-//! [--size BYTES]`
+//! [--size BYTES] [--events channel|handler]`
+//!
+//! With `--events handler` the round trips of `rtt` run within the network threads.
 //!
 //! Both sides run in this process, each on a thread of its own, with the same TLS (X25519MLKEM768,
 //! FALCON-1024, AES-128-GCM).
@@ -11,7 +13,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -25,7 +27,7 @@ use falconet_crypto::{
 };
 use falconet_dataplane::{
     Backend, Channel, ConnId, Event, KIND_APPLICATION_MIN, PeerTarget, SendError, Spin, Stoq,
-    StoqConfig, TrustedKeys, tls,
+    StoqConfig, StoqHandle, TrustedKeys, tls,
 };
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -39,12 +41,14 @@ struct Options {
     backend: Backend,
     spin: Spin,
     size: usize,
+    in_handler: bool,
 }
 
 fn main() -> Result<(), Error> {
     let options = parse(std::env::args().skip(1))?;
     let keys = [1, 2].map(|seed| Arc::new(KeyPair::from_seed(Scheme::Falcon1024, &[seed; 32])));
     match options.who.as_str() {
+        "stoq" if options.in_handler && options.what == "rtt" => rtt_in_handlers(&options, &keys),
         "stoq" => stoq(&options, &keys),
         "quinn" => quinn_side::run(&options, &keys),
         other => Err(format!("unknown transport {other}").into()),
@@ -60,6 +64,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, Error> {
         backend: Backend::Auto,
         spin: Spin::Never,
         size: 0,
+        in_handler: false,
     };
     let mut positional = 0;
     let mut args = args;
@@ -70,6 +75,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, Error> {
                 "mtu" => options.mtu = value.parse()?,
                 "secs" => options.time = Duration::from_secs_f64(value.parse()?),
                 "size" => options.size = value.parse()?,
+                "events" => options.in_handler = value == "handler",
                 "backend" => {
                     options.backend = match value.as_str() {
                         "auto" => Backend::Auto,
@@ -114,18 +120,103 @@ fn chain() -> Digest {
     hash("profile", &[])
 }
 
-fn bind(
-    options: &Options,
-    keys: &[Arc<KeyPair>; 2],
-    own: usize,
-) -> Result<(Stoq, Receiver<Event>), Error> {
+fn config(options: &Options, keys: &[Arc<KeyPair>; 2], own: usize) -> Result<StoqConfig, Error> {
     let mut config = StoqConfig::new("[::1]:0".parse()?, chain());
     config.identity = Some(keys[own].clone());
     config.trusted = TrustedKeys::new(keys.iter().map(|pair| pair.public()));
     config.io.backend = options.backend;
     config.io.spin = options.spin;
     config.io.mtu_max_loopback = options.mtu;
-    Ok(Stoq::bind(config)?)
+    Ok(config)
+}
+
+fn bind(
+    options: &Options,
+    keys: &[Arc<KeyPair>; 2],
+    own: usize,
+) -> Result<(Stoq, Receiver<Event>), Error> {
+    Ok(Stoq::bind(config(options, keys, own)?)?)
+}
+
+/// Round trips that never leave the network threads.
+fn rtt_in_handlers(options: &Options, keys: &[Arc<KeyPair>; 2]) -> Result<(), Error> {
+    let kind = KIND_APPLICATION_MIN;
+    let answer = move |stoq: &StoqHandle, event: Event| {
+        if let Event::Frame {
+            conn,
+            channel,
+            payload,
+            ..
+        } = event
+        {
+            // Fails only while the connection ends.
+            let _ = stoq.send(conn, channel, kind, payload);
+        }
+    };
+    let server = Stoq::bind_with_handler(config(options, keys, 0)?, answer)?;
+    println!("stoq: {}", server.backend());
+    let (done, done_out) = crossbeam_channel::bounded(1);
+    let payload = Bytes::from(vec![7u8; options.size]);
+    let (settle, time) = (Duration::from_millis(300), options.time);
+    // When it began, when the last one was sent, the times.
+    let state = Mutex::new((Instant::now(), Instant::now(), Vec::new()));
+    let ping = move |stoq: &StoqHandle, event: Event| {
+        let mut state = state.lock().expect("no holder of the lock panics");
+        let conn = match event {
+            Event::Connected { conn, .. } => {
+                state.0 = Instant::now();
+                conn
+            }
+            Event::Frame { conn, .. } => {
+                let took_us = state.1.elapsed().as_nanos() as f64 / 1e3;
+                if state.0.elapsed() > settle {
+                    state.2.push(took_us);
+                }
+                conn
+            }
+            _ => return,
+        };
+        if state.0.elapsed() > settle + time {
+            let _ = done.try_send(std::mem::take(&mut state.2));
+            return;
+        }
+        state.1 = Instant::now();
+        // Fails only while the connection ends.
+        let _ = stoq.send(conn, Channel::Control, kind, payload.clone());
+    };
+    let client = Stoq::bind_with_handler(config(options, keys, 1)?, ping)?;
+    let before = cpu_seconds();
+    client.handle().connect(PeerTarget {
+        addr: server.local_addr(),
+        key: keys[0].public().clone(),
+        persistent: false,
+    })?;
+    let mut times_us = done_out.recv()?;
+    let none = AtomicU64::new(0);
+    let elapsed = options.time.as_secs_f64();
+    report(
+        "stoq (handler)",
+        options,
+        &none,
+        &none,
+        &mut times_us,
+        elapsed,
+        before,
+    );
+    let stats = client.handle().stats();
+    let each = |count: u64| count as f64 / stats.frames_out.max(1) as f64;
+    println!(
+        "  client, per round trip: {:.2} calls that send, {:.2} that receive, {:.2} that wait; \
+         {:.2} datagrams out, {:.2} in",
+        each(stats.syscalls_send),
+        each(stats.syscalls_receive),
+        each(stats.syscalls_wait),
+        each(stats.datagrams_out),
+        each(stats.datagrams_in),
+    );
+    client.shutdown();
+    server.shutdown();
+    Ok(())
 }
 
 fn connected(events: &Receiver<Event>) -> Result<ConnId, Error> {
