@@ -71,6 +71,10 @@ counters! {
     stateless_responses,
     /// Responses outside a connection dropped because too many were waiting.
     stateless_responses_dropped,
+    /// Transmissions that the kernel sent without copying them.
+    sends_zero_copy,
+    /// Transmissions asked to be sent without a copy that the kernel copied all the same.
+    sends_zero_copy_copied,
     /// System calls of the network thread that received.
     syscalls_receive,
     /// System calls of the network thread that sent.

@@ -5,12 +5,14 @@
 
 mod cmsg;
 mod mmsg;
+mod refusal;
 mod slot;
 mod socket;
 #[cfg(test)]
 mod tests;
 mod uring;
 mod xdp;
+mod zero_copy;
 
 use std::{
     io,

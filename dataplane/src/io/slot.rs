@@ -41,6 +41,11 @@ impl SendSlot {
         }
     }
 
+    /// Length of the transmission, bytes.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Takes over what was written into `buf`.
     pub(super) fn set(&mut self, transmit: &Transmit) {
         let SocketAddr::V6(to) = transmit.destination else {

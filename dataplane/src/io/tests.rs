@@ -211,7 +211,7 @@ fn too_long_datagrams_are_counted_and_forgotten() {
 }
 
 /// A seccomp filter as containers have it: io_uring is refused, for this thread only.
-fn forbid_io_uring() -> bool {
+fn forbid_io_uring(errno: i32) -> bool {
     const LOAD_SYSCALL: libc::sock_filter = libc::sock_filter {
         code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16,
         jt: 0,
@@ -233,7 +233,7 @@ fn forbid_io_uring() -> bool {
     let mut filter = [
         LOAD_SYSCALL,
         is_setup,
-        answer(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        answer(libc::SECCOMP_RET_ERRNO | errno as u32),
         answer(libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog {
@@ -253,28 +253,68 @@ fn forbid_io_uring() -> bool {
 
 #[test]
 fn a_refused_io_uring_gives_way_with_a_reason() {
-    std::thread::spawn(|| {
-        if !forbid_io_uring() {
-            println!("skipped: this process may not install a seccomp filter");
-            return;
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        // The filter stays with its thread.
+        std::thread::spawn(move || refuse_and_open(errno))
+            .join()
+            .unwrap();
+    }
+}
+
+fn refuse_and_open(errno: i32) {
+    if !forbid_io_uring(errno) {
+        println!("skipped: this process may not install a seccomp filter");
+        return;
+    }
+    let (auto, demanded) = (options(Choice::Auto), options(Choice::IoUring));
+    let stats = Arc::new(Stats::default());
+    let auto = open(bind(&auto), &auto, stats.clone()).expect("the next backend");
+    assert!(auto.describe().contains("recvmmsg"), "{}", auto.describe());
+    match open(bind(&demanded), &demanded, stats).map(|_| ()) {
+        Err(error @ BindError::Backend { .. }) => {
+            let text = error.to_string();
+            let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+            let is_permitted = sysctl.map_or(true, |text| text.trim() == "0");
+            let expected = if is_permitted || errno == libc::ENOSYS {
+                "seccomp filter"
+            } else {
+                "sysctl"
+            };
+            assert!(text.contains(expected), "{text}");
         }
-        let (auto, demanded) = (options(Choice::Auto), options(Choice::IoUring));
-        let stats = Arc::new(Stats::default());
-        let auto = open(bind(&auto), &auto, stats.clone()).expect("the next backend");
-        assert!(auto.describe().contains("recvmmsg"), "{}", auto.describe());
-        match open(bind(&demanded), &demanded, stats).map(|_| ()) {
-            Err(error @ BindError::Backend { .. }) => {
-                let text = error.to_string();
-                assert!(
-                    text.contains("seccomp") || text.contains("sysctl"),
-                    "{text}"
-                );
-            }
-            other => panic!("{other:?}"),
-        }
-    })
-    .join()
-    .unwrap();
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn zero_copy_is_given_up_where_the_device_copies() {
+    let Some((mut a, stats)) = try_open(Choice::IoUring) else {
+        return;
+    };
+    let (mut b, _) = try_open(Choice::IoUring).expect("as the first");
+    if a.segments_max() == 1 {
+        println!("skipped: no segmentation offload, so no large transmission");
+        return;
+    }
+    let (from, to) = (a.local_addr(), b.local_addr());
+    for round in 0..40 {
+        send(&mut *a, to, 20, 1400, round);
+        assert_eq!(receive(&mut *b, from, 20, round), 20 * 1400);
+    }
+    a.flush().unwrap();
+    let snapshot = stats.snapshot();
+    let (copied, not) = (snapshot.sends_zero_copy_copied, snapshot.sends_zero_copy);
+    if copied + not == 0 {
+        println!("skipped: this kernel has no IORING_OP_SENDMSG_ZC");
+        return;
+    }
+    // Loopback copies: a few tries, then no more.
+    assert!(not == 0 && copied < 40, "{copied} copied, {not} not");
+    assert!(
+        a.describe().contains("zero-copy send off"),
+        "{}",
+        a.describe()
+    );
 }
 
 /// The counter of this module counts.

@@ -22,14 +22,16 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use quinn_proto::Transmit;
 
 use super::{
     Backend, Received, Taken,
     cmsg::{self, CONTROL_BYTES},
+    refusal::{explain, lacks},
     slot::{SEGMENTS_MAX, SendSlot, deliver, deliver_copied, empty_header},
     socket::{self, Socket},
+    zero_copy::{REPORT_USAGE, ZeroCopy},
 };
 use crate::{
     IoOptions, Stats,
@@ -57,6 +59,15 @@ const RECEIVE: u64 = 1 << 32;
 
 /// `user_data` of the poll on the waker.
 const WAKE: u64 = 2 << 32;
+
+/// The socket, where it is registered.
+const REGISTERED: types::Fixed = types::Fixed(0);
+
+/// Waits for the last notifications when closing, each at most [`CLOSE_WAIT`].
+const CLOSE_WAITS_MAX: usize = 20;
+
+/// See [`CLOSE_WAITS_MAX`].
+const CLOSE_WAIT: Duration = Duration::from_millis(5);
 
 /// IORING_ENTER_GETEVENTS.
 const GET_EVENTS: u32 = 1;
@@ -92,6 +103,9 @@ pub(super) struct Uring {
     /// The kernel is given addresses of its elements; never grown.
     send: Box<[(SendSlot, libc::msghdr)]>,
     free: Vec<usize>,
+    zero_copy: ZeroCopy,
+    /// Zero-copy sends whose buffers the kernel still reads.
+    unnotified: usize,
     /// The slot whose buffer was given out.
     current: Option<usize>,
     waker_is_armed: bool,
@@ -99,6 +113,8 @@ pub(super) struct Uring {
     /// Sends in the submission queue that the kernel has not seen.
     unsubmitted: usize,
     socket: Socket,
+    /// Whether the socket is registered with the ring, as file 0.
+    has_registered: bool,
     stats: Arc<Stats>,
     has_gso: bool,
     has_gro: bool,
@@ -128,7 +144,7 @@ impl Uring {
                 .map_err(|error| explain("dup", &error))?,
             addr: socket.addr,
         };
-        let (ring, page, slabs, pool, tail) = set_up(options, &stats)?;
+        let (ring, page, slabs, pool, tail, has_zero_copy) = set_up(options, &stats)?;
         let mut template = Box::new(empty_header());
         template.msg_namelen = NAME_BYTES as u32;
         template.msg_controllen = CONTROL_BYTES;
@@ -146,15 +162,23 @@ impl Uring {
                 .map(|_| (SendSlot::new(), empty_header()))
                 .collect(),
             free: (0..SEND_SLOTS).rev().collect(),
+            zero_copy: ZeroCopy::new(has_zero_copy),
+            unnotified: 0,
             current: None,
             waker_is_armed: false,
             is_woken: false,
             unsubmitted: 0,
+            has_registered: false,
             has_gro: socket::enable_gro(&own.fd),
             has_gso: socket::has_gso(&own.fd),
             socket: own,
             stats,
         };
+        // Saves looking the descriptor up for each request; without it all works as well.
+        let registered = uring.ring.submitter();
+        uring.has_registered = registered
+            .register_files(&[uring.socket.fd.as_raw_fd()])
+            .is_ok();
         // A kernel without multishot recvmsg refuses now, not under load.
         uring.probe()?;
         Ok(uring)
@@ -171,8 +195,6 @@ impl Uring {
         }
     }
 
-    /// The socket, by descriptor: a registered file would keep the port in use until the kernel
-    /// has torn the ring down, some time after the process is gone.
     fn fd(&self) -> types::Fd {
         types::Fd(self.socket.fd.as_raw_fd())
     }
@@ -182,9 +204,13 @@ impl Uring {
         if self.receive_is_armed {
             return;
         }
-        let request = opcode::RecvMsgMulti::new(self.fd(), &raw const *self.template, GROUP)
-            .build()
-            .user_data(RECEIVE);
+        let template = &raw const *self.template;
+        let request = if self.has_registered {
+            opcode::RecvMsgMulti::new(REGISTERED, template, GROUP).build()
+        } else {
+            opcode::RecvMsgMulti::new(self.fd(), template, GROUP).build()
+        }
+        .user_data(RECEIVE);
         // SAFETY: the template is boxed and lives until all requests are cancelled in `drop`;
         // the buffers come from the registered ring.
         self.receive_is_armed = unsafe { self.push(&request) };
@@ -263,7 +289,13 @@ impl Uring {
                     self.waker_is_armed &= cqueue::more(flags);
                     self.is_woken = true;
                 }
-                slot => self.sent(slot as usize, result),
+                slot if cqueue::notif(flags) => {
+                    // The kernel reads the buffer no more.
+                    self.unnotified -= 1;
+                    self.zero_copy.notified(result, &self.stats);
+                    self.free.push(slot as usize);
+                }
+                slot => self.sent(slot as usize, result, cqueue::more(flags)),
             }
         }
     }
@@ -275,17 +307,26 @@ impl Uring {
         }
     }
 
-    fn sent(&mut self, index: usize, result: i32) {
+    /// A send completed; with `notification`, the kernel reads its buffer until it says otherwise.
+    fn sent(&mut self, index: usize, result: i32, notification: bool) {
         let slot = &self.send[index].0;
         if result >= 0 {
             slot.count_sent(&self.stats);
         } else {
             let error = io::Error::from_raw_os_error(-result);
-            if slot.count_refused(&error, &self.stats) {
+            if self.zero_copy.is_for(slot.len()) && is_no_zero_copy(&error) {
+                // To QUIC it is a loss; the next ones go the usual way.
+                self.zero_copy.refused();
+                self.stats.datagrams_send_failed.add(slot.segments as u64);
+            } else if slot.count_refused(&error, &self.stats) {
                 self.has_gso = false;
             }
         }
-        self.free.push(index);
+        if notification {
+            self.unnotified += 1;
+        } else {
+            self.free.push(index);
+        }
     }
 
     /// Gives the kernel the next window of a slot.
@@ -386,9 +427,18 @@ impl Backend for Uring {
         let (slot, header) = &mut self.send[index];
         slot.set(transmit);
         slot.point(header);
-        let request = opcode::SendMsg::new(fd, &raw const *header)
-            .build()
-            .user_data(index as u64);
+        let header = &raw const *header;
+        let request = match (self.has_registered, self.zero_copy.is_for(slot.len())) {
+            (true, false) => opcode::SendMsg::new(REGISTERED, header).build(),
+            (false, false) => opcode::SendMsg::new(fd, header).build(),
+            (true, true) => opcode::SendMsgZc::new(REGISTERED, header)
+                .ioprio(REPORT_USAGE)
+                .build(),
+            (false, true) => opcode::SendMsgZc::new(fd, header)
+                .ioprio(REPORT_USAGE)
+                .build(),
+        }
+        .user_data(index as u64);
         // SAFETY: the slot is in a box, is not touched until its completion puts it back on the free
         // list, and lives until all requests are cancelled in `drop`.
         if !unsafe { self.push(&request) } {
@@ -445,9 +495,10 @@ impl Backend for Uring {
     fn describe(&self) -> String {
         let on = |yes| if yes { "on" } else { "off" };
         format!(
-            "io_uring (multishot receive, provided buffers), GSO {}, GRO {}",
+            "io_uring (multishot receive, provided buffers), GSO {}, GRO {}, zero-copy send {}",
             on(self.has_gso),
-            on(self.has_gro)
+            on(self.has_gro),
+            self.zero_copy.describe()
         )
     }
 }
@@ -459,6 +510,22 @@ impl Drop for Uring {
             .ring
             .submitter()
             .register_sync_cancel(None, types::CancelBuilder::any());
+        // What a zero-copy send still transmits cannot be cancelled, only awaited.
+        for _ in 0..CLOSE_WAITS_MAX {
+            self.reap();
+            if self.unnotified == 0 {
+                break;
+            }
+            let _ = self.enter(1, Some(CLOSE_WAIT));
+        }
+        if self.unnotified > 0 {
+            // Changing the memory now would change packets on their way.
+            leak(std::mem::take(&mut self.send));
+        }
+        if self.has_registered {
+            // Otherwise the port would stay in use until the kernel has torn the ring down.
+            let _ = self.ring.submitter().unregister_files();
+        }
         if let Err(error) = cancelled
             && error.raw_os_error() != Some(libc::ENOENT)
         {
@@ -473,12 +540,27 @@ impl Drop for Uring {
     }
 }
 
+/// Whether a zero-copy send failed for being one.
+fn is_no_zero_copy(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOMEM | libc::ENOBUFS)
+    )
+}
+
 /// Keeps a value's memory for ever.
 fn leak<T>(value: T) {
     let _ = Box::leak(Box::new(value));
 }
 
-type Parts = (IoUring, Box<RingPage>, Vec<Option<BytesMut>>, Pool, u16);
+type Parts = (
+    IoUring,
+    Box<RingPage>,
+    Vec<Option<BytesMut>>,
+    Pool,
+    u16,
+    bool,
+);
 
 fn set_up(options: &IoOptions, stats: &Arc<Stats>) -> Result<Parts, String> {
     let ring = IoUring::builder()
@@ -490,8 +572,21 @@ fn set_up(options: &IoOptions, stats: &Arc<Stats>) -> Result<Parts, String> {
         .build(SQ_ENTRIES)
         .map_err(|error| explain("io_uring_setup", &error))?;
     if !ring.params().is_feature_nodrop() || !ring.params().is_feature_ext_arg() {
-        return Err("this kernel's io_uring is too old; Linux 6.1 or later is needed".into());
+        return Err(lacks("IORING_FEAT_NODROP or IORING_FEAT_EXT_ARG"));
     }
+    let mut probe = Probe::new();
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(|error| explain("io_uring_register (probe)", &error))?;
+    let needed = [
+        (opcode::RecvMsgMulti::CODE, "IORING_OP_RECVMSG"),
+        (opcode::SendMsg::CODE, "IORING_OP_SENDMSG"),
+        (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD"),
+    ];
+    if let Some((_, name)) = needed.iter().find(|(code, _)| !probe.is_supported(*code)) {
+        return Err(lacks(name));
+    }
+    let has_zero_copy = probe.is_supported(opcode::SendMsgZc::CODE);
     let mut page = Box::new(RingPage([0; 4096]));
     // SAFETY: the page is boxed, aligned and large enough for RECEIVE_SLOTS entries, and is freed
     // only after the ring is closed (field order of `Uring`); the kernel pins it besides.
@@ -512,7 +607,7 @@ fn set_up(options: &IoOptions, stats: &Arc<Stats>) -> Result<Parts, String> {
             provide(&mut page, &mut tail, slot, slab);
         }
     }
-    Ok((ring, page, slabs, pool, tail))
+    Ok((ring, page, slabs, pool, tail, has_zero_copy))
 }
 
 /// Writes one entry of the buffer ring and publishes it.
@@ -548,42 +643,9 @@ fn parse(window: &[u8]) -> Option<(SocketAddrV6, cmsg::Meta, usize)> {
     Some((from, meta, payload_len))
 }
 
-/// What failed, why, and what would help.
-fn explain(call: &str, error: &io::Error) -> String {
-    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
-        .map(|value| value.trim().to_owned())
-        .unwrap_or_default();
-    let remedy = match error.raw_os_error() {
-        Some(libc::ENOSYS) => "this kernel has no io_uring".to_owned(),
-        Some(libc::EPERM) if disabled == "1" || disabled == "2" => {
-            format!("sysctl kernel.io_uring_disabled is {disabled}; 0 permits it")
-        }
-        Some(libc::EPERM) | Some(libc::EACCES) => {
-            "a seccomp filter (usual in containers) forbids it; permit io_uring_setup, \
-             io_uring_enter and io_uring_register"
-                .to_owned()
-        }
-        Some(libc::ENOMEM) => "the limit of locked memory is too low; raise it (ulimit -l, \
-                               LimitMEMLOCK=)"
-            .to_owned(),
-        Some(libc::EINVAL) => "Linux 6.1 or later is needed".to_owned(),
-        _ => return format!("{call}: {error}"),
-    };
-    format!("{call}: {error}: {remedy}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn refusals_say_what_helps() {
-        let text = |errno| explain("io_uring_setup", &io::Error::from_raw_os_error(errno));
-        assert!(text(libc::ENOSYS).contains("no io_uring"));
-        assert!(text(libc::ENOMEM).contains("ulimit -l"));
-        assert!(text(libc::EINVAL).contains("6.1"));
-        assert!(text(libc::EPERM).contains("io_uring"));
-    }
 
     #[test]
     fn malformed_headers_are_dropped() {
