@@ -14,4 +14,5 @@ mod offline;
 mod payments;
 mod reference;
 mod testnet;
+mod tracing;
 mod watching;

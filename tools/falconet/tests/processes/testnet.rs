@@ -163,15 +163,15 @@ fn the_benchmark_reports_signed_and_opaque_transactions() {
 }
 
 /// A testnet that runs, and its validators.
-struct Started {
+pub struct Started {
     parent: Child,
-    validators: Vec<u32>,
+    pub validators: Vec<u32>,
     _dir: tempfile::TempDir,
 }
 
 impl Started {
     /// Starts a testnet and waits until it commits.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let arguments = [
             "testnet",
