@@ -15,7 +15,7 @@ BUILT := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/falconet
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help packages build testnet test lint deny fmt docs bpf bpf-check bench bench-crypto clean
+.PHONY: help packages build testnet test lint deny fmt docs bpf bpf-check bench bench-crypto deb container clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,12 @@ bench-crypto: build ## Compare signature verification with other libraries (ARGS
 
 bench: build ## Measure a local cluster (ARGS="--rate 5000 --duration 20s --json -")
 	@$(BUILT) bench cluster $(ARGS)
+
+deb: build ## Make a Debian package (in target/deb)
+	@tools/package/build-deb $(BUILT) $(TARGET_DIR)/deb
+
+container: ## Make a container image (needs docker and a network)
+	docker build -f tools/package/Containerfile -t falconet .
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -252,7 +252,7 @@ impl Node {
     #[must_use]
     pub fn heart(&self) -> Heart {
         let core = self.core.clone().expect("it is there until the stop");
-        Heart::new(core, Arc::clone(&self.board))
+        Heart::new(core, Arc::clone(&self.board.turns))
     }
 
     /// Stops and waits until everything on its way to disk is there.

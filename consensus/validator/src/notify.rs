@@ -8,13 +8,12 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
 use crate::pipeline::CoreInput;
-use crate::status::StatusBoard;
 
 /// Times that the watchdog is fed within the time that it grants.
 const BEATS_PER_LIMIT: u32 = 4;
@@ -100,14 +99,14 @@ fn connect(name: &OsStr) -> std::io::Result<UnixDatagram> {
 /// Shows whether the core thread makes progress.
 pub struct Heart {
     core: Sender<CoreInput>,
-    board: Arc<StatusBoard>,
+    turns: Arc<AtomicU64>,
 }
 
 impl Heart {
-    /// Of the core behind `core`.
+    /// Of the core behind `core`, which counts its turns in `turns`.
     #[must_use]
-    pub fn new(core: Sender<CoreInput>, board: Arc<StatusBoard>) -> Self {
-        Self { core, board }
+    pub fn new(core: Sender<CoreInput>, turns: Arc<AtomicU64>) -> Self {
+        Self { core, turns }
     }
 
     /// Gives an idle core something to do. A full queue is no error: a core that works through it
@@ -117,6 +116,62 @@ impl Heart {
     }
 
     fn turns(&self) -> u64 {
-        self.board.turns.load(Ordering::Relaxed)
+        self.turns.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds the watchdog for many intervals and returns whether anything was said.
+    fn said(turning: bool) -> bool {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let notifier = Notifier {
+            socket: Some(ours),
+            watchdog: Some(Duration::from_millis(20)),
+        };
+        let (core, inputs) = crossbeam_channel::bounded(1);
+        let turns = Arc::new(AtomicU64::new(0));
+        let heart = Heart::new(core, Arc::clone(&turns));
+        // A core that takes its inputs, or one that hangs.
+        let thread = turning.then(|| {
+            std::thread::spawn(move || {
+                while inputs.recv().is_ok() {
+                    turns.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut said = false;
+        runtime.block_on(async {
+            let mut rounds = 0;
+            tokio::select! {
+                () = notifier.feed_watchdog(&heart) => unreachable!("it feeds for ever"),
+                () = async {
+                    while !said && (turning || rounds < 20) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                        let mut message = [0; 64];
+                        said = theirs.recv(&mut message).is_ok_and(|n| &message[..n] == b"WATCHDOG=1");
+                        rounds += 1;
+                    }
+                } => {}
+            }
+        });
+        drop(heart);
+        if let Some(thread) = thread {
+            thread.join().unwrap();
+        }
+        said
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_by_progress_and_by_nothing_else() {
+        assert!(said(true));
+        assert!(!said(false));
     }
 }

@@ -126,7 +126,7 @@ pub struct StatusBoard {
     /// The executor's.
     pub execution: Mutex<ExecutionStatus>,
     /// Turns of the core since the process started; the watchdog looks at it.
-    pub turns: AtomicU64,
+    pub turns: Arc<AtomicU64>,
     recent: Mutex<VecDeque<BlockSummary>>,
     fatal: Mutex<Option<Arc<str>>>,
 }
@@ -138,7 +138,7 @@ impl StatusBoard {
         Self {
             core: Mutex::new(core),
             execution: Mutex::new(execution),
-            turns: AtomicU64::new(0),
+            turns: Arc::default(),
             recent: Mutex::new(VecDeque::with_capacity(RECENT_BLOCKS_MAX)),
             fatal: Mutex::new(None),
         }

@@ -13,6 +13,7 @@ mod reference;
 mod run;
 mod status;
 mod testnet;
+mod top;
 mod tx;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ pub enum Command {
     Genesis(genesis::Args),
     Run(run::Args),
     Status(status::Args),
+    Top(top::Args),
     LogLevel(log_level::Args),
     Account(account::Args),
     Tx(tx::Args),
@@ -79,6 +81,7 @@ impl Command {
             Self::Genesis(args) => args.run()?,
             Self::Run(args) => return args.run(),
             Self::Status(args) => args.run()?,
+            Self::Top(args) => args.run()?,
             Self::LogLevel(args) => args.run()?,
             Self::Account(args) => args.run()?,
             Self::Tx(args) => return args.run(),

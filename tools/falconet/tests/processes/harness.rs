@@ -107,6 +107,11 @@ impl Running {
     /// Starts `falconet run` and waits until it is ready. Its log goes to a file beside the
     /// configuration.
     pub fn start(dir: &Path, config: &str) -> Self {
+        Self::start_in(dir, config, &[])
+    }
+
+    /// The same with more variables in its environment.
+    pub fn start_in(dir: &Path, config: &str, environment: &[(&str, &str)]) -> Self {
         let log = dir.join(config).with_extension("log");
         let sink = fs::OpenOptions::new()
             .create(true)
@@ -114,6 +119,7 @@ impl Running {
             .open(&log)
             .unwrap();
         let mut child = command(dir, &["run", "--config", config])
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(sink)
             .spawn()

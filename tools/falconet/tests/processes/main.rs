@@ -11,6 +11,7 @@ mod harness;
 mod keys;
 mod network;
 mod offline;
+mod packaging;
 mod payments;
 mod reference;
 mod testnet;
