@@ -41,6 +41,8 @@ pub mod logging;
 pub mod metrics;
 pub mod node;
 pub mod notify;
+#[cfg(feature = "otel")]
+pub mod otel;
 pub mod outbound;
 pub mod peers;
 pub mod pipeline;

@@ -128,6 +128,9 @@ pub struct Node {
     threads: Vec<JoinHandle<()>>,
     /// The core's inputs; the core ends when all who may send have gone.
     core: Option<Sender<CoreInput>>,
+    /// Dropped at the stop: then the exporter ends.
+    #[cfg(feature = "otel")]
+    stop_otel: Option<Sender<()>>,
     /// Holds the lock on the key file.
     _key: LockedKey,
 }
@@ -225,6 +228,8 @@ impl Node {
             stop_http: assembled.stop_http,
             threads: assembled.threads,
             core: Some(assembled.core),
+            #[cfg(feature = "otel")]
+            stop_otel: assembled.stop_otel,
             _key: key,
         })
     }
@@ -260,6 +265,8 @@ impl Node {
         // An error means that the HTTP thread is gone already.
         let _ = self.stop_http.send(true);
         drop(self.core.take());
+        #[cfg(feature = "otel")]
+        drop(self.stop_otel.take());
         if let Some(stoq) = self.stoq.take() {
             stoq.shutdown();
         }
@@ -417,6 +424,8 @@ struct Assembled {
     stop_http: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
     core: Sender<CoreInput>,
+    #[cfg(feature = "otel")]
+    stop_otel: Option<Sender<()>>,
 }
 
 impl Assembly<'_> {
@@ -557,6 +566,8 @@ impl Assembly<'_> {
         threads.push(spawn("core", move || core.run())?);
         let core = core_in;
         threads.push(spawn("inbound", move || inbound.run(&events))?);
+        #[cfg(feature = "otel")]
+        let stop_otel = export(chain, &metrics, &mut threads)?;
         let (stop_http, stop) = watch::channel(false);
         threads.push(serve_http(listener, api, stop)?);
         Ok(Assembled {
@@ -564,6 +575,8 @@ impl Assembly<'_> {
             stop_http,
             threads,
             core,
+            #[cfg(feature = "otel")]
+            stop_otel,
         })
     }
 
@@ -598,6 +611,24 @@ impl Assembly<'_> {
         )?;
         Ok((hotstuff, mempool))
     }
+}
+
+/// Starts to export to the collector that the environment names.
+#[cfg(feature = "otel")]
+fn export(
+    chain: &Chain,
+    metrics: &Arc<Metrics>,
+    threads: &mut Vec<JoinHandle<()>>,
+) -> Result<Option<Sender<()>>, RunError> {
+    let Some(settings) = crate::otel::Settings::from_env() else {
+        return Ok(None);
+    };
+    let metrics = Arc::clone(metrics);
+    let instance = chain.name_of(chain.me).to_owned();
+    let started = crate::otel::start(settings, instance, move || metrics.encode());
+    let (stop, thread) = started.map_err(RunError::Thread)?;
+    threads.push(thread);
+    Ok(Some(stop))
 }
 
 fn serve_http(

@@ -7,6 +7,7 @@ mod bad_input;
 mod commits;
 mod configuration;
 mod crashes;
+mod documents;
 mod harness;
 mod keys;
 mod network;
