@@ -3,7 +3,7 @@
 
 mod netns;
 
-use std::{net::SocketAddrV6, sync::Arc};
+use std::{net::SocketAddrV6, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
@@ -15,6 +15,7 @@ use falconet_dataplane::{
     Backend, Channel, ConnId, Event, KIND_APPLICATION_MIN, PeerTarget, Stoq, StoqConfig,
     TrustedKeys,
 };
+use falconet_ebpf::{Attach, Cause, Filter, FilterConfig, Owner, PIN_ROOT, is_bpffs};
 use netns::{Namespace, Pair, at, connect};
 
 const PORT: u16 = 4433;
@@ -270,6 +271,60 @@ fn a_device_that_is_taken_is_left_alone() {
     let connection = dial(&a, &first, at(2, PORT));
     exchange(&a, &first, connection);
     check_rings(&first);
+}
+
+/// A pinned filter, which would outlive a failed test.
+struct Pinned {
+    filter: Filter,
+    device: String,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = Filter::remove(Path::new(PIN_ROOT), &self.device);
+    }
+}
+
+/// A veth pair with the filter on its end in the second namespace. That end has a name that no
+/// other test uses, because filters are pinned by device name.
+fn filtered() -> Result<(Namespace, Namespace, Pinned), String> {
+    let root = Path::new(PIN_ROOT);
+    if !is_bpffs(root) {
+        return Err("no BPF filesystem on /sys/fs/bpf".into());
+    }
+    let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
+    let device = format!("fx{}", std::process::id());
+    connect(&a, "eth0", &b, &device, 1500)?;
+    let [at_a, at_b] = [1, 2].map(netns::address);
+    a.ip(&format!("address add {at_a}/64 dev eth0 nodad"));
+    b.ip(&format!("address add {at_b}/64 dev {device} nodad"));
+    let config = FilterConfig::new(PORT);
+    let filter = b
+        .enter(|| Filter::attach(&device, &config, Attach::Native, Some(root)))
+        .map_err(|error| error.to_string())?;
+    Ok((a, b, Pinned { filter, device }))
+}
+
+#[test]
+fn packets_pass_the_filter_first() {
+    let Some((at_a, at_b, pinned)) = or_skip(filtered()) else {
+        return;
+    };
+    let b = endpoint(&at_b, at(2, PORT), Backend::Xdp);
+    assert!(b.uses_rings());
+    assert!(b.stoq.backend().contains("behind the filter"));
+    let a = endpoint(&at_a, at(1, 0), Backend::Auto);
+    let filter = &pinned.filter;
+    filter.allow(netns::address(1), Owner::Node).unwrap();
+    let connection = dial(&a, &b, at(2, PORT));
+    exchange(&a, &b, connection);
+    check_rings(&b);
+    let redirected = filter.counters().unwrap()[Cause::RedirectValidator];
+    let received = b.stoq.stats().snapshot().ring_datagrams_in;
+    assert!(redirected >= received, "{redirected} and {received}");
+    // For another port the filter is not gone around.
+    let other = endpoint(&at_b, at(2, PORT + 1), Backend::Xdp);
+    assert!(!other.uses_rings(), "{}", other.stoq.backend());
 }
 
 #[test]

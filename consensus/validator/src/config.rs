@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::SocketAddrV6;
 use std::path::{Path, PathBuf};
 
+use falconet_dataplane::{Backend, DeviceName};
 use falconet_types::genesis::Genesis;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,56 @@ pub struct Config {
 pub struct StoqSection {
     /// IPv6 address and UDP port.
     pub listen: SocketAddrV6,
+    /// How datagrams travel between the kernel and the process.
+    #[serde(default)]
+    pub backend: IoBackend,
+    /// The network device of backend `xdp`; without one, the device that has the address, or for
+    /// `[::]` that of the default route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// With backend `xdp`: how long the kernel polls the device for us instead of waiting for
+    /// interrupts, microseconds; 0 leaves interrupts on.
+    #[serde(default)]
+    pub busy_poll_us: u32,
+}
+
+impl StoqSection {
+    /// The best backend for an address.
+    #[must_use]
+    pub fn new(listen: SocketAddrV6) -> Self {
+        Self {
+            listen,
+            backend: IoBackend::Auto,
+            device: None,
+            busy_poll_us: 0,
+        }
+    }
+}
+
+/// How datagrams travel between the kernel and the process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IoBackend {
+    /// The best that the kernel permits without a device of its own: io_uring, else `mmsg`.
+    #[default]
+    Auto,
+    /// io_uring, or no start.
+    IoUring,
+    /// `recvmmsg` and `sendmmsg` with segmentation offload.
+    Mmsg,
+    /// AF_XDP on one device, past the network stack; where that is impossible, as `auto`.
+    Xdp,
+}
+
+impl IoBackend {
+    pub(crate) fn choice(self) -> Backend {
+        match self {
+            Self::Auto => Backend::Auto,
+            Self::IoUring => Backend::IoUring,
+            Self::Mmsg => Backend::Mmsg,
+            Self::Xdp => Backend::Xdp,
+        }
+    }
 }
 
 /// `[http]`
@@ -182,6 +233,14 @@ impl Config {
             path: path.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         })?;
+        if let Some(device) = &config.stoq.device {
+            device
+                .parse::<DeviceName>()
+                .map_err(|error| ConfigError::Parse {
+                    path: path.to_owned(),
+                    message: format!("stoq.device = {device:?}: {error}"),
+                })?;
+        }
         let base = path.parent().unwrap_or(Path::new("."));
         for file in [&mut config.genesis, &mut config.key, &mut config.data] {
             *file = base.join(&*file);
@@ -278,6 +337,18 @@ mod tests {
             ..ThreadsSection::default()
         };
         assert_eq!(set.net_threads(), 3);
+    }
+
+    #[test]
+    fn backends_are_chosen_by_name() {
+        let with = |lines: &str| GOOD.replace("[http]", &format!("{lines}\n[http]"));
+        let config = load(&with("backend = \"xdp\"\ndevice = \"eth0\"")).unwrap();
+        assert_eq!(config.stoq.backend, IoBackend::Xdp);
+        assert_eq!(config.stoq.device.as_deref(), Some("eth0"));
+        let error = load(&with("backend = \"dpdk\"")).unwrap_err();
+        assert!(error.to_string().contains("dpdk"), "{error}");
+        let error = load(&with("device = \"no/device\"")).unwrap_err();
+        assert!(error.to_string().contains("stoq.device"), "{error}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use crate::chain::{Chain, ChainError};
 use crate::clients::{ClientTable, ReceiptSender};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, IoBackend};
 use crate::core::{Core, Executions};
 use crate::door::Door;
 use crate::execute::{ExecuteError, ExecuteThread, Executor};
@@ -295,7 +295,17 @@ fn bind_stoq(
 ) -> Result<(Stoq, Receiver<Event>), BindError> {
     let mut stoq = StoqConfig::new(config.stoq.listen, chain.id);
     stoq.identity = Some(Arc::new(key.clone()));
-    stoq.io.threads = config.threads.net_threads();
+    stoq.io.backend = config.stoq.backend.choice();
+    stoq.io.device = config.stoq.device.as_ref().map(|name| {
+        let checked = "device names are checked when the configuration is loaded";
+        name.parse().expect(checked)
+    });
+    stoq.io.busy_poll_us = config.stoq.busy_poll_us;
+    stoq.io.threads = match config.stoq.backend {
+        // A device's queue has one socket; who asks for several threads is told so.
+        IoBackend::Xdp if config.threads.net == 0 => 1,
+        _ => config.threads.net_threads(),
+    };
     stoq.trusted = TrustedKeys::new(chain.set.iter().map(|validator| &validator.key));
     // Peers learn at once that a restarted validator forgot their connections.
     let secret = hash::hash(

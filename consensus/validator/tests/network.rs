@@ -88,9 +88,7 @@ impl Network {
             genesis: self.path().join("genesis.json"),
             key: self.path().join(format!("{i}.key")),
             data: self.path().join(format!("data-{i}")),
-            stoq: StoqSection {
-                listen: self.stoq[i],
-            },
+            stoq: StoqSection::new(self.stoq[i]),
             http: HttpSection {
                 listen: SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0),
             },

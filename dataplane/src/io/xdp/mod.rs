@@ -147,9 +147,7 @@ impl Xdp {
             .map(|id| {
                 let busy_poll_us = options.busy_poll_us;
                 let queue = Queue::open(&device, id, frame_bytes, may_zero_copy, busy_poll_us)?;
-                steering
-                    .register(id, queue.fd())
-                    .map_err(|error| format!("directing packets to queue {id} failed: {error}"))?;
+                steering.register(id, queue.fd())?;
                 Ok(queue)
             })
             .collect::<Result<Vec<_>, String>>()?;
@@ -481,6 +479,9 @@ impl Backend for Xdp {
             Hook::Native => ", native XDP",
             Hook::Generic => ", generic XDP",
         });
+        if self.steering.is_filtered() {
+            text.push_str(", behind the filter");
+        }
         if self.queues.iter().all(Queue::is_busy_polling) {
             text.push_str(", busy polling");
         }

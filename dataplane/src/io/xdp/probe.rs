@@ -25,6 +25,8 @@ pub(super) struct Device {
     pub(super) index: u32,
     pub(super) mac: Mac,
     pub(super) mtu: u32,
+    /// The XDP program that is attached already, by its id in the kernel.
+    pub(super) program: Option<u32>,
 }
 
 /// What the driver says that XDP can do on a device (`enum netdev_xdp_act`).
@@ -78,6 +80,9 @@ struct Link {
     flags: u32,
 }
 
+/// IFLA_XDP_PROG_ID.
+const XDP_PROGRAM_ID: u16 = 4;
+
 fn parse_link(name: DeviceName, message: &[u8]) -> Option<Link> {
     // struct ifinfomsg: family u8, pad, type u16, index i32, flags u32, change u32.
     let (header, rest) = message.split_first_chunk::<16>()?;
@@ -88,6 +93,7 @@ fn parse_link(name: DeviceName, message: &[u8]) -> Option<Link> {
             index: u32_at(4),
             mac: [0; 6],
             mtu: 0,
+            program: None,
         },
         kind: u16::from_ne_bytes([header[2], header[3]]),
         flags: u32_at(8),
@@ -96,6 +102,11 @@ fn parse_link(name: DeviceName, message: &[u8]) -> Option<Link> {
         match kind {
             libc::IFLA_ADDRESS => link.device.mac = value.try_into().unwrap_or([0; 6]),
             libc::IFLA_MTU => link.device.mtu = as_u32(value)?,
+            libc::IFLA_XDP => {
+                link.device.program = attributes(value)
+                    .find(|(kind, _)| *kind == XDP_PROGRAM_ID)
+                    .and_then(|(_, value)| as_u32(value));
+            }
             _ => {}
         }
     }

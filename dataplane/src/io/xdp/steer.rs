@@ -1,5 +1,7 @@
-//! The XDP program that directs our datagrams to AF_XDP sockets where no filter does: it takes
-//! UDP over IPv6 without extension headers for our port (and address, unless bound to `[::]`),
+//! Who directs our datagrams to AF_XDP sockets: the filter that `falconet xdp attach` pinned on the
+//! device, or where there is none, a program that only directs. A filter is never gone around.
+//!
+//! That program takes UDP over IPv6 without extension headers for our port (and address, unless bound to `[::]`),
 //! and leaves everything else to the kernel. It drops nothing: a packet for a queue without
 //! socket goes to the kernel too.
 //!
@@ -11,7 +13,10 @@ use std::{
     io,
     net::SocketAddrV6,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    path::Path,
 };
+
+use falconet_ebpf::{Filter, Mode, PIN_ROOT};
 
 use super::{
     packet::{ETHERTYPE_IPV6, HEADERS_BYTES, PROTOCOL_UDP},
@@ -28,20 +33,29 @@ pub(super) enum Hook {
 }
 
 /// The attached program and its map of sockets.
-pub(super) struct Steering {
-    map: OwnedFd,
-    hook: Hook,
-    /// Detaches the program when closed.
-    _link: OwnedFd,
+pub(super) enum Steering {
+    /// The filter of this device.
+    Filter(Box<Filter>),
+    /// A program of our own.
+    Own {
+        map: OwnedFd,
+        hook: Hook,
+        /// Detaches the program when closed.
+        _link: OwnedFd,
+    },
 }
 
 impl Steering {
-    /// Attaches to the driver, or with the reason why not, to the stack.
+    /// Uses the filter of the device, or attaches a program of our own to the driver, or with the
+    /// reason why not, to the stack.
     pub(super) fn attach(
         device: &Device,
         addr: &SocketAddrV6,
         is_native_known_missing: bool,
     ) -> Result<(Self, Option<String>), String> {
+        if let Some(filter) = filter(device, addr)? {
+            return Ok((Steering::Filter(Box::new(filter)), None));
+        }
         let map = create_map().map_err(|error| explain("making an XSKMAP", &error))?;
         let program = load(&program(addr, map.as_raw_fd()))
             .map_err(|error| explain("loading the XDP program", &error))?;
@@ -58,7 +72,7 @@ impl Steering {
                 (link, Hook::Generic, Some(reason))
             }
         };
-        let steering = Steering {
+        let steering = Steering::Own {
             map,
             hook,
             _link: link,
@@ -67,31 +81,79 @@ impl Steering {
     }
 
     /// Directs the packets of `queue` to an AF_XDP socket. Undone when the socket is closed.
-    pub(super) fn register(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-        #[repr(C)]
-        struct Update {
-            map: u32,
-            pad: u32,
-            key: u64,
-            value: u64,
-            flags: u64,
-        }
-        let value = socket.as_raw_fd() as u32;
-        let update = Update {
-            map: self.map.as_raw_fd() as u32,
-            pad: 0,
-            key: (&raw const queue) as u64,
-            value: (&raw const value) as u64,
-            flags: 0,
+    pub(super) fn register(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), String> {
+        let failed = |reason: &dyn std::fmt::Display| {
+            format!("directing packets to the socket of queue {queue} failed: {reason}")
         };
-        // SAFETY: key and value are 4 bytes each, as the map was made, and live through the call.
-        unsafe { bpf(BPF_MAP_UPDATE_ELEM, &update) }.map(|_| ())
+        match self {
+            Steering::Filter(filter) => filter
+                .register_xsk(queue, 0, socket)
+                .map_err(|error| failed(&error)),
+            Steering::Own { map, .. } => {
+                update_map(map, queue, socket).map_err(|error| failed(&error))
+            }
+        }
     }
 
     /// Where the program runs.
     pub(super) fn hook(&self) -> Hook {
-        self.hook
+        match self {
+            Steering::Filter(filter) => match filter.attachment().mode {
+                Mode::Native => Hook::Native,
+                Mode::Generic | Mode::Tc => Hook::Generic,
+            },
+            Steering::Own { hook, .. } => *hook,
+        }
     }
+
+    /// Whether packets pass the filter first.
+    pub(super) fn is_filtered(&self) -> bool {
+        matches!(self, Steering::Filter(_))
+    }
+}
+
+/// The filter pinned for this device, when it can feed us; an error when it is there and cannot,
+/// because our own program would go around it.
+fn filter(device: &Device, addr: &SocketAddrV6) -> Result<Option<Filter>, String> {
+    let name = device.name.as_str();
+    // Whether there is one, and whether it is ours to read: without it, our own program is tried,
+    // which the kernel attaches in place of none.
+    let Ok(filter) = Filter::open(Path::new(PIN_ROOT), name) else {
+        return Ok(None);
+    };
+    let status = filter
+        .status()
+        .map_err(|error| format!("asking the filter of {name} failed: {error}"))?;
+    let attach = format!("`falconet xdp detach {name}`, then attach it again");
+    if !status.mode.is_xdp() {
+        if !status.alive {
+            return Ok(None);
+        }
+        return Err(format!(
+            "the filter of {name} is attached by tc, which cannot feed AF_XDP; {attach} in native \
+             or generic mode"
+        ));
+    }
+    // Devices of the same name live in other network namespaces.
+    if device.program != Some(status.program) {
+        return Ok(None);
+    }
+    let is_for_us =
+        status.port == addr.port() && status.address.is_none_or(|address| address == *addr.ip());
+    if !is_for_us {
+        return Err(format!(
+            "the filter of {name} is for port {}, not for {addr}; {attach} for this address",
+            status.port
+        ));
+    }
+    if status.net_threads != 1 {
+        return Err(format!(
+            "the filter of {name} was attached for {} network threads, and AF_XDP serves one; \
+             {attach}",
+            status.net_threads
+        ));
+    }
+    Ok(Some(filter))
 }
 
 const BPF_MAP_CREATE: i32 = 0;
@@ -157,6 +219,27 @@ fn create_map() -> io::Result<OwnedFd> {
     };
     // SAFETY: the structure is the beginning of what the command expects and has no pointers.
     unsafe { bpf_fd(BPF_MAP_CREATE, &create) }
+}
+
+fn update_map(map: &OwnedFd, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Update {
+        map: u32,
+        pad: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let value = socket.as_raw_fd() as u32;
+    let update = Update {
+        map: map.as_raw_fd() as u32,
+        pad: 0,
+        key: (&raw const queue) as u64,
+        value: (&raw const value) as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value are 4 bytes each, as the map was made, and live through the call.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &update) }.map(|_| ())
 }
 
 fn load(program: &[Instruction]) -> io::Result<OwnedFd> {

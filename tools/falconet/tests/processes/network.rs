@@ -128,9 +128,7 @@ impl Network {
             genesis: "../genesis.json".into(),
             key: "validator.key".into(),
             data: "data".into(),
-            stoq: StoqSection {
-                listen: self.stoq(me),
-            },
+            stoq: StoqSection::new(self.stoq(me)),
             http: HttpSection {
                 listen: local(self.nodes[me].http),
             },
