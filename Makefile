@@ -36,10 +36,31 @@ ifeq ($(NEXTEST),yes)
 else
 	$(CARGO) test --locked --workspace --no-fail-fast
 endif
+	@$(MAKE) --no-print-directory test-trace
+
+# A workspace of its own: it links libbpf, for which the validator has no use.
+TRACE_MISSING := $(shell pkg-config --exists libelf zlib 2>/dev/null || echo yes)
+TRACE := --locked --manifest-path tools/trace/Cargo.toml --target-dir $(TARGET_DIR)
+
+.PHONY: trace test-trace
+trace: ## Build falconet-trace (needs libelf-dev, zlib1g-dev, pkg-config)
+	$(CARGO) build $(TRACE) --release
+
+test-trace:
+ifeq ($(TRACE_MISSING),yes)
+	@echo "skipped: tests of falconet-trace; run: apt-get install libelf-dev zlib1g-dev pkg-config"
+else
+	$(CARGO) build --locked -p falconet
+	FALCONET=$(abspath $(TARGET_DIR))/debug/falconet $(CARGO) test $(TRACE)
+endif
 
 lint: packages ## Check formatting, lints, licences and sources
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) fmt --manifest-path tools/trace/Cargo.toml --check
+ifneq ($(TRACE_MISSING),yes)
+	$(CARGO) clippy $(TRACE) --all-targets -- -D warnings
+endif
 	@$(MAKE) --no-print-directory deny
 
 # bans, licenses and sources work without a network; the advisory database does not, and is
