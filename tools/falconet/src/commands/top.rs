@@ -36,9 +36,9 @@ that is busy while those before it are back-pressured is the one that limits the
 of --once when no validator answered.")]
 pub struct Args {
     /// HTTP addresses of validators [default: http://[::1]:26700]
-    #[arg(value_name = "URL", env = "FALCONET_HTTP", conflicts_with = "dir")]
+    #[arg(value_name = "URL", env = "FALCONET_HTTP")]
     urls: Vec<String>,
-    /// Directory of a network made by `falconet testnet --dir`
+    /// Directory of a network made by `falconet testnet --dir`: all of its validators instead
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Print one table and end
