@@ -86,6 +86,24 @@ pub(crate) fn server_config_with(
     shared: &Shared,
     stats: Option<Arc<Stats>>,
 ) -> Result<QuicServerConfig, rustls::Error> {
+    QuicServerConfig::try_from(server_tls(identity, trusted, shared, stats)?)
+        .map_err(no_initial_suite)
+}
+
+/// [`server_config`] before it is made one for QUIC: for other transports over the same TLS.
+pub fn rustls_server_config(
+    identity: &Arc<KeyPair>,
+    trusted: &TrustedKeys,
+) -> Result<rustls::ServerConfig, rustls::Error> {
+    server_tls(identity, trusted, &Shared::default(), None)
+}
+
+fn server_tls(
+    identity: &Arc<KeyPair>,
+    trusted: &TrustedKeys,
+    shared: &Shared,
+    stats: Option<Arc<Stats>>,
+) -> Result<rustls::ServerConfig, rustls::Error> {
     let key = Arc::new(certified_key(identity));
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -100,7 +118,7 @@ pub(crate) fn server_config_with(
         config.max_early_data_size, 0,
         "early data could be replayed"
     );
-    QuicServerConfig::try_from(config).map_err(no_initial_suite)
+    Ok(config)
 }
 
 /// TLS configuration for dialling the owner of `server`, with `identity` or anonymously; also for
@@ -119,6 +137,22 @@ pub(crate) fn client_config_with(
     server: &PublicKey,
     shared: &Shared,
 ) -> Result<QuicClientConfig, rustls::Error> {
+    QuicClientConfig::try_from(client_tls(identity, server, shared)?).map_err(no_initial_suite)
+}
+
+/// [`client_config`] before it is made one for QUIC: for other transports over the same TLS.
+pub fn rustls_client_config(
+    identity: Option<&Arc<KeyPair>>,
+    server: &PublicKey,
+) -> Result<rustls::ClientConfig, rustls::Error> {
+    client_tls(identity, server, &Shared::default())
+}
+
+fn client_tls(
+    identity: Option<&Arc<KeyPair>>,
+    server: &PublicKey,
+    shared: &Shared,
+) -> Result<rustls::ClientConfig, rustls::Error> {
     let resolver = ClientKey(identity.map(|pair| Arc::new(certified_key(pair))));
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -130,7 +164,7 @@ pub(crate) fn client_config_with(
     config.key_log = shared.key_log();
     config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
     assert!(!config.enable_early_data, "early data could be replayed");
-    QuicClientConfig::try_from(config).map_err(no_initial_suite)
+    Ok(config)
 }
 
 /// The key that a peer proved, from what the TLS session says about it.
