@@ -9,6 +9,8 @@
 //! | [`supply`] | where transactions come from: pre-signed transfers, opaque payloads |
 //! | [`accounts`] | the accounts that transfers come from |
 //! | [`report`], [`hgrm`] | what came out, as JSON, text and percentile table |
+//! | [`net`] | STOQ beside other transports |
+//! | [`series`], [`environment`] | repeated measurements, and under which conditions |
 //! | [`machine`], [`process`], [`http`] | what the machine, a process, a validator says of itself |
 //! | [`progress`] | how long work tells what it is doing |
 //!
@@ -18,14 +20,17 @@ pub mod accounts;
 pub mod cluster;
 #[cfg(feature = "peers")]
 pub mod crypto;
+pub mod environment;
 mod files;
 pub mod hgrm;
 pub mod http;
 pub mod load;
 pub mod machine;
+pub mod net;
 pub mod process;
 pub mod progress;
 pub mod report;
 pub mod run;
 pub mod schedule;
+pub mod series;
 pub mod supply;

@@ -182,7 +182,11 @@ pub(crate) fn all(backend: Backend) -> Vec<Case> {
     ];
     let mut cases = Vec::new();
     for (work, ours) in tasks {
-        cases.extend(ours.into_iter().chain(peers(work)).map(|who| Case { work, who }));
+        cases.extend(
+            ours.into_iter()
+                .chain(peers(work))
+                .map(|who| Case { work, who }),
+        );
     }
     #[cfg(feature = "peers")]
     cases.push(Case {

@@ -107,7 +107,9 @@ pub enum NetError {
         what: String,
     },
     /// Nothing arrived while the window was open.
-    #[error("nothing arrived in the measured time; the machine is overloaded, or loopback is filtered")]
+    #[error(
+        "nothing arrived in the measured time; the machine is overloaded, or loopback is filtered"
+    )]
     Silent,
     /// No case is left.
     #[error("no case matches {0:?}; `--only bulk` keeps those whose name contains it")]
@@ -186,7 +188,14 @@ pub fn compare(
         }
     }
     let environment = Environment::detect();
-    Ok(NetReport::new(bench, cores, &cases, samples, environment, noise.stop()))
+    Ok(NetReport::new(
+        bench,
+        cores,
+        &cases,
+        samples,
+        environment,
+        noise.stop(),
+    ))
 }
 
 /// One contender at one task for one window.
@@ -201,5 +210,10 @@ fn turn(bench: &NetBench, case: &Case, setup: &Setup) -> Result<Sample, NetError
     let window = setup.meter.measure(bench.window);
     setup.meter.stop();
     let extra = running.finish()?;
-    Ok(Sample::new(case.work, &window?, setup.meter.round_trips(), extra))
+    Ok(Sample::new(
+        case.work,
+        &window?,
+        setup.meter.round_trips(),
+        extra,
+    ))
 }

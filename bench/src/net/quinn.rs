@@ -19,7 +19,7 @@ use super::{Extra, NetError, Running, Setup, UDP_PAYLOAD_1500, Work, place};
 const WHO: &str = "quinn";
 /// ACK-eliciting packets that a receiver may leave unanswered, when the extension is used; what
 /// STOQ asks for.
-const ACK_THRESHOLD: u32 = 40;
+const ACK_THRESHOLD: u32 = 10;
 
 struct Quinn {
     server: JoinHandle<Result<(), NetError>>,
@@ -180,4 +180,3 @@ async fn request(setup: &Setup, conn: &Connection) -> Result<(), NetError> {
 fn error(error: impl std::fmt::Display) -> NetError {
     failed(WHO, &error)
 }
-

@@ -66,7 +66,9 @@ pub(super) fn start(setup: &Setup) -> Result<Box<dyn Running>, NetError> {
     let server = place::spawn(setup.cores.receiver, "tcp-server", move || {
         let mut server = server;
         accepting.complete_io(&mut server).map_err(error)?;
-        server.set_nonblocking(is_spinning(own.work)).map_err(error)?;
+        server
+            .set_nonblocking(is_spinning(own.work))
+            .map_err(error)?;
         let served = serve(&own, &mut StreamOwned::new(accepting, server));
         end(&own, served)
     })?;
@@ -75,7 +77,9 @@ pub(super) fn start(setup: &Setup) -> Result<Box<dyn Running>, NetError> {
     let client = place::spawn(setup.cores.sender, "tcp-client", move || {
         let mut client = client;
         dialling.complete_io(&mut client).map_err(error)?;
-        client.set_nonblocking(is_spinning(own.work)).map_err(error)?;
+        client
+            .set_nonblocking(is_spinning(own.work))
+            .map_err(error)?;
         let _ = ready_in.send(());
         let requested = request(&own, &mut StreamOwned::new(dialling, client));
         end(&own, requested)
@@ -103,7 +107,9 @@ fn limit_segment(socket: &impl std::os::fd::AsFd, work: Work) -> Result<(), NetE
         return Ok(());
     }
     let bytes = u32::from(work.udp_payload() - SEGMENT_LESS);
-    rustix::net::sockopt::set_tcp_maxseg(socket, bytes).map_err(|errno| error(errno.into()))
+    socket2::SockRef::from(socket)
+        .set_tcp_mss(bytes)
+        .map_err(error)
 }
 
 /// What fails because the run is over does not count.

@@ -1,5 +1,7 @@
 //! `falconet bench`
 
+mod net;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,6 +30,7 @@ pub struct Args {
 enum Command {
     Cluster(Cluster),
     Crypto(Crypto),
+    Net(net::Net),
 }
 
 impl Args {
@@ -35,6 +38,7 @@ impl Args {
         match self.command {
             Command::Cluster(cluster) => cluster.run(),
             Command::Crypto(crypto) => crypto.run(),
+            Command::Net(net) => net.run(),
         }
     }
 }
