@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::accounts::LoadAccounts;
+use crate::costs::Counts;
 use crate::supply::presigned::FIRST_NONCE;
 
 /// Longest wait for an answer.
@@ -109,7 +110,22 @@ impl Node {
         Ok(account.nonce_highest)
     }
 
+    /// `GET /metrics`
+    pub fn metrics(&self) -> Result<Counts, HttpError> {
+        let (_, body) = self.read("/metrics")?;
+        Ok(Counts::parse(&String::from_utf8_lossy(&body)))
+    }
+
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpError> {
+        let (url, body) = self.read(path)?;
+        serde_json::from_slice(&body).map_err(|error| HttpError::Unexpected {
+            url,
+            reason: error.to_string(),
+        })
+    }
+
+    /// The address asked and the body of a successful answer.
+    fn read(&self, path: &str) -> Result<(String, Vec<u8>), HttpError> {
         let url = format!("{}{path}", self.base);
         let unreachable = |error: ureq::Error| HttpError::Unreachable {
             url: url.clone(),
@@ -127,10 +143,7 @@ impl Node {
             let reason = format!("{status} {}", String::from_utf8_lossy(&body));
             return Err(HttpError::Unexpected { url, reason });
         }
-        serde_json::from_slice(&body).map_err(|error| HttpError::Unexpected {
-            url,
-            reason: error.to_string(),
-        })
+        Ok((url, body))
     }
 }
 

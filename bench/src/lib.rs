@@ -10,6 +10,8 @@
 //! | [`accounts`] | the accounts that transfers come from |
 //! | [`report`], [`hgrm`] | what came out, as JSON, text and percentile table |
 //! | [`net`] | STOQ beside other transports |
+//! | [`sweep`], [`costs`] | the knee of a network, and what a transaction cost it |
+//! | [`compare`], [`html`], [`hlog`] | two reports beside each other, a report for a browser, a log of histograms |
 //! | [`series`], [`environment`] | repeated measurements, and under which conditions |
 //! | [`machine`], [`process`], [`http`] | what the machine, a process, a validator says of itself |
 //! | [`progress`] | how long work tells what it is doing |
@@ -18,11 +20,15 @@
 
 pub mod accounts;
 pub mod cluster;
+pub mod compare;
+pub mod costs;
 #[cfg(feature = "peers")]
 pub mod crypto;
 pub mod environment;
 mod files;
 pub mod hgrm;
+pub mod hlog;
+pub mod html;
 pub mod http;
 pub mod load;
 pub mod machine;
@@ -34,3 +40,4 @@ pub mod run;
 pub mod schedule;
 pub mod series;
 pub mod supply;
+pub mod sweep;

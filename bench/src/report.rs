@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::RootsCheck;
 use crate::load::{Counters, Interval, LoadOutcome, quantile_ms};
+use crate::costs::Costs;
+use crate::environment::Noise;
 use crate::machine::Machine;
 use crate::process::ProcessStats;
+use crate::sweep::is_steady;
 
 /// Version of the JSON form; grows when a field changes its meaning or goes.
 pub const REPORT_VERSION: u32 = 1;
@@ -93,6 +96,33 @@ pub struct Subject {
     pub generator_cpu_cores: f64,
     /// Validators that ended during the run.
     pub died: Vec<usize>,
+    /// What a transaction cost, where the validators told.
+    pub costs: Option<Costs>,
+    /// How quiet the machine was.
+    pub noise: Noise,
+}
+
+/// Transactions with a latency up to a bound and above the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// The bound, milliseconds.
+    pub up_to_ms: f64,
+    /// Transactions.
+    pub count: u64,
+}
+
+/// Bounds of [`Report::latency_histogram`] grow by this factor, from 0.1 ms on.
+const BUCKET_FACTOR: f64 = 1.25;
+const BUCKET_FIRST_US: u64 = 100;
+
+fn buckets(latency_us: &Histogram<u64>) -> Vec<Bucket> {
+    latency_us
+        .iter_log(BUCKET_FIRST_US, BUCKET_FACTOR)
+        .map(|step| Bucket {
+            up_to_ms: step.value_iterated_to() as f64 / 1e3,
+            count: step.count_since_last_iteration(),
+        })
+        .collect()
 }
 
 /// A measurement.
@@ -143,6 +173,18 @@ pub struct Report {
     /// Machine and build.
     #[serde(flatten)]
     pub machine: Machine,
+    /// What one transaction cost.
+    #[serde(default)]
+    pub costs: Option<Costs>,
+    /// Whether the second half of the time was as fast as the first.
+    #[serde(default)]
+    pub steady: bool,
+    /// How quiet the machine was.
+    #[serde(default)]
+    pub noise: Noise,
+    /// The latencies in bounds that grow by a quarter.
+    #[serde(default)]
+    pub latency_histogram: Vec<Bucket>,
     /// Second by second.
     pub intervals: Vec<Interval>,
 }
@@ -179,6 +221,10 @@ impl Report {
             generator_cpu_cores: subject.generator_cpu_cores,
             died: subject.died,
             machine,
+            costs: subject.costs,
+            steady: is_steady(&outcome.intervals),
+            noise: subject.noise,
+            latency_histogram: buckets(&outcome.latency_us),
             intervals: outcome.intervals.clone(),
         }
     }
@@ -209,6 +255,10 @@ impl Report {
         if !self.fsync {
             warnings.push("not every validator says that it syncs to disk".into());
         }
+        if !self.steady {
+            warnings.push("latency grew during the run: the rate is above what is held".into());
+        }
+        warnings.extend(self.noise.warnings(self.machine.cores));
         for index in &self.died {
             warnings.push(format!("validator {index} ended during the run"));
         }
@@ -259,10 +309,24 @@ impl fmt::Display for Report {
             f,
             "latency ms",
             format!(
-                "p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  max {:.1}",
-                l.p50, l.p90, l.p99, l.p999, l.max
+                "p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  p99.99 {:.1}  max {:.1}",
+                l.p50, l.p90, l.p99, l.p999, l.p9999, l.max
             ),
         )?;
+        if let Some(c) = &self.costs {
+            if let (Some(p50), Some(p99)) = (c.consensus_p50_ms, c.consensus_p99_ms) {
+                row(f, "  of it consensus", format!("p50 {p50:.1}  p99 {p99:.1}"))?;
+            }
+            row(
+                f,
+                "a transaction cost",
+                format!(
+                    "{:.1} us CPU, {:.0} bytes sent, {:.0} bytes logged, {:.4} fsyncs, {:.2} \
+                     verifications",
+                    c.cpu_us, c.wire_bytes, c.log_bytes, c.fsyncs, c.verifications
+                ),
+            )?;
+        }
         row(f, "busy, refused, failed", {
             let c = &self.counters;
             format!("{}, {}, {}", c.busy, c.refused, c.failed)
@@ -326,6 +390,7 @@ mod tests {
                 ..Counters::default()
             },
             intervals: vec![],
+            hlog: vec![],
         };
         let before = ProcessStats::default();
         let after = ProcessStats {
@@ -348,6 +413,8 @@ mod tests {
             usage: vec![Some(Usage::between(&before, &after, 10.0)), None],
             generator_cpu_cores: 0.2,
             died: vec![1],
+            costs: Costs::of(&crate::costs::Counts::default(), 1_000, 5.0),
+            noise: Noise::default(),
         };
         let machine = Machine {
             cpu_model: "cpu".into(),

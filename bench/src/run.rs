@@ -19,6 +19,8 @@ use crate::accounts::{AccountsError, accounts_for_rate};
 use crate::cluster::{
     ClusterError, Exit, Running, StartOptions, Testnet, TestnetError, TestnetSpec,
 };
+use crate::costs::{Costs, Counts};
+use crate::environment::NoiseMeter;
 use crate::http::{HttpError, next_nonce};
 use crate::load::{BusyPolicy, LiveSnapshot, Load, LoadError, LoadOutcome, LoadSpec};
 use crate::machine::{Machine, cache_dir};
@@ -351,6 +353,14 @@ pub fn measure(
     watch: &mut dyn FnMut(Watch<'_>) -> Wish,
 ) -> Result<(Report, LoadOutcome), BenchError> {
     let live = load.live();
+    let counts = |running: &Running| {
+        let mut sum = Counts::default();
+        for node in running.nodes() {
+            sum.add(&node.metrics().ok()?);
+        }
+        Some(sum)
+    };
+    let (noise, counts_before) = (NoiseMeter::start(), counts(running));
     let began = Instant::now();
     let stats = |running: &Running| -> Vec<Option<ProcessStats>> {
         (0..running.len())
@@ -377,6 +387,15 @@ pub fn measure(
         seconds = began.elapsed().as_secs_f64();
     }
     let outcome = load.join()?;
+    let cpu_s = before.iter().zip(&after).filter_map(|(before, after)| {
+        let spent = after.as_ref()?.cpu.saturating_sub(before.as_ref()?.cpu);
+        Some(spent.as_secs_f64())
+    });
+    // A validator that died does not answer; then nothing is said about costs.
+    let costs = counts_before.zip(counts(running)).and_then(|(before, after)| {
+        let committed = outcome.counters.committed;
+        Costs::of(&after.since(&before), committed, cpu_s.sum())
+    });
     let statuses: Vec<_> = running
         .nodes()
         .iter()
@@ -397,6 +416,8 @@ pub fn measure(
         usage,
         generator_cpu_cores: own.map_or(0.0, |(b, a)| Usage::between(&b, &a, seconds).cpu_cores),
         died,
+        costs,
+        noise: noise.stop(),
     };
     Ok((Report::new(subject, &outcome, Machine::detect()), outcome))
 }

@@ -44,6 +44,12 @@ impl Series {
         })
     }
 
+    /// Reads a series out of a report; nothing when there is none.
+    #[must_use]
+    pub fn deserialize_from(report: &serde_json::Value) -> Option<Self> {
+        Self::deserialize(report).ok()
+    }
+
     /// The ratios of two series, round by round; as many as the shorter has.
     #[must_use]
     pub fn ratio(over: &Self, under: &Self) -> Option<Self> {

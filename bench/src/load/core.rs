@@ -18,6 +18,7 @@ use hdrhistogram::Histogram;
 use super::BusyPolicy;
 use super::live::LiveSnapshot;
 use super::outcome::{Counters, INTERVALS_MAX, Interval, LoadOutcome, histogram, quantile_ms};
+use crate::hlog;
 use crate::schedule::Schedule;
 use crate::supply::Supply;
 
@@ -85,6 +86,7 @@ pub(super) struct Core {
     send_delay_us: Histogram<u64>,
     interval: CurrentInterval,
     intervals: VecDeque<Interval>,
+    hlog: VecDeque<hlog::Entry>,
 }
 
 struct CurrentInterval {
@@ -116,6 +118,7 @@ impl Core {
                 latency_us: histogram(),
             },
             intervals: VecDeque::new(),
+            hlog: VecDeque::new(),
             settings,
         }
     }
@@ -364,6 +367,7 @@ impl Core {
             send_delay_us: self.send_delay_us,
             counters: self.counters,
             intervals: self.intervals.into(),
+            hlog: self.hlog.into(),
         }
     }
 
@@ -381,12 +385,19 @@ impl Core {
                 p99_ms: quantile_ms(latency_us, 0.99),
                 max_ms: quantile_ms(latency_us, 1.0),
             };
+            let entry = hlog::Entry::new(
+                (self.interval.end_ns - INTERVAL_NS) as f64 / 1e9,
+                INTERVAL_NS as f64 / 1e9,
+                latency_us,
+            );
             latency_us.reset();
             self.interval.committed = 0;
             self.interval.end_ns += INTERVAL_NS;
             if self.intervals.len() == INTERVALS_MAX {
                 self.intervals.pop_front();
+                self.hlog.pop_front();
             }
+            self.hlog.push_back(entry);
             self.intervals.push_back(interval);
         }
     }

@@ -3,6 +3,8 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::hlog;
+
 /// Most seconds that are kept one by one.
 pub const INTERVALS_MAX: usize = 7_200;
 /// Part of the measured transactions that may be sent late or not at all by the generator's own
@@ -109,6 +111,8 @@ pub struct LoadOutcome {
     pub counters: Counters,
     /// Second by second, the last [`INTERVALS_MAX`].
     pub intervals: Vec<Interval>,
+    /// The histograms of these seconds.
+    pub hlog: Vec<hlog::Entry>,
 }
 
 /// An empty histogram of microseconds.

@@ -1,21 +1,23 @@
-//! STOQ: an endpoint a side with its network thread, and one thread of the application beside
-//! each, on the same core.
+//! STOQ: an endpoint a side with its network thread. In floods one thread of the application works
+//! beside each, on the same core; round trips are answered by a handler in the network thread, as
+//! quinn's and s2n-quic's applications run on the thread of their endpoint.
 //!
 //! Messages are frames on Bulk, which do not wait for each other's retransmission beyond the
 //! stream that small ones share; datagrams hold as many messages as fit.
 
-use std::sync::Arc;
+use std::net::SocketAddrV6;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use falconet_dataplane::{
     Backend, Channel, ConnId, Event, KIND_APPLICATION_MIN, PeerTarget, SendError, Spin, Stoq,
     StoqConfig, StoqHandle,
 };
 
-use super::meter::RoundTrips;
+use super::meter::{Meter, RoundTrips};
 use super::{ANYWHERE, Extra, NetError, Running, Setup, Work, place};
 
 const WHO: &str = "STOQ";
@@ -46,18 +48,7 @@ pub(super) fn start(setup: &Setup, backend: Backend) -> Result<Box<dyn Running>,
     let (ready_in, ready) = crossbeam_channel::bounded(1);
     let own = setup.clone();
     let server = place::spawn(setup.cores.receiver, "stoq-server", move || {
-        let (stoq, events) = bind(&own, backend, 0)?;
-        let _ = addr_in.send(stoq.local_addr());
-        let served =
-            connected(&own, &events).and_then(|conn| serve(&own, &stoq.handle(), conn, &events));
-        let stats = stoq.handle().stats();
-        let copies = stats.payload_bytes_copied as f64 / stats.payload_bytes_delivered as f64;
-        let extra = Extra {
-            copies_per_byte: copies.is_finite().then_some(copies),
-            backend: Some(stoq.backend().to_owned()),
-        };
-        stoq.shutdown();
-        served.map(|()| extra)
+        serve(&own, backend, &addr_in)
     })?;
     let Ok(addr) = addr.recv() else {
         place::join(server)?;
@@ -65,21 +56,7 @@ pub(super) fn start(setup: &Setup, backend: Backend) -> Result<Box<dyn Running>,
     };
     let own = setup.clone();
     let client = place::spawn(setup.cores.sender, "stoq-client", move || {
-        let (stoq, events) = bind(&own, backend, 1)?;
-        let handle = stoq.handle();
-        handle
-            .connect(PeerTarget {
-                addr,
-                key: own.keys[0].public().clone(),
-                persistent: false,
-            })
-            .map_err(failed)?;
-        let requested = connected(&own, &events).and_then(|conn| {
-            let _ = ready_in.send(());
-            request(&own, &handle, conn, &events)
-        });
-        stoq.shutdown();
-        requested
+        request(&own, backend, addr, &ready_in)
     })?;
     if ready.recv().is_err() {
         setup.meter.stop();
@@ -90,8 +67,7 @@ pub(super) fn start(setup: &Setup, backend: Backend) -> Result<Box<dyn Running>,
     Ok(Box::new(Ours { server, client }))
 }
 
-/// The network thread is started by the caller's thread and stays on its core.
-fn bind(setup: &Setup, backend: Backend, own: usize) -> Result<(Stoq, Receiver<Event>), NetError> {
+fn config(setup: &Setup, backend: Backend, own: usize) -> StoqConfig {
     let mut config = StoqConfig::new(ANYWHERE, falconet_crypto::hash::hash("bench-net", &[]));
     config.identity = Some(Arc::clone(&setup.keys[own]));
     config.trusted = setup.trusted.clone();
@@ -101,75 +77,144 @@ fn bind(setup: &Setup, backend: Backend, own: usize) -> Result<(Stoq, Receiver<E
     if setup.work == (Work::RoundTrip { spin: true }) {
         config.io.spin = Spin::Always;
     }
-    Ok(Stoq::bind(config)?)
+    config
 }
 
-/// The next event; nothing when the run is over.
-fn next(setup: &Setup, events: &Receiver<Event>) -> Result<Option<Event>, NetError> {
-    let spin = setup.work == (Work::RoundTrip { spin: true });
-    loop {
-        if spin {
-            match events.try_recv() {
-                Ok(event) => return Ok(Some(event)),
-                Err(TryRecvError::Disconnected) => return Err(failed("the endpoint ended")),
-                // It shares the core with its network thread, which spins as well.
-                Err(TryRecvError::Empty) => std::thread::yield_now(),
-            }
-        } else {
-            match events.recv_timeout(STOP_INTERVAL) {
-                Ok(event) => return Ok(Some(event)),
-                Err(RecvTimeoutError::Disconnected) => return Err(failed("the endpoint ended")),
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-        if setup.meter.is_stopped() {
-            return Ok(None);
-        }
-    }
-}
-
-fn connected(setup: &Setup, events: &Receiver<Event>) -> Result<ConnId, NetError> {
-    match next(setup, events)? {
-        Some(Event::Connected { conn, .. }) => Ok(conn),
-        other => Err(failed(format!("not connected: {other:?}"))),
-    }
-}
-
+/// The receiver until the end of the run. Network threads are started by this thread and stay on
+/// its core.
 fn serve(
     setup: &Setup,
-    handle: &StoqHandle,
-    conn: ConnId,
-    events: &Receiver<Event>,
-) -> Result<(), NetError> {
-    let meter = &setup.meter;
-    let echo = matches!(setup.work, Work::RoundTrip { .. });
-    while let Some(event) = next(setup, events)? {
+    backend: Backend,
+    addr: &Sender<SocketAddrV6>,
+) -> Result<Extra, NetError> {
+    let config = config(setup, backend, 0);
+    let stoq = if let Work::RoundTrip { .. } = setup.work {
+        let stoq = Stoq::bind_with_handler(config, echo)?;
+        let _ = addr.send(stoq.local_addr());
+        wait(&setup.meter);
+        stoq
+    } else {
+        let (stoq, events) = Stoq::bind(config)?;
+        let _ = addr.send(stoq.local_addr());
+        count(&setup.meter, &events)?;
+        stoq
+    };
+    let stats = stoq.handle().stats();
+    let copies = stats.payload_bytes_copied as f64 / stats.payload_bytes_delivered as f64;
+    let extra = Extra {
+        copies_per_byte: copies.is_finite().then_some(copies),
+        backend: Some(stoq.backend().to_owned()),
+    };
+    stoq.shutdown();
+    Ok(extra)
+}
+
+/// Sends back what arrives. A full queue or a closed connection ends the conversation, and the
+/// measurement notices the silence.
+fn echo(stoq: &StoqHandle, event: Event) {
+    if let Event::Frame {
+        conn,
+        channel,
+        payload,
+        ..
+    } = event
+    {
+        let _ = stoq.send(conn, channel, KIND, payload);
+    }
+}
+
+/// Counts what arrives.
+fn count(meter: &Meter, events: &Receiver<Event>) -> Result<(), NetError> {
+    while let Some(event) = next(meter, events)? {
         match event {
-            Event::Frame {
-                channel, payload, ..
-            } if echo => handle.send(conn, channel, KIND, payload).map_err(failed)?,
             Event::Frame { payload, .. } => meter.arrived(1, payload.len() as u64),
             Event::Datagram { messages, .. } => {
-                let bytes: usize = messages.iter().map(|(_, payload)| payload.len()).sum();
-                meter.arrived(messages.count() as u64, bytes as u64);
+                meter.arrived(messages.count() as u64, messages.payload_bytes() as u64);
             }
             Event::Closed { .. } => break,
-            other => return Err(failed(format!("unexpected: {other:?}"))),
+            _ => {}
         }
     }
     Ok(())
 }
 
+/// The next event; nothing when the run is over.
+fn next(meter: &Meter, events: &Receiver<Event>) -> Result<Option<Event>, NetError> {
+    loop {
+        match events.recv_timeout(STOP_INTERVAL) {
+            Ok(event) => return Ok(Some(event)),
+            Err(RecvTimeoutError::Disconnected) => return Err(failed("the endpoint ended")),
+            Err(RecvTimeoutError::Timeout) if meter.is_stopped() => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+fn wait(meter: &Meter) {
+    while !meter.is_stopped() {
+        std::thread::sleep(STOP_INTERVAL);
+    }
+}
+
+/// The sender until the end of the run.
 fn request(
     setup: &Setup,
-    handle: &StoqHandle,
-    conn: ConnId,
-    events: &Receiver<Event>,
+    backend: Backend,
+    addr: SocketAddrV6,
+    ready: &Sender<()>,
 ) -> Result<(), NetError> {
-    let payload = Bytes::from(vec![7; setup.work.message_bytes()]);
+    let config = config(setup, backend, 1);
+    let target = PeerTarget {
+        addr,
+        key: setup.keys[0].public().clone(),
+        persistent: false,
+    };
     if let Work::RoundTrip { .. } = setup.work {
-        return round_trips(setup, handle, conn, events, &payload);
+        let trips = Arc::new(Mutex::new((RoundTrips::new(), Instant::now())));
+        let payload = Bytes::from(vec![7; setup.work.message_bytes()]);
+        let (meter, shared, ready) = (setup.meter.clone(), trips.clone(), ready.clone());
+        let handler = move |stoq: &StoqHandle, event: Event| {
+            let conn = match event {
+                Event::Connected { conn, .. } => {
+                    let _ = ready.try_send(());
+                    conn
+                }
+                Event::Frame { conn, payload, .. } => {
+                    let (trips, sent) = &mut *shared.lock().expect("never poisoned");
+                    trips.record(&meter, *sent, payload.len());
+                    conn
+                }
+                _ => return,
+            };
+            shared.lock().expect("never poisoned").1 = Instant::now();
+            let _ = stoq.send(conn, Channel::Control, KIND, payload.clone());
+        };
+        let stoq = Stoq::bind_with_handler(config, handler)?;
+        stoq.handle().connect(target).map_err(failed)?;
+        wait(&setup.meter);
+        stoq.shutdown();
+        let (trips, _) = std::mem::replace(
+            &mut *trips.lock().expect("never poisoned"),
+            (RoundTrips::new(), Instant::now()),
+        );
+        setup.meter.hand_in(trips);
+        return Ok(());
     }
+    let (stoq, events) = Stoq::bind(config)?;
+    let handle = stoq.handle();
+    handle.connect(target).map_err(failed)?;
+    let conn = match next(&setup.meter, &events)? {
+        Some(Event::Connected { conn, .. }) => conn,
+        other => return Err(failed(format!("not connected: {other:?}"))),
+    };
+    let _ = ready.send(());
+    flood(setup, &handle, conn)?;
+    stoq.shutdown();
+    Ok(())
+}
+
+fn flood(setup: &Setup, handle: &StoqHandle, conn: ConnId) -> Result<(), NetError> {
+    let payload = Bytes::from(vec![7; setup.work.message_bytes()]);
     while !setup.meter.is_stopped() {
         let sent = if let Work::Datagrams { .. } = setup.work {
             let messages = std::iter::repeat_n((KIND, &payload), DATAGRAMS_AT_ONCE);
@@ -183,29 +228,6 @@ fn request(
             Err(error) => return Err(failed(error)),
         }
     }
-    Ok(())
-}
-
-fn round_trips(
-    setup: &Setup,
-    handle: &StoqHandle,
-    conn: ConnId,
-    events: &Receiver<Event>,
-    payload: &Bytes,
-) -> Result<(), NetError> {
-    let mut trips = RoundTrips::new();
-    while !setup.meter.is_stopped() {
-        let sent = Instant::now();
-        handle
-            .send(conn, Channel::Control, KIND, payload.clone())
-            .map_err(failed)?;
-        match next(setup, events)? {
-            Some(Event::Frame { payload, .. }) => trips.record(&setup.meter, sent, payload.len()),
-            None => break,
-            Some(other) => return Err(failed(format!("unexpected: {other:?}"))),
-        }
-    }
-    setup.meter.hand_in(trips);
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! `falconet bench`
 
+mod compare;
 mod net;
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,8 +11,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
+use serde::Serialize;
 use falconet_bench::cluster::StartOptions;
-use falconet_bench::hgrm;
+use falconet_bench::environment::Environment;
+use falconet_bench::load::LoadOutcome;
+use falconet_bench::sweep::{Limits, Search, Step, Sweep, why_not_held};
+use falconet_bench::{hgrm, hlog, html};
 use falconet_bench::load::BusyPolicy;
 use falconet_bench::progress;
 use falconet_bench::report::Report;
@@ -31,6 +37,7 @@ enum Command {
     Cluster(Cluster),
     Crypto(Crypto),
     Net(net::Net),
+    Compare(compare::Compare),
 }
 
 impl Args {
@@ -39,6 +46,7 @@ impl Args {
             Command::Cluster(cluster) => cluster.run(),
             Command::Crypto(crypto) => crypto.run(),
             Command::Net(net) => net.run(),
+            Command::Compare(compare) => compare.run(),
         }
     }
 }
@@ -49,7 +57,8 @@ impl Args {
 Examples:
   falconet bench cluster --rate 5000
   falconet bench cluster --validators 1 --scheme opaque --rate 50000 --json -
-  falconet bench cluster --rate 2000 --duration 60s --json run.json --hgrm run.hgrm
+  falconet bench cluster --rate 2000 --duration 60s --json run.json --html run.html
+  falconet bench cluster --sweep --rate 1000 --duration 10s --html sweep.html
 
 The load is open-loop: transactions are sent when they are due, and latency counts from the moment
 a transaction was due. Keys and signed transfers are kept in $FALCONET_CACHE (by default
@@ -86,6 +95,22 @@ struct Cluster {
     /// Write the latencies as a percentile table in the format of HdrHistogram
     #[arg(long, value_name = "FILE")]
     hgrm: Option<PathBuf>,
+    /// Write the latencies second by second as an interval log in the format of HdrHistogram
+    #[arg(long, value_name = "FILE")]
+    hlog: Option<PathBuf>,
+    /// Write the report as one HTML file with charts
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Double the rate until the network falls behind, then search for the highest rate that it
+    /// holds; each rate runs on a fresh network
+    #[arg(long, conflicts_with_all = ["hgrm", "hlog"])]
+    sweep: bool,
+    /// Highest rate of a sweep
+    #[arg(long, value_name = "N", default_value_t = 200_000, requires = "sweep")]
+    rate_max: u64,
+    /// Longest 99th percentile at which a sweep calls a rate held
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = output::parse_duration, requires = "sweep")]
+    p99_max: Duration,
 }
 
 impl Cluster {
@@ -104,53 +129,114 @@ impl Cluster {
                 BusyPolicy::Retry
             },
             payload_bytes: self.payload_bytes,
-            dir: self.dir,
+            dir: self.dir.clone(),
             start: StartOptions {
                 env: parent::to_be_followed(),
                 ..StartOptions::default()
             },
             ..ClusterBench::new(exe)
         };
-        let spinner = output::spinner("preparing");
-        let bars = progress::bars();
-        let (report, outcome) = bench_cluster(&bench, &bars, &mut |watch| {
-            match watch {
-                Watch::Live(live) => spinner.set_message(format!(
-                    "{:.0} tx/s committed of {} offered, p50 {} ms, p99 {} ms",
-                    live.committed_tps,
-                    live.offered_tps,
-                    output::millis(live.p50_ms),
-                    output::millis(live.p99_ms),
-                )),
-                Watch::Exit(exit) => spinner.suspend(|| eprintln!("{exit}")),
-            }
-            if stop.asked() {
-                Wish::Stop
-            } else {
-                Wish::Continue
-            }
-        })?;
-        spinner.finish_and_clear();
+        if self.sweep {
+            return self.sweep(&bench, &stop);
+        }
+        let (report, outcome) = measure(&bench, &stop)?;
         if let Some(path) = &self.hgrm {
             write(path, &hgrm::to_hgrm(&outcome.latency_us))?;
         }
-        match &self.json {
-            Some(path) if path == Path::new("-") => {
-                eprint!("{report}");
-                output::line(serde_json::to_string(&report)?)?;
-            }
-            Some(path) => {
-                write(
-                    path,
-                    &format!("{}\n", serde_json::to_string_pretty(&report)?),
-                )?;
-                output::line(report.to_string().trim_end())?;
-            }
-            None => output::line(report.to_string().trim_end())?,
+        if let Some(path) = &self.hlog {
+            write(path, &hlog::to_hlog(&outcome.hlog))?;
         }
+        if let Some(path) = &self.html {
+            write(path, &html::cluster(&report))?;
+        }
+        present(self.json.as_deref(), &report)?;
         verdict(&report)?;
         Ok(ExitCode::SUCCESS)
     }
+
+    fn sweep(&self, bench: &ClusterBench, stop: &Stop) -> anyhow::Result<ExitCode> {
+        let limits = Limits {
+            p99_ms_max: self.p99_max.as_secs_f64() * 1e3,
+            ..Limits::default()
+        };
+        let mut search = Search::new(self.rate, self.rate_max, limits);
+        let mut steps = Vec::new();
+        while let Some(rate) = search.rate() {
+            let bench = ClusterBench {
+                rate,
+                ..bench.clone()
+            };
+            let (report, _) = measure(&bench, stop)?;
+            if stop.asked() {
+                break;
+            }
+            verdict(&report)?;
+            let not_held = why_not_held(&report, &limits);
+            eprintln!(
+                "{rate} tx/s: {:.0} committed, p50 {:.1} ms, p99 {:.1} ms, {}",
+                report.committed_tps,
+                report.latency_ms.p50,
+                report.latency_ms.p99,
+                not_held.as_deref().unwrap_or("held")
+            );
+            search.answer(not_held.is_none());
+            steps.push(Step { not_held, report });
+        }
+        let sweep = Sweep::new(steps, limits, Environment::detect());
+        if let Some(path) = &self.html {
+            write(path, &html::sweep(&sweep))?;
+        }
+        present(self.json.as_deref(), &sweep)?;
+        if sweep.steps.is_empty() {
+            bail!("stopped before the first rate was measured");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Runs one load with a spinner that tells how it goes.
+fn measure(bench: &ClusterBench, stop: &Stop) -> anyhow::Result<(Report, LoadOutcome)> {
+    let spinner = output::spinner("preparing");
+    let bars = progress::bars();
+    let result = bench_cluster(bench, &bars, &mut |watch| {
+        match watch {
+            Watch::Live(live) => spinner.set_message(format!(
+                "{:.0} tx/s committed of {} offered, p50 {} ms, p99 {} ms",
+                live.committed_tps,
+                live.offered_tps,
+                output::millis(live.p50_ms),
+                output::millis(live.p99_ms),
+            )),
+            Watch::Exit(exit) => spinner.suspend(|| eprintln!("{exit}")),
+        }
+        if stop.asked() {
+            Wish::Stop
+        } else {
+            Wish::Continue
+        }
+    })?;
+    spinner.finish_and_clear();
+    Ok(result)
+}
+
+/// The report as text and, where wished, as JSON: with `-` on standard output, the text then on
+/// standard error.
+fn present<T: Serialize + Display>(json: Option<&Path>, report: &T) -> anyhow::Result<()> {
+    match json {
+        Some(path) if path == Path::new("-") => {
+            eprint!("{report}");
+            output::line(serde_json::to_string(report)?)?;
+        }
+        Some(path) => {
+            write(
+                path,
+                &format!("{}\n", serde_json::to_string_pretty(report)?),
+            )?;
+            output::line(report.to_string().trim_end())?;
+        }
+        None => output::line(report.to_string().trim_end())?,
+    }
+    Ok(())
 }
 
 /// Compare signature verification with other libraries, on one core, in one run

@@ -1,8 +1,10 @@
 //! `falconet bench net`
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use falconet_bench::html;
 use falconet_bench::net::{NetBench, compare};
 use falconet_dataplane::Backend;
 
@@ -32,6 +34,9 @@ pub struct Net {
     /// Only cases whose name contains this, as in bulk_mtu1500 or datagram64.quinn
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Write the report as one HTML file with charts
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// End with one JSON object on standard output; tables go to standard error
     #[arg(long)]
     json: bool,
@@ -70,6 +75,9 @@ impl Net {
             spinner.set_message(format!("{done}/{total} {case}"));
         })?;
         spinner.finish_and_clear();
+        if let Some(path) = &self.html {
+            super::write(path, &html::net(&report))?;
+        }
         if self.json {
             eprint!("{report}");
             output::line(serde_json::to_string(&report)?)?;
