@@ -19,10 +19,12 @@ impl Counts {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let lines = text.lines().take(LINES_MAX);
-        let values = lines.filter(|line| !line.starts_with('#')).filter_map(|line| {
-            let (name, value) = line.rsplit_once(' ')?;
-            Some((name.to_owned(), value.parse::<f64>().ok()?))
-        });
+        let values = lines
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| {
+                let (name, value) = line.rsplit_once(' ')?;
+                Some((name.to_owned(), value.parse::<f64>().ok()?))
+            });
         Self(values.collect())
     }
 
@@ -58,7 +60,11 @@ impl Counts {
             .iter()
             .filter_map(|(key, count)| {
                 let bound = key.strip_prefix(&prefix)?.strip_suffix("\"}")?;
-                let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+                let bound = if bound == "+Inf" {
+                    f64::INFINITY
+                } else {
+                    bound.parse().ok()?
+                };
                 Some((bound, *count))
             })
             .collect();
@@ -74,7 +80,11 @@ impl Counts {
                 if !bound.is_finite() {
                     return Some(lower);
                 }
-                let share = if count > below { (wanted - below) / (count - below) } else { 1.0 };
+                let share = if count > below {
+                    (wanted - below) / (count - below)
+                } else {
+                    1.0
+                };
                 return Some(lower + (bound - lower) * share);
             }
             (lower, below) = (bound, count);
@@ -153,7 +163,13 @@ mod tests {
     #[test]
     fn a_histogram_without_values_has_no_quantile() {
         assert_eq!(Counts::parse("").quantile("x", 0.5), None);
-        assert_eq!(Counts::parse("x_bucket{le=\"+Inf\"} 0").quantile("x", 0.5), None);
-        assert_eq!(Counts::parse("x_bucket{le=\"+Inf\"} 3").quantile("x", 0.5), Some(0.0));
+        assert_eq!(
+            Counts::parse("x_bucket{le=\"+Inf\"} 0").quantile("x", 0.5),
+            None
+        );
+        assert_eq!(
+            Counts::parse("x_bucket{le=\"+Inf\"} 3").quantile("x", 0.5),
+            Some(0.0)
+        );
     }
 }

@@ -30,7 +30,11 @@ impl Entry {
         V2DeflateSerializer::new()
             .serialize(histogram_us, &mut compressed)
             .expect("writing to memory does not fail, and the counts fit");
-        let max_us = if histogram_us.is_empty() { 0 } else { histogram_us.max() };
+        let max_us = if histogram_us.is_empty() {
+            0
+        } else {
+            histogram_us.max()
+        };
         Self {
             start_s,
             length_s,

@@ -68,7 +68,10 @@ pub fn sweep(sweep: &Sweep) -> String {
         || "rate sweep".to_owned(),
         |step| {
             let report = &step.report;
-            format!("{} validators, {}: rate sweep", report.validators, report.scheme)
+            format!(
+                "{} validators, {}: rate sweep",
+                report.validators, report.scheme
+            )
         },
     );
     let mut page = Page::new(&title, &sweep.environment.machine);
@@ -97,10 +100,23 @@ pub fn sweep(sweep: &Sweep) -> String {
         row
     });
     page.table(
-        &["offered", "committed", "p50", "p90", "p99", "p99.9", "p99.99", "max", ""],
+        &[
+            "offered",
+            "committed",
+            "p50",
+            "p90",
+            "p99",
+            "p99.9",
+            "p99.99",
+            "max",
+            "",
+        ],
         rows,
     );
-    let knee = sweep.steps.iter().find(|step| step.report.offered_tps == sweep.knee_tps);
+    let knee = sweep
+        .steps
+        .iter()
+        .find(|step| step.report.offered_tps == sweep.knee_tps);
     if let Some(step) = knee {
         page.heading(&format!("At the knee, {} tx/s", sweep.knee_tps));
         page.notes(&step.report.warnings());
@@ -152,6 +168,9 @@ pub fn net(report: &NetReport) -> String {
     page.table(&["", "median", "min", "max"], rows);
     page.finish()
 }
+
+/// Name, CSS class and points of a line.
+type Line<'a> = (&'a str, &'a str, Vec<(f64, f64)>);
 
 struct Page {
     out: String,
@@ -221,7 +240,11 @@ impl Page {
         );
         self.heading("Second by second");
         let line = |value: fn(&crate::load::Interval) -> f64| -> Vec<(f64, f64)> {
-            report.intervals.iter().map(|i| (i.end_s, value(i))).collect()
+            report
+                .intervals
+                .iter()
+                .map(|i| (i.end_s, value(i)))
+                .collect()
         };
         let committed = [("committed a second", "c", line(|i| i.committed as f64))];
         self.lines("seconds", "transactions", &committed);
@@ -242,11 +265,15 @@ impl Page {
                 ("consensus p50, ms", optional(c.consensus_p50_ms)),
                 ("consensus p99, ms", optional(c.consensus_p99_ms)),
             ];
-            self.table(&["", ""], rows.map(|(name, value)| vec![name.into(), value]).into_iter());
+            self.table(
+                &["", ""],
+                rows.map(|(name, value)| vec![name.into(), value])
+                    .into_iter(),
+            );
         }
     }
 
-    fn lines(&mut self, x_name: &str, y_name: &str, lines: &[(&str, &str, Vec<(f64, f64)>)]) {
+    fn lines(&mut self, x_name: &str, y_name: &str, lines: &[Line<'_>]) {
         let all = || lines.iter().flat_map(|(_, _, points)| points);
         let x_max = all().map(|p| p.0).fold(0.0, f64::max);
         let y_max = all().map(|p| p.1).fold(0.0, f64::max);
@@ -258,7 +285,11 @@ impl Page {
                 .iter()
                 .map(|(px, py)| format!("{:.1},{:.1}", x.at(*px), y.at(*py)))
                 .collect();
-            let _ = write!(self.out, "<polyline class=\"{class}\" points=\"{}\"/>", path.join(" "));
+            let _ = write!(
+                self.out,
+                "<polyline class=\"{class}\" points=\"{}\"/>",
+                path.join(" ")
+            );
             for (px, py) in points {
                 let (cx, cy) = (x.at(*px), y.at(*py));
                 let _ = write!(
@@ -292,7 +323,12 @@ impl Page {
         }
         let y = Scale::y(bars.iter().map(|bar| bar.1).fold(0.0, f64::max));
         self.open_chart("transactions by latency", HEIGHT);
-        let x = Scale { max: 0.0, step: 1.0, from: LEFT, to: WIDTH - RIGHT };
+        let x = Scale {
+            max: 0.0,
+            step: 1.0,
+            from: LEFT,
+            to: WIDTH - RIGHT,
+        };
         self.axes(&x, &y, "latency up to, ms", "transactions");
         let width = (WIDTH - LEFT - RIGHT) / bars.len() as f64;
         let every = bars.len().div_ceil(12);
@@ -321,7 +357,10 @@ impl Page {
     fn bars(&mut self, unit: &str, bars: &[(String, f64, &str)]) {
         const NAMES: f64 = 170.0;
         const NUMBERS: f64 = 90.0;
-        let max = bars.iter().map(|bar| bar.1).fold(f64::MIN_POSITIVE, f64::max);
+        let max = bars
+            .iter()
+            .map(|bar| bar.1)
+            .fold(f64::MIN_POSITIVE, f64::max);
         self.open_chart(unit, BAR * bars.len() as f64);
         for (n, (name, value, class)) in bars.iter().enumerate() {
             let (top, width) = (BAR * n as f64, value / max * (WIDTH - NAMES - NUMBERS));
@@ -387,7 +426,8 @@ impl Page {
     }
 
     fn table(&mut self, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-        self.out.push_str("<div class=\"scroll\"><table><thead><tr>");
+        self.out
+            .push_str("<div class=\"scroll\"><table><thead><tr>");
         for cell in head {
             let _ = write!(self.out, "<th>{}</th>", escape(cell));
         }
@@ -421,7 +461,11 @@ impl Scale {
     }
 
     fn new(max: f64, from: f64, to: f64) -> Self {
-        let max = if max > 0.0 && max.is_finite() { max } else { 1.0 };
+        let max = if max > 0.0 && max.is_finite() {
+            max
+        } else {
+            1.0
+        };
         let rough = max / TICKS;
         let unit = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0]
@@ -430,7 +474,12 @@ impl Scale {
             .find(|step| *step >= rough)
             .unwrap_or(rough);
         let max = (max / step).ceil() * step;
-        Self { max, step, from, to }
+        Self {
+            max,
+            step,
+            from,
+            to,
+        }
     }
 
     fn at(&self, value: f64) -> f64 {

@@ -10,6 +10,8 @@
 //! | [`accounts`] | the accounts that transfers come from |
 //! | [`report`], [`hgrm`] | what came out, as JSON, text and percentile table |
 //! | [`net`] | STOQ beside other transports |
+//! | [`store`], [`ledger`], [`figures`] | the durable log beside other stores, execution |
+//! | [`model`] | what a rate needs with n validators, computed from measured costs |
 //! | [`sweep`], [`costs`] | the knee of a network, and what a transaction cost it |
 //! | [`compare`], [`html`], [`hlog`] | two reports beside each other, a report for a browser, a log of histograms |
 //! | [`series`], [`environment`] | repeated measurements, and under which conditions |
@@ -25,13 +27,16 @@ pub mod costs;
 #[cfg(feature = "peers")]
 pub mod crypto;
 pub mod environment;
+pub mod figures;
 mod files;
 pub mod hgrm;
 pub mod hlog;
 pub mod html;
 pub mod http;
+pub mod ledger;
 pub mod load;
 pub mod machine;
+pub mod model;
 pub mod net;
 pub mod process;
 pub mod progress;
@@ -39,5 +44,6 @@ pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod series;
+pub mod store;
 pub mod supply;
 pub mod sweep;

@@ -6,9 +6,9 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::RootsCheck;
-use crate::load::{Counters, Interval, LoadOutcome, quantile_ms};
 use crate::costs::Costs;
 use crate::environment::Noise;
+use crate::load::{Counters, Interval, LoadOutcome, quantile_ms};
 use crate::machine::Machine;
 use crate::process::ProcessStats;
 use crate::sweep::is_steady;
@@ -315,7 +315,11 @@ impl fmt::Display for Report {
         )?;
         if let Some(c) = &self.costs {
             if let (Some(p50), Some(p99)) = (c.consensus_p50_ms, c.consensus_p99_ms) {
-                row(f, "  of it consensus", format!("p50 {p50:.1}  p99 {p99:.1}"))?;
+                row(
+                    f,
+                    "  of it consensus",
+                    format!("p50 {p50:.1}  p99 {p99:.1}"),
+                )?;
             }
             row(
                 f,

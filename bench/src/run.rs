@@ -392,10 +392,12 @@ pub fn measure(
         Some(spent.as_secs_f64())
     });
     // A validator that died does not answer; then nothing is said about costs.
-    let costs = counts_before.zip(counts(running)).and_then(|(before, after)| {
-        let committed = outcome.counters.committed;
-        Costs::of(&after.since(&before), committed, cpu_s.sum())
-    });
+    let costs = counts_before
+        .zip(counts(running))
+        .and_then(|(before, after)| {
+            let committed = outcome.counters.committed;
+            Costs::of(&after.since(&before), committed, cpu_s.sum())
+        });
     let statuses: Vec<_> = running
         .nodes()
         .iter()

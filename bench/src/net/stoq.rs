@@ -82,11 +82,7 @@ fn config(setup: &Setup, backend: Backend, own: usize) -> StoqConfig {
 
 /// The receiver until the end of the run. Network threads are started by this thread and stay on
 /// its core.
-fn serve(
-    setup: &Setup,
-    backend: Backend,
-    addr: &Sender<SocketAddrV6>,
-) -> Result<Extra, NetError> {
+fn serve(setup: &Setup, backend: Backend, addr: &Sender<SocketAddrV6>) -> Result<Extra, NetError> {
     let config = config(setup, backend, 0);
     let stoq = if let Work::RoundTrip { .. } = setup.work {
         let stoq = Stoq::bind_with_handler(config, echo)?;

@@ -1,7 +1,9 @@
 //! `falconet bench`
 
 mod compare;
+mod model;
 mod net;
+mod parts;
 
 use std::fmt::Display;
 use std::fs;
@@ -11,16 +13,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use serde::Serialize;
 use falconet_bench::cluster::StartOptions;
 use falconet_bench::environment::Environment;
-use falconet_bench::load::LoadOutcome;
-use falconet_bench::sweep::{Limits, Search, Step, Sweep, why_not_held};
-use falconet_bench::{hgrm, hlog, html};
 use falconet_bench::load::BusyPolicy;
+use falconet_bench::load::LoadOutcome;
 use falconet_bench::progress;
 use falconet_bench::report::Report;
 use falconet_bench::run::{ClusterBench, LoadKind, Watch, Wish, bench_cluster};
+use falconet_bench::sweep::{Limits, Search, Step, Sweep, why_not_held};
+use falconet_bench::{hgrm, hlog, html};
+use serde::Serialize;
 
 use crate::signals::Stop;
 use crate::{output, parent};
@@ -37,6 +39,10 @@ enum Command {
     Cluster(Cluster),
     Crypto(Crypto),
     Net(net::Net),
+    Store(parts::Store),
+    Ledger(parts::Ledger),
+    All(parts::All),
+    Model(model::Model),
     Compare(compare::Compare),
 }
 
@@ -46,6 +52,10 @@ impl Args {
             Command::Cluster(cluster) => cluster.run(),
             Command::Crypto(crypto) => crypto.run(),
             Command::Net(net) => net.run(),
+            Command::Store(store) => store.run(),
+            Command::Ledger(ledger) => ledger.run(),
+            Command::All(all) => all.run(),
+            Command::Model(model) => model.run(),
             Command::Compare(compare) => compare.run(),
         }
     }

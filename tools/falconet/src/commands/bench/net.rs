@@ -23,8 +23,8 @@ Sender and receiver have a core each. The whole takes about four minutes. A prog
 without the libraries to compare with (`--features peers`) measures only STOQ.")]
 pub struct Net {
     /// I/O backend of STOQ in the comparisons with others
-    #[arg(long, value_enum, default_value_t = Io::Auto)]
-    backend: Io,
+    #[arg(long, value_enum, default_value_t = Choice::Auto)]
+    backend: Choice,
     /// Rounds; each contender has its turn in each [default: 7, quick: 3]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
@@ -44,7 +44,7 @@ pub struct Net {
 
 /// An I/O backend
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Io {
+enum Choice {
     /// The best that this kernel permits
     Auto,
     /// io_uring with multishot receive
@@ -58,10 +58,10 @@ enum Io {
 impl Net {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let backend = match self.backend {
-            Io::Auto => Backend::Auto,
-            Io::IoUring => Backend::IoUring,
-            Io::Mmsg => Backend::Mmsg,
-            Io::Plain => Backend::Plain,
+            Choice::Auto => Backend::Auto,
+            Choice::IoUring => Backend::IoUring,
+            Choice::Mmsg => Backend::Mmsg,
+            Choice::Plain => Backend::Plain,
         };
         let mut bench = if self.quick {
             NetBench::quick(backend)

@@ -1,0 +1,144 @@
+//! `falconet bench ledger`: blocks of transfers executed, up to and including the state root.
+//!
+//! Signatures are checked before the ledger sees a transaction, so here verdicts say that they
+//! are valid. Senders and recipients are spread over all accounts: most of the tree's paths are
+//! dirty, the worst case for the root.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use falconet_crypto::falcon::{KeyPair, PublicKey, Scheme};
+use falconet_ledger::{Application as _, Block, Ledger, Verdict, Verdicts};
+use falconet_types::batch::Batch;
+use falconet_types::block::LaneTip;
+use falconet_types::genesis::{ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params};
+use falconet_types::transaction::{Body, Transaction};
+use falconet_types::wire::Wire as _;
+use falconet_types::{Epoch, Height, ValidatorIndex};
+
+use crate::figures::{Collector, FiguresReport};
+
+/// Accounts of the ledger.
+const ACCOUNTS: usize = 10_000;
+/// Transfers of a block: what comes together at a moderate rate, and at a high one.
+const BLOCKS: [usize; 2] = [500, 5_000];
+/// Transfers of a batch.
+const BATCH_TXS: usize = 500;
+const BALANCE: u64 = 1 << 40;
+
+/// Executes blocks in `rounds` rounds.
+#[must_use]
+pub fn measure(rounds: usize, progress: &dyn Fn(&str)) -> FiguresReport {
+    progress("making accounts");
+    let validator = KeyPair::from_seed(Scheme::Falcon512, &[1; 32]);
+    let genesis = genesis(&validator);
+    let loads = BLOCKS.map(|transfers| (transfers, batches(&genesis, &validator, transfers)));
+    let mut collector = Collector::start("ledger");
+    for round in 0..rounds {
+        for (transfers, batches) in &loads {
+            progress(&format!("round {} of {rounds}: {transfers} transfers", round + 1));
+            let mut ledger = Ledger::from_genesis(&genesis);
+            let block = Block {
+                height: Height(1),
+                time_ms: 2,
+                batches,
+            };
+            let began = Instant::now();
+            let result = ledger.execute(&block);
+            let root = result.commitment();
+            let seconds = began.elapsed().as_secs_f64();
+            std::hint::black_box(root);
+            assert_eq!(
+                result.changes.len(),
+                2 * transfers,
+                "every transfer changes two accounts"
+            );
+            let name = |what: &str| format!("block_{transfers}.{what}");
+            collector.add(&name("transactions"), "transactions/s", *transfers as f64 / seconds);
+            collector.add(&name("state_roots"), "blocks with root/s", 1.0 / seconds);
+            collector.add(&name("time"), "ms", seconds * 1e3);
+        }
+    }
+    collector.finish(&[])
+}
+
+fn genesis(validator: &KeyPair) -> Genesis {
+    let scheme = Scheme::Falcon1024;
+    let mut accounts: Vec<GenesisAccount> = (0..ACCOUNTS)
+        .map(|i| {
+            let mut bytes = vec![0; scheme.public_key_len()];
+            bytes[0] = scheme.public_key_header();
+            // Seven bytes hold four 14-bit coefficients; a small number in each stays below q.
+            bytes[2] = (i & 0xff) as u8;
+            bytes[9] = (i >> 8) as u8;
+            let key = PublicKey::from_bytes(scheme, &bytes).expect("small coefficients");
+            GenesisAccount {
+                id: key.id(),
+                balance: BALANCE,
+                key: Some(key),
+            }
+        })
+        .collect();
+    accounts.sort_by_key(|account| account.id);
+    let validator = GenesisValidator {
+        name: "v0".into(),
+        key: validator.public().clone(),
+        weight: 1,
+    };
+    Genesis {
+        name: "bench".into(),
+        time_ms: 1,
+        application: ApplicationKind::Ledger,
+        params: Params::default(),
+        validators: vec![validator],
+        accounts,
+    }
+}
+
+fn batches(genesis: &Genesis, validator: &KeyPair, transfers: usize) -> Vec<(Batch, Verdicts)> {
+    let chain_id = genesis.chain_id();
+    let scheme = Scheme::Falcon1024;
+    let txs: Vec<Bytes> = (0..transfers)
+        .map(|i| {
+            let tx = Transaction {
+                scheme,
+                chain_id,
+                sender: genesis.accounts[2 * i].id,
+                nonce: 1,
+                valid_until_ms: u64::MAX,
+                fee: 1,
+                body: Body::Transfer {
+                    to: genesis.accounts[2 * i + 1].id,
+                    amount: 5,
+                },
+            };
+            let mut bytes = tx.to_bytes();
+            bytes.resize(bytes.len() + scheme.signature_len(), 0);
+            bytes.into()
+        })
+        .collect();
+    let (epoch, lane) = (Epoch::ZERO, ValidatorIndex(0));
+    let mut tip = LaneTip::default();
+    txs.chunks(BATCH_TXS)
+        .map(|txs| {
+            let batch = Batch::seal(epoch, lane, tip, txs, chain_id, validator);
+            tip = batch.tip();
+            let verdicts = Verdicts(vec![Verdict::Valid; txs.len()]);
+            (batch, verdicts)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_executed_and_timed() {
+        let report = measure(1, &|_| {});
+        for transfers in BLOCKS {
+            let rate = &report.cases[&format!("block_{transfers}.transactions")];
+            assert!(rate.series.median > 0.0);
+        }
+    }
+}
