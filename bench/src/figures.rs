@@ -101,12 +101,24 @@ impl Collector {
 
 impl fmt::Display for FiguresReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<40} {:>12} {:>12} {:>12}", self.benchmark, "median", "min", "max")?;
+        writeln!(
+            f,
+            "{:<40} {:>12} {:>12} {:>12}",
+            self.benchmark, "median", "min", "max"
+        )?;
         for (name, Figure { unit, series: s }) in &self.cases {
-            writeln!(f, "{name:<40} {:>12.2} {:>12.2} {:>12.2}  {unit}", s.median, s.min, s.max)?;
+            writeln!(
+                f,
+                "{name:<40} {:>12.2} {:>12.2} {:>12.2}  {unit}",
+                s.median, s.min, s.max
+            )?;
         }
         for (name, s) in &self.ratios {
-            writeln!(f, "{name:<40} {:>12.3} {:>12.3} {:>12.3}  ratio", s.median, s.min, s.max)?;
+            writeln!(
+                f,
+                "{name:<40} {:>12.3} {:>12.3} {:>12.3}  ratio",
+                s.median, s.min, s.max
+            )?;
         }
         for warning in &self.warnings {
             writeln!(f, "note: {warning}")?;

@@ -36,7 +36,10 @@ pub fn measure(rounds: usize, progress: &dyn Fn(&str)) -> FiguresReport {
     let mut collector = Collector::start("ledger");
     for round in 0..rounds {
         for (transfers, batches) in &loads {
-            progress(&format!("round {} of {rounds}: {transfers} transfers", round + 1));
+            progress(&format!(
+                "round {} of {rounds}: {transfers} transfers",
+                round + 1
+            ));
             let mut ledger = Ledger::from_genesis(&genesis);
             let block = Block {
                 height: Height(1),
@@ -54,7 +57,11 @@ pub fn measure(rounds: usize, progress: &dyn Fn(&str)) -> FiguresReport {
                 "every transfer changes two accounts"
             );
             let name = |what: &str| format!("block_{transfers}.{what}");
-            collector.add(&name("transactions"), "transactions/s", *transfers as f64 / seconds);
+            collector.add(
+                &name("transactions"),
+                "transactions/s",
+                *transfers as f64 / seconds,
+            );
             collector.add(&name("state_roots"), "blocks with root/s", 1.0 / seconds);
             collector.add(&name("time"), "ms", seconds * 1e3);
         }

@@ -153,7 +153,14 @@ impl fmt::Display for Model {
         writeln!(
             f,
             "{:>10} {:>9} {:>7} {:>7} {:>12} {:>8} {:>8} {:>8}",
-            "validators", "tx/s", "us/tx", "cores", "certificates", "in Gb/s", "out Gb/s", "MB/s log"
+            "validators",
+            "tx/s",
+            "us/tx",
+            "cores",
+            "certificates",
+            "in Gb/s",
+            "out Gb/s",
+            "MB/s log"
         )?;
         for r in &self.rows {
             writeln!(

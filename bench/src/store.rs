@@ -72,10 +72,26 @@ pub fn measure(
         }
     }
     Ok(collector.finish(&[
-        ("turn_4_batches_vs_redb", "turn_4_batches.segment_log", "turn_4_batches.redb"),
-        ("turn_4_batches_vs_fjall", "turn_4_batches.segment_log", "turn_4_batches.fjall"),
-        ("turn_small_vs_redb", "turn_small.segment_log", "turn_small.redb"),
-        ("turn_small_vs_fjall", "turn_small.segment_log", "turn_small.fjall"),
+        (
+            "turn_4_batches_vs_redb",
+            "turn_4_batches.segment_log",
+            "turn_4_batches.redb",
+        ),
+        (
+            "turn_4_batches_vs_fjall",
+            "turn_4_batches.segment_log",
+            "turn_4_batches.fjall",
+        ),
+        (
+            "turn_small_vs_redb",
+            "turn_small.segment_log",
+            "turn_small.redb",
+        ),
+        (
+            "turn_small_vs_fjall",
+            "turn_small.segment_log",
+            "turn_small.fjall",
+        ),
     ]))
 }
 
@@ -93,7 +109,10 @@ fn log(dir: &Path) -> Result<Turn<'static>, StoreBenchError> {
         .map_err(|error| failed("segment_log", dir, error))?;
     Ok(Box::new(move |records, batches| {
         for record in records.of_turn(batches) {
-            store.log.append(record).map_err(|error| error.to_string())?;
+            store
+                .log
+                .append(record)
+                .map_err(|error| error.to_string())?;
         }
         store.log.sync().map_err(|error| error.to_string())
     }))
@@ -103,7 +122,10 @@ fn log(dir: &Path) -> Result<Turn<'static>, StoreBenchError> {
 struct Records {
     records: Vec<Record>,
     /// The same as bytes, for the other stores.
-    #[cfg_attr(not(feature = "peers"), allow(dead_code, reason = "only peers store bytes"))]
+    #[cfg_attr(
+        not(feature = "peers"),
+        allow(dead_code, reason = "only peers store bytes")
+    )]
     bytes: Vec<Bytes>,
     /// How many of them are not batches.
     small: usize,
@@ -111,7 +133,11 @@ struct Records {
 
 impl Records {
     fn of_turn(&self, batches: bool) -> &[Record] {
-        &self.records[..if batches { self.records.len() } else { self.small }]
+        &self.records[..if batches {
+            self.records.len()
+        } else {
+            self.small
+        }]
     }
 
     #[cfg(feature = "peers")]
@@ -164,7 +190,11 @@ impl Records {
         };
         let safety = random(SAFETY_BYTES);
         let txs: Vec<Bytes> = (0..BATCH_TXS).map(|_| random(TRANSACTION_BYTES)).collect();
-        let mut bytes = vec![safety.clone(), header.to_bytes().into(), qc.to_bytes().into()];
+        let mut bytes = vec![
+            safety.clone(),
+            header.to_bytes().into(),
+            qc.to_bytes().into(),
+        ];
         let small = bytes.len();
         let mut records = vec![
             Record::Safety(safety),
@@ -205,7 +235,9 @@ mod peers {
     }
 
     fn redb(path: &Path) -> Result<Turn<'static>, redb::Error> {
-        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+        let db = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)?;
         let mut key = 0;
         let mut turn = move |records: &Records, batches: bool| -> Result<(), redb::Error> {
             let tx = db.begin_write()?;
@@ -250,7 +282,12 @@ mod tests {
         let report = measure(dir.path(), 1, &|_| {}).unwrap();
         let expected = if cfg!(feature = "peers") { 6 } else { 2 };
         assert_eq!(report.cases.len(), expected);
-        assert!(report.cases.values().all(|figure| figure.series.median > 0.0));
+        assert!(
+            report
+                .cases
+                .values()
+                .all(|figure| figure.series.median > 0.0)
+        );
     }
 
     #[test]

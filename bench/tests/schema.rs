@@ -24,12 +24,22 @@ fn schema(name: &str) -> Value {
 /// Where a value does not fit its schema.
 fn problems(at: &str, value: &Value, schema: &Value) -> Vec<String> {
     const KEYWORDS: [&str; 9] = [
-        "$schema", "title", "type", "enum", "minimum", "required", "properties",
-        "additionalProperties", "items",
+        "$schema",
+        "title",
+        "type",
+        "enum",
+        "minimum",
+        "required",
+        "properties",
+        "additionalProperties",
+        "items",
     ];
     let mut found = Vec::new();
     for keyword in schema.as_object().unwrap().keys() {
-        assert!(KEYWORDS.contains(&keyword.as_str()), "unknown keyword {keyword}");
+        assert!(
+            KEYWORDS.contains(&keyword.as_str()),
+            "unknown keyword {keyword}"
+        );
     }
     let is = |name: &Value| match name.as_str().unwrap() {
         "object" => value.is_object(),
@@ -99,7 +109,11 @@ fn check(name: &str, report: &impl serde::Serialize) {
 fn the_checker_finds_what_does_not_fit() {
     let good = json!({"benchmark": "net", "report_version": -1, "ratios": {"x": 1}});
     let found = problems("net", &good, &schema("net")).join("\n");
-    for part in ["\"cases\" is missing", "-1 is not", "net.ratios.x: 1 is not"] {
+    for part in [
+        "\"cases\" is missing",
+        "-1 is not",
+        "net.ratios.x: 1 is not",
+    ] {
         assert!(found.contains(part), "{part} in {found}");
     }
 }
@@ -170,7 +184,14 @@ fn cluster() -> Report {
 fn a_load_and_a_sweep_fit_and_become_a_page() {
     let report = cluster();
     check("cluster", &report);
-    assert_eq!(report.latency_histogram.iter().map(|b| b.count).sum::<u64>(), 2);
+    assert_eq!(
+        report
+            .latency_histogram
+            .iter()
+            .map(|b| b.count)
+            .sum::<u64>(),
+        2
+    );
     let limits = Limits::default();
     let step = Step {
         not_held: why_not_held(&report, &limits),

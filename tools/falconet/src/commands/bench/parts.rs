@@ -153,7 +153,11 @@ impl All {
             Some(path) => super::write(path, &format!("{reports:#}\n"))?,
             None => {}
         }
-        anyhow::ensure!(failed.is_empty(), "failed: {}; see above", failed.join(", "));
+        anyhow::ensure!(
+            failed.is_empty(),
+            "failed: {}; see above",
+            failed.join(", ")
+        );
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -175,7 +179,10 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                eprintln!("cannot remove {}: {error}; remove it by hand", self.0.display());
+                eprintln!(
+                    "cannot remove {}: {error}; remove it by hand",
+                    self.0.display()
+                );
             }
             _ => {}
         }
