@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddrV6, path::Path, str::FromStr, sync::Arc, time:
 use falconet_crypto::{falcon::KeyPair, falcon::PublicKey, hash::Digest};
 use thiserror::Error;
 
-use crate::{BindError, Channel, tls::TrustedKeys};
+use crate::{BindError, Channel, PathPolicy, tls::TrustedKeys};
 
 /// What to bind and how.
 pub struct StoqConfig {
@@ -181,6 +181,8 @@ pub struct IoOptions {
     /// Memory for receive buffers of all threads, bytes. Beyond it received bytes are copied out one datagram
     /// at a time, so that what peers pin stays within this sum and the QUIC windows.
     pub pool_bytes_max: usize,
+    /// How connections are tuned to their paths.
+    pub paths: PathPolicy,
     /// Largest UDP payload tried by path MTU discovery off loopback, bytes.
     pub mtu_max: u16,
     /// Largest UDP payload tried by path MTU discovery on loopback, bytes.
@@ -197,6 +199,7 @@ impl Default for IoOptions {
             spin: Spin::Never,
             socket_buffer_bytes: 8 << 20,
             pool_bytes_max: 32 << 20,
+            paths: PathPolicy::default(),
             mtu_max: MTU_JUMBO,
             mtu_max_loopback: MTU_LOOPBACK,
         }
@@ -236,7 +239,9 @@ pub struct Limits {
     pub keep_alive_validator: Duration,
     /// Interval of keep-alive packets on connections dialled anonymously.
     pub keep_alive_client: Duration,
-    /// How long a connection identifier is used before another one replaces it.
+    /// How long a connection identifier is used before another one replaces it. At least ten
+    /// seconds: quinn-proto announces a lost identifier again with the limit of the present, which
+    /// is malformed once that identifier itself is retired, and costs the connection.
     pub connection_id_lifetime: Duration,
     /// Packets sent on one connection before its traffic keys are updated.
     pub key_update_packets: u64,
@@ -394,6 +399,18 @@ impl Limits {
             self.anonymous_window_bytes.into(),
             4096,
             "a connection needs a window of some packets",
+        )?;
+        at_least(
+            "connection_id_lifetime",
+            self.connection_id_lifetime.as_secs(),
+            10,
+            "seconds; identifiers must outlive the repair of losses",
+        )?;
+        at_least(
+            "key_update_packets",
+            self.key_update_packets,
+            1,
+            "at least 1",
         )?;
         at_least(
             "idle_timeout_validator",

@@ -31,6 +31,7 @@ pub mod frame;
 pub mod hello;
 mod io;
 pub mod measure;
+mod path;
 mod pool;
 mod runtime;
 mod send;
@@ -48,6 +49,7 @@ pub use self::{
     datagram::{MESSAGE_HEADER_BYTES, Messages},
     error::{BindError, ConnectError, SendError},
     event::{ConnId, Event, EventBudget, FrameLease, Remote, TargetId},
+    path::{PathInfo, PathPolicy, PathTier},
     runtime::{Handler, Stoq, StoqHandle},
     send::Payload,
     stats::{Stats, StatsSnapshot},

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, RwLock,
+        Arc, Mutex, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -12,7 +12,9 @@ use std::{
 use bytes::Bytes;
 use falconet_crypto::falcon::KeyPair;
 
-use crate::{Channel, CloseCode, ConnId, Limits, PeerTarget, SendError, TargetId, channel};
+use crate::{
+    Channel, CloseCode, ConnId, Limits, PathInfo, PeerTarget, SendError, TargetId, channel,
+};
 
 /// What a frame carries: one piece, or several that follow each other on the wire without being
 /// joined in memory first.
@@ -100,6 +102,7 @@ pub(crate) struct ConnBudget {
     queued_datagrams: AtomicUsize,
     /// Largest datagram at present, bytes; 0 while datagrams are not supported.
     datagram_bytes_max: AtomicUsize,
+    path: Mutex<Option<PathInfo>>,
 }
 
 /// What a connection says about datagrams.
@@ -119,6 +122,7 @@ impl ConnBudget {
             queued: Default::default(),
             queued_datagrams: AtomicUsize::new(0),
             datagram_bytes_max: AtomicUsize::new(0),
+            path: Mutex::new(None),
         }
     }
 
@@ -178,6 +182,15 @@ impl ConnBudget {
             DatagramSize::UpTo(bytes) => bytes,
         };
         self.datagram_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_path(&self, info: PathInfo) {
+        *self.path.lock().expect("no holder of the lock panics") = Some(info);
+    }
+
+    /// What was last known of the path.
+    pub(crate) fn path(&self) -> Option<PathInfo> {
+        *self.path.lock().expect("no holder of the lock panics")
     }
 
     /// The largest datagram at present.

@@ -169,6 +169,16 @@ counters! {
     connections_anonymous,
     /// Now: connections still in the handshake or greeting.
     connections_handshaking,
+    /// Now: established connections to this machine itself.
+    paths_loopback,
+    /// Now: established connections on a local network, by their round-trip time.
+    paths_lan,
+    /// Now: established connections within a region, by their round-trip time.
+    paths_metro,
+    /// Now: established connections to further away, by their round-trip time.
+    paths_wide,
+    /// Times that the path of a connection turned out to be of another tier.
+    path_tier_changes,
     /// Sends refused because the channel's queue was full.
     send_queue_full,
     /// Sends dropped because their connection had ended meanwhile.

@@ -454,3 +454,37 @@ fn datagrams_arrive_packed_over_every_backend() {
         assert!(stats.message_datagrams_out <= lots * lot / 5, "packed");
     });
 }
+
+#[test]
+fn the_key_log_has_the_secrets_of_the_session_and_one_reader() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let path = std::env::temp_dir().join(format!("stoq-key-log-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let (a, b, _, _) = pair(|config| config.danger_log_keys_to(&path).unwrap());
+    drop((a, b));
+    let log = std::fs::read_to_string(&path).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(mode & 0o777, 0o600);
+    // Both sides write the same secrets, so each line comes twice.
+    for label in [
+        "CLIENT_HANDSHAKE_TRAFFIC_SECRET",
+        "SERVER_HANDSHAKE_TRAFFIC_SECRET",
+        "CLIENT_TRAFFIC_SECRET_0",
+        "SERVER_TRAFFIC_SECRET_0",
+    ] {
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|line| line.split(' ').next() == Some(label))
+            .collect();
+        assert_eq!(lines.len(), 2, "{label}");
+        assert_eq!(lines[0], lines[1], "{label}");
+        let fields: Vec<&str> = lines[0].split(' ').collect();
+        assert_eq!(fields.len(), 3);
+        assert_eq!(fields[1].len(), 64, "the client random");
+        assert!(fields[2].len() >= 64, "the secret");
+        let is_hex = |c: char| c.is_ascii_hexdigit();
+        assert!(fields[1..].iter().all(|f| f.chars().all(is_hex)));
+    }
+}

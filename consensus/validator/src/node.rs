@@ -546,6 +546,7 @@ impl Assembly<'_> {
             chain: Arc::clone(chain),
             board: Arc::clone(&board),
             peers,
+            stoq: self.stoq.handle(),
             metrics: Arc::clone(&metrics),
             view,
             history,

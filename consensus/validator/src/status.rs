@@ -77,6 +77,39 @@ pub struct PeerStatus {
     pub name: String,
     /// True for a connected peer, and for the validator itself.
     pub connected: bool,
+    /// The path to a connected peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathStatus>,
+}
+
+/// The network path to a peer, as its connection measures it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// `loopback`, `lan`, `metro` or `wide`: what the connection is tuned to.
+    pub tier: String,
+    /// Least round-trip time, microseconds.
+    pub rtt_min_us: u64,
+    /// Smoothed round-trip time, microseconds.
+    pub rtt_us: u64,
+    /// Largest UDP payload that passes, bytes.
+    pub mtu_bytes: u16,
+    /// Packets sent.
+    pub packets_sent: u64,
+    /// Packets lost.
+    pub packets_lost: u64,
+}
+
+impl From<falconet_dataplane::PathInfo> for PathStatus {
+    fn from(path: falconet_dataplane::PathInfo) -> Self {
+        Self {
+            tier: path.tier.name().into(),
+            rtt_min_us: path.rtt_min.as_micros() as u64,
+            rtt_us: path.rtt.as_micros() as u64,
+            mtu_bytes: path.mtu,
+            packets_sent: path.packets_sent,
+            packets_lost: path.packets_lost,
+        }
+    }
 }
 
 /// Executed blocks that are remembered for the live view.

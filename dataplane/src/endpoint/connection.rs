@@ -13,6 +13,7 @@ use super::{
     admission::Place,
     core::Core,
     datagrams::{self, DatagramQueue},
+    path::Path,
     receiver::{Phase, ReadOutcome, Receiver},
     sender::{Failure, Sender},
     transport,
@@ -47,6 +48,7 @@ pub(super) struct Conn {
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
     pub(super) datagrams: DatagramQueue,
+    pub(super) path: Path,
     /// What may be sent while the peer's address is unproved.
     unvalidated: Option<AddressBudget>,
     /// Under what name the admission table knows an accepted trusted peer.
@@ -121,11 +123,11 @@ pub(super) enum State {
 impl Conn {
     pub(super) fn new(
         id: ConnId,
-        handle: ConnectionHandle,
-        quic: Connection,
+        (handle, quic): (ConnectionHandle, Connection),
         addr: SocketAddrV6,
         origin: Origin,
         place: Place,
+        path: Path,
         deadline: Instant,
     ) -> Self {
         let (target, proves_identity) = match origin {
@@ -148,6 +150,7 @@ impl Conn {
             sender: Sender::new(),
             receiver: Receiver::default(),
             datagrams: DatagramQueue::default(),
+            path,
             unvalidated: None,
             bound: None,
             streams_turn: false,
@@ -257,9 +260,15 @@ impl Conn {
     /// Writes what is queued.
     pub(super) fn flush(&mut self, core: &mut Core) -> Result<(), Failure> {
         match self.state {
-            State::Greeting(_) => self.sender.flush(&mut self.quic, &self.budget, core),
+            State::Greeting(_) => {
+                let window = self.path.send_window_bytes(core);
+                self.sender
+                    .flush(&mut self.quic, window, &self.budget, core)
+            }
             State::Open(_) => {
-                self.sender.flush(&mut self.quic, &self.budget, core)?;
+                let window = self.path.send_window_bytes(core);
+                self.sender
+                    .flush(&mut self.quic, window, &self.budget, core)?;
                 self.datagrams.flush(&mut self.quic, &self.budget, core);
                 Ok(())
             }
@@ -288,7 +297,7 @@ impl Conn {
         buf: &mut Vec<u8>,
         core: &mut Core,
     ) -> Option<Transmit> {
-        let mut segments_max = segments_max;
+        let mut segments_max = segments_max.min(self.path.segments_max());
         if let Some(budget) = &self.unvalidated {
             let datagrams = budget.left() / u64::from(self.quic.current_mtu());
             if datagrams == 0 {
@@ -327,6 +336,13 @@ impl Conn {
             self.quic.force_key_update();
             (self.key_packets, self.key_bytes) = (0, 0);
             core.stats.key_updates.inc();
+        }
+    }
+
+    /// Looks at the path, when it is time to.
+    pub(super) fn check_path(&mut self, now: Instant, core: &Core) {
+        if let Some(info) = self.path.check(now, &mut self.quic, core) {
+            self.budget.set_path(info);
         }
     }
 

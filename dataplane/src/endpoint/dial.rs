@@ -1,8 +1,11 @@
 //! Dialling targets: what to reach, and when to try again.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use quinn_proto::ClientConfig;
+use quinn_proto::crypto::rustls::QuicClientConfig;
 
 use crate::{ConnId, Limits, PeerTarget, TargetId};
 
@@ -10,7 +13,8 @@ use crate::{ConnId, Limits, PeerTarget, TargetId};
 pub(super) struct Target {
     pub(super) id: TargetId,
     pub(super) peer: PeerTarget,
-    pub(super) config: ClientConfig,
+    /// TLS with the peer's pin.
+    pub(super) crypto: Arc<QuicClientConfig>,
     /// The attempt or connection under way.
     pub(super) conn: Option<ConnId>,
     /// When to dial, while no attempt is under way.
@@ -21,11 +25,16 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(id: TargetId, peer: PeerTarget, config: ClientConfig, now: Instant) -> Self {
+    pub(super) fn new(
+        id: TargetId,
+        peer: PeerTarget,
+        crypto: Arc<QuicClientConfig>,
+        now: Instant,
+    ) -> Self {
         Target {
             id,
             peer,
-            config,
+            crypto,
             conn: None,
             dial_at: Some(now),
             open_since: None,

@@ -7,13 +7,14 @@ use falconet_crypto::{
     falcon::{KeyPair, PublicKey},
     hash::Digest,
 };
-use quinn_proto::{ClientConfig, ServerConfig, TransportConfig};
+use quinn_proto::{ClientConfig, ServerConfig, TransportConfig, crypto::rustls::QuicClientConfig};
 
 use super::{
     Endpoint,
+    path::PathGuess,
     transport::{Side, transport_config},
 };
-use crate::{IoOptions, Limits, Stats, StoqConfig, TrustedKeys, tls};
+use crate::{IoOptions, Limits, PathPolicy, Stats, StoqConfig, TrustedKeys, tls};
 
 /// What all QUIC configurations of an endpoint have in common.
 #[derive(Clone)]
@@ -43,57 +44,71 @@ impl Recipe {
         let stats = Some(self.stats.clone());
         let crypto = tls::server_config_with(identity, &self.trusted, &self.tls, stats)?;
         let crypto = Arc::new(crypto);
-        let server = |near| {
-            let mut server = ServerConfig::with_crypto(crypto.clone());
-            server.transport_config(self.transport(Side::Accepting, near));
-            Arc::new(server)
-        };
         Ok(Acceptor {
             key: identity.public().id(),
-            near: server(true),
-            far: server(false),
+            server: Arc::new(ServerConfig::with_crypto(crypto)),
         })
     }
 
     /// How to dial with `identity`, or anonymously.
     pub(super) fn dialler(&self, identity: Option<Arc<KeyPair>>) -> Dialler {
-        let side = if identity.is_some() {
-            Side::DiallingAsValidator
-        } else {
-            Side::DiallingAsClient
-        };
         Dialler {
             identity,
-            near: self.transport(side, true),
-            far: self.transport(side, false),
             tls: self.tls.clone(),
             by_key: HashMap::new(),
         }
     }
 
-    fn transport(&self, side: Side, near: bool) -> Arc<TransportConfig> {
-        transport_config(&self.limits, &self.io, self.datagrams, side, near)
+    /// How to dial a target.
+    pub(super) fn client(
+        &self,
+        crypto: Arc<QuicClientConfig>,
+        as_validator: bool,
+        guess: &PathGuess,
+    ) -> ClientConfig {
+        let side = if as_validator {
+            Side::DiallingAsValidator
+        } else {
+            Side::DiallingAsClient
+        };
+        let mut config = ClientConfig::new(crypto);
+        config.transport_config(self.transport(side, guess));
+        config
+    }
+
+    /// How to accept a peer.
+    pub(super) fn server(&self, acceptor: &Acceptor, guess: &PathGuess) -> Arc<ServerConfig> {
+        let mut config = (*acceptor.server).clone();
+        config.transport_config(self.transport(Side::Accepting, guess));
+        Arc::new(config)
+    }
+
+    /// What paths are assumed and how they are treated.
+    pub(super) fn policy(&self) -> PathPolicy {
+        self.io.paths
+    }
+
+    fn transport(&self, side: Side, guess: &PathGuess) -> Arc<TransportConfig> {
+        transport_config(&self.limits, &self.io, self.datagrams, side, guess)
     }
 }
 
-/// Configurations for peers on this machine and elsewhere; they differ in the largest datagram.
+/// What is needed to accept.
 #[derive(Clone)]
 pub(super) struct Acceptor {
     /// Identifier of the key proved.
     pub(super) key: Digest,
-    pub(super) near: Arc<ServerConfig>,
-    pub(super) far: Arc<ServerConfig>,
+    /// Without the parameters of the path, which follow from the peer's address.
+    pub(super) server: Arc<ServerConfig>,
 }
 
 /// What is needed to dial.
 #[derive(Clone)]
 pub(super) struct Dialler {
     identity: Option<Arc<KeyPair>>,
-    near: Arc<TransportConfig>,
-    far: Arc<TransportConfig>,
     tls: tls::Shared,
     /// TLS configurations by the key that they pin. Each keeps the tickets for its server.
-    by_key: HashMap<Digest, Arc<quinn_proto::crypto::rustls::QuicClientConfig>>,
+    by_key: HashMap<Digest, Arc<QuicClientConfig>>,
 }
 
 /// Servers whose tickets are kept; beyond that all are forgotten.
@@ -105,27 +120,25 @@ impl Dialler {
         self.identity.is_some()
     }
 
-    /// How to dial the owner of `key`, on this machine (`near`) or elsewhere.
-    pub(super) fn config(
+    /// The TLS configuration for the owner of `key`.
+    pub(super) fn crypto(
         &mut self,
         key: &PublicKey,
-        near: bool,
-    ) -> Result<ClientConfig, rustls::Error> {
+    ) -> Result<Arc<QuicClientConfig>, rustls::Error> {
         let id = key.id();
-        let crypto = match self.by_key.get(&id) {
-            Some(crypto) => crypto.clone(),
-            None => {
-                let crypto = tls::client_config_with(self.identity.as_ref(), key, &self.tls)?;
-                if self.by_key.len() >= SERVERS_MAX {
-                    self.by_key.clear();
-                }
-                self.by_key.entry(id).or_insert(Arc::new(crypto)).clone()
-            }
-        };
-        let mut config = ClientConfig::new(crypto);
-        let transport = if near { &self.near } else { &self.far };
-        config.transport_config(transport.clone());
-        Ok(config)
+        if let Some(crypto) = self.by_key.get(&id) {
+            return Ok(crypto.clone());
+        }
+        let crypto = Arc::new(tls::client_config_with(
+            self.identity.as_ref(),
+            key,
+            &self.tls,
+        )?);
+        if self.by_key.len() >= SERVERS_MAX {
+            self.by_key.clear();
+        }
+        self.by_key.insert(id, crypto.clone());
+        Ok(crypto)
     }
 }
 
@@ -133,12 +146,11 @@ impl Endpoint {
     /// Proves another key from now on. Connections keep the key that they began with.
     pub(super) fn set_identity(&mut self, identity: Arc<KeyPair>) -> Result<(), rustls::Error> {
         let acceptor = self.recipe.acceptor(&identity)?;
-        self.quic.set_server_config(Some(acceptor.far.clone()));
+        self.quic.set_server_config(Some(acceptor.server.clone()));
         self.acceptor = Some(acceptor);
         self.dialler = self.recipe.dialler(Some(identity));
         for target in self.targets.values_mut() {
-            let near = super::transport::is_loopback(target.peer.addr.ip());
-            target.config = self.dialler.config(&target.peer.key, near)?;
+            target.crypto = self.dialler.crypto(&target.peer.key)?;
         }
         Ok(())
     }

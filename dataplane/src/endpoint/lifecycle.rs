@@ -14,8 +14,8 @@ use super::{
     admission::{Place, Refusal, Verdict},
     connection::{Conn, Origin, State},
     dial::Target,
+    path::Path,
     sender::Failure,
-    transport::is_loopback,
 };
 use crate::{
     CloseCode, CloseReason, ConnId, Event, PeerTarget, Remote, TargetId, close::REASON_BYTES_MAX,
@@ -33,7 +33,6 @@ impl Endpoint {
         mut buf: Vec<u8>,
     ) {
         let stats = self.core.stats.clone();
-        let near = is_loopback(from.ip());
         let acceptor = match &self.acceptor {
             Some(acceptor) if !self.is_shut_down && self.core.events.len() < EVENTS_WAITING_MAX => {
                 acceptor
@@ -43,7 +42,8 @@ impl Endpoint {
                 return;
             }
         };
-        let config = if near { &acceptor.near } else { &acceptor.far }.clone();
+        let guess = self.paths.guess(from.ip(), self.recipe.policy());
+        let config = self.recipe.server(acceptor, &guess);
         let is_proved = incoming.remote_address_validated();
         let own_key = acceptor.key;
         let validated = incoming.remote_address_validated() || !incoming.may_retry();
@@ -78,7 +78,9 @@ impl Endpoint {
                         let deadline = now + self.core.limits.handshake_timeout;
                         let id = self.next_conn_id();
                         let origin = Origin::Accepted { own_key };
-                        let mut conn = Conn::new(id, handle, quic, from, origin, place, deadline);
+                        let path = Path::new(guess, self.recipe.policy());
+                        let mut conn =
+                            Conn::new(id, (handle, quic), from, origin, place, path, deadline);
                         if !is_proved {
                             conn.limit_amplification(received);
                         }
@@ -131,16 +133,15 @@ impl Endpoint {
             self.core.events.push_back(event);
             return;
         }
-        let near = is_loopback(peer.addr.ip());
-        let config = match self.dialler.config(&peer.key, near) {
-            Ok(config) => config,
+        let crypto = match self.dialler.crypto(&peer.key) {
+            Ok(crypto) => crypto,
             Err(error) => {
                 let event = failed(error.to_string());
                 self.core.events.push_back(event);
                 return;
             }
         };
-        let target = Target::new(id, peer, config, now);
+        let target = Target::new(id, peer, crypto, now);
         assert!(self.targets.insert(id, target).is_none(), "{id:?} reused");
         self.dial(now, id);
     }
@@ -151,7 +152,10 @@ impl Endpoint {
             return;
         };
         target.dial_at = None;
-        let (config, addr) = (target.config.clone(), target.peer.addr);
+        let (crypto, addr) = (target.crypto.clone(), target.peer.addr);
+        let as_validator = self.dialler.has_identity();
+        let guess = self.paths.guess(addr.ip(), self.recipe.policy());
+        let config = self.recipe.client(crypto, as_validator, &guess);
         self.core.stats.handshakes_out.inc();
         let deadline = now + self.core.limits.handshake_timeout;
         match self
@@ -166,14 +170,14 @@ impl Endpoint {
                 let place = Place::Dialled;
                 self.insert(Conn::new(
                     conn_id,
-                    handle,
-                    quic,
+                    (handle, quic),
                     addr,
                     Origin::Dialled {
                         target: id,
-                        as_validator: self.dialler.has_identity(),
+                        as_validator,
                     },
                     place,
+                    Path::new(guess, self.recipe.policy()),
                     deadline,
                 ));
             }
@@ -298,6 +302,8 @@ impl Endpoint {
         // Says how large a datagram may be before anyone can ask.
         conn.datagrams
             .flush(&mut conn.quic, &conn.budget, &mut self.core);
+        conn.path.open(now, &mut conn.quic, &self.core);
+        conn.check_path(now, &self.core);
         self.core.registry.insert(conn.id, conn.budget.clone());
         let stats = &self.core.stats;
         stats.connections_handshaking.dec();
@@ -381,6 +387,10 @@ impl Endpoint {
     fn ended(&mut self, now: Instant, conn: &mut Conn, reason: CloseReason) {
         let before = std::mem::replace(&mut conn.state, State::Closed);
         let stats = &self.core.stats;
+        if matches!(before, State::Open(_)) {
+            self.paths.remember(conn.addr.ip(), &conn.path);
+            conn.path.close(stats);
+        }
         match before {
             State::Closed => {}
             State::Handshake | State::Greeting(_) => {

@@ -13,6 +13,7 @@ mod dial;
 mod group;
 mod identity;
 mod lifecycle;
+mod path;
 mod receiver;
 mod sender;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use self::{
     dial::Target,
     group::{Group, Seat},
     identity::{Acceptor, Dialler, Recipe},
+    path::PathMemory,
     sender::Failure,
     transport::{endpoint_config, random_secret},
 };
@@ -78,6 +80,7 @@ pub struct Endpoint {
     dialler: Dialler,
     acceptor: Option<Acceptor>,
     recipe: Recipe,
+    paths: PathMemory,
     conns: Vec<Option<Box<Conn>>>,
     by_id: HashMap<ConnId, usize>,
     targets: HashMap<TargetId, Target>,
@@ -175,7 +178,7 @@ impl Endpoint {
             seat.threads,
         );
         quic_config.rng_seed(seed);
-        let server = acceptor.as_ref().map(|acceptor| acceptor.far.clone());
+        let server = acceptor.as_ref().map(|acceptor| acceptor.server.clone());
         let rng = seed.map_or_else(
             || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8),
             |seed| u64::from_le_bytes(*seed.first_chunk().expect("a seed has 32 bytes")),
@@ -196,6 +199,7 @@ impl Endpoint {
             dialler: dialler.clone(),
             acceptor: acceptor.clone(),
             recipe: recipe.clone(),
+            paths: PathMemory::default(),
             conns: Vec::new(),
             by_id: HashMap::new(),
             targets: HashMap::new(),
@@ -495,6 +499,7 @@ impl Endpoint {
 
     fn turn(&mut self, now: Instant, conn: &mut Conn) -> Result<(), Failure> {
         conn.check_limits(now, &self.core)?;
+        conn.check_path(now, &self.core);
         while let Some(event) = conn.quic.poll() {
             match event {
                 QuicEvent::Connected => self.on_handshake_done(now, conn)?,

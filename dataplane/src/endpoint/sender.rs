@@ -62,13 +62,15 @@ impl Sender {
     pub(super) fn flush(
         &mut self,
         quic: &mut Connection,
+        send_window_bytes: u64,
         budget: &ConnBudget,
         core: &mut Core,
     ) -> Result<(), Failure> {
+        let bulk_window = send_window_bytes - core.limits.send_window_reserve_bytes;
         let arena = &mut self.arena;
         self.control.flush(quic, budget, arena, core)?;
         self.client.flush(quic, budget, arena, core)?;
-        self.bulk.flush(quic, budget, arena, core)
+        self.bulk.flush(quic, bulk_window, budget, arena, core)
     }
 
     /// A stream of ours is done: acknowledged in full, or stopped by the peer.
@@ -179,6 +181,7 @@ impl Bulk {
     fn flush(
         &mut self,
         quic: &mut Connection,
+        window: u64,
         budget: &ConnBudget,
         arena: &mut Arena,
         core: &Core,
@@ -203,7 +206,6 @@ impl Bulk {
                 self.writing.remove(i);
             }
             let (frames, len) = self.next_stream();
-            let window = core.limits.send_window_bytes - core.limits.send_window_reserve_bytes;
             if frames == 0
                 || self.writing.len() >= core.limits.bulk_streams_max as usize
                 || (self.in_flight_bytes > 0 && self.in_flight_bytes + len > window)

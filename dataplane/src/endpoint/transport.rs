@@ -6,23 +6,19 @@ use aws_lc_rs::hmac;
 use falconet_crypto::hash::hash;
 use quinn_proto::{
     AckFrequencyConfig, EndpointConfig, HashedConnectionIdGenerator, IdleTimeout,
-    MtuDiscoveryConfig, TransportConfig, VarInt,
+    MtuDiscoveryConfig, TransportConfig, VarInt, congestion::CubicConfig,
 };
 
-use super::datagrams::{RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES};
+use super::{
+    datagrams::{RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES},
+    path::PathGuess,
+};
 use crate::{IoOptions, Limits, steer::Steered};
 
 /// First size of datagrams, bytes: what every IPv6 path carries (RFC 8200, section 5: 1280) less
 /// the headers. Discovery raises it. It must stay below 16,384: quinn-proto writes the length of
 /// long-header packets in two bytes, and larger ones never connect.
 const MTU_INITIAL: u16 = 1280 - 48;
-
-/// Ack-eliciting packets that a peer may receive before it must acknowledge. Fewer
-/// acknowledgements are cheaper on both sides; at the default of 2 they cost a fifth of the CPU.
-const ACK_THRESHOLD: u32 = 10;
-
-/// How long a peer may withhold an acknowledgement.
-const ACK_DELAY_MAX: Duration = Duration::from_millis(10);
 
 /// Largest UDP payload accepted, bytes.
 const DATAGRAM_BYTES_MAX: u16 = 65_527;
@@ -44,7 +40,7 @@ pub(super) fn transport_config(
     io: &IoOptions,
     datagrams: bool,
     side: Side,
-    loopback: bool,
+    guess: &PathGuess,
 ) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     let (idle, keep_alive) = match side {
@@ -70,12 +66,32 @@ pub(super) fn transport_config(
         .send_fairness(false)
         .datagram_receive_buffer_size(datagrams.then_some(RECEIVE_BUFFER_BYTES))
         .datagram_send_buffer_size(SEND_BUFFER_BYTES)
-        .initial_mtu(MTU_INITIAL)
-        .mtu_discovery_config(Some(mtu_discovery(io, loopback)));
-    let mut ack = AckFrequencyConfig::default();
-    ack.ack_eliciting_threshold(ACK_THRESHOLD.into())
-        .max_ack_delay(Some(ACK_DELAY_MAX));
-    config.ack_frequency_config(Some(ack));
+        .initial_mtu(MTU_INITIAL);
+    let mtu_cap = if guess.is_loopback {
+        io.mtu_max_loopback
+    } else {
+        io.mtu_max
+    };
+    // Without a tier: as quinn-proto by default.
+    let mut discovery = MtuDiscoveryConfig::default();
+    if let Some(tier) = guess.tier {
+        let path = tier.settings();
+        let mtu_max = mtu_cap.min(path.mtu_max);
+        discovery.upper_bound(mtu_max);
+        let mtu = guess.mtu.map_or(mtu_max, |mtu| {
+            mtu.clamp(MTU_INITIAL, mtu_max.max(MTU_INITIAL))
+        });
+        let mut ack = AckFrequencyConfig::default();
+        ack.ack_eliciting_threshold(path.ack_threshold(mtu).into())
+            .max_ack_delay(Some(path.ack_delay_max));
+        let mut cubic = CubicConfig::default();
+        cubic.initial_window(path.initial_window_bytes);
+        config
+            .ack_frequency_config(Some(ack))
+            .congestion_controller_factory(Arc::new(cubic))
+            .initial_rtt(path.initial_rtt);
+    }
+    config.mtu_discovery_config(Some(discovery));
     Arc::new(config)
 }
 
@@ -127,15 +143,5 @@ pub(super) fn endpoint_config(
         .expect("within the range that QUIC permits")
         // A packet filter may then demand the fixed bit (RFC 9287 describes the greasing).
         .grease_quic_bit(false);
-    config
-}
-
-fn mtu_discovery(io: &IoOptions, loopback: bool) -> MtuDiscoveryConfig {
-    let mut config = MtuDiscoveryConfig::default();
-    config.upper_bound(if loopback {
-        io.mtu_max_loopback
-    } else {
-        io.mtu_max
-    });
     config
 }

@@ -12,8 +12,8 @@ use falconet_crypto::falcon::KeyPair;
 
 use super::link::Link;
 use crate::{
-    Channel, CloseCode, ConnId, ConnectError, EventBudget, Limits, Payload, PeerTarget, SendError,
-    Stats, StatsSnapshot, TargetId, TrustedKeys,
+    Channel, CloseCode, ConnId, ConnectError, EventBudget, Limits, PathInfo, Payload, PeerTarget,
+    SendError, Stats, StatsSnapshot, TargetId, TrustedKeys,
     send::{Command, Registry},
     stats::Count,
 };
@@ -117,6 +117,12 @@ impl StoqHandle {
     pub fn set_identity(&self, identity: Arc<KeyPair>) -> Result<(), SendError> {
         (0..self.threads())
             .try_for_each(|thread| self.command(thread, Command::SetIdentity(identity.clone())))
+    }
+
+    /// What is known of a connection's path; `None` when the connection has ended. Up to date while
+    /// the connection works.
+    pub fn path(&self, conn: ConnId) -> Option<PathInfo> {
+        self.0.registry.get(conn).ok()?.path()
     }
 
     /// Reads all counters.

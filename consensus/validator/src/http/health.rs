@@ -91,6 +91,11 @@ pub(super) fn status_of(api: &Api) -> Status {
                 index: validator.index.0,
                 name: chain.name_of(validator.index).into(),
                 connected,
+                path: api
+                    .peers
+                    .conn(validator.index)
+                    .and_then(|conn| api.stoq.path(conn))
+                    .map(Into::into),
             })
             .collect(),
         clients: api.peers.clients(),

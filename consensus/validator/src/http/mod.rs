@@ -21,6 +21,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use crossbeam_channel::Sender;
+use falconet_dataplane::StoqHandle;
 use falconet_ledger::View;
 use tokio::sync::watch;
 
@@ -50,6 +51,8 @@ pub struct Api {
     pub board: Arc<StatusBoard>,
     /// Who is connected.
     pub peers: Arc<Peers>,
+    /// The transport, for what it knows of the paths.
+    pub stoq: StoqHandle,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Accounts; `None` when the application is opaque.

@@ -284,3 +284,101 @@ fn one_byte_at_a_time() {
     }
     assert_closed(net, CloseCode::FrameTimeout, SECONDS);
 }
+
+#[test]
+fn a_peer_that_stops_reading_costs_bounded_memory_and_keeps_its_place_only_while_alive() {
+    let (mut net, _) = greeted(Role::Validator);
+    let conn = net.node(NODE).open()[0];
+    let limits = Limits::default();
+    // The peer acknowledges packets and never reads a stream.
+    let mut taken = [0usize; 2];
+    let channels = [Channel::Bulk, Channel::Control];
+    let mut refusals = 0;
+    for round in 0..400 {
+        for (channel, taken) in channels.iter().zip(&mut taken) {
+            let now = net.now;
+            match net
+                .node(NODE)
+                .send(now, conn, *channel, 16, vec![7; 200_000])
+            {
+                Ok(()) => *taken += 200_000,
+                Err(SendError::Full) => refusals += 1,
+                Err(other) => panic!("round {round}: {other}"),
+            }
+        }
+        net.run_for(Duration::from_millis(10));
+    }
+    assert!(refusals > 0, "the queues are bounded");
+    let slack = 400_000 + limits.send_window_bytes as usize;
+    assert!(taken[0] <= limits.bulk_queue_bytes_max + slack, "{taken:?}");
+    assert!(
+        taken[1] <= limits.control_queue_bytes_max + slack,
+        "{taken:?}"
+    );
+    // Others are served meanwhile.
+    let now = net.now;
+    net.node(HONEST).dial(now, NODE, 0, false);
+    assert!(net.run_until(SECONDS, |net| !net.node(HONEST).open().is_empty()));
+    // And little is sent to someone who takes nothing.
+    let sent = |net: &Net| net.carried[&(address(NODE), address(RAW))];
+    let before = sent(&net);
+    net.run_for(10 * SECONDS);
+    assert!(sent(&net) - before < 20_000, "no data, at most keep-alive");
+}
+
+#[test]
+fn a_peer_that_opens_every_stream_gets_what_is_permitted_and_is_closed() {
+    for role in [Role::Validator, Role::Client] {
+        let (mut net, _) = greeted(role);
+        // Until the credit that its role brings has come.
+        net.run_for(SECONDS);
+        let mut opened = 1;
+        while let Some(id) = net.raw(RAW).quic().streams().open(quinn_proto::Dir::Uni) {
+            // A frame begun on each, the longest there is.
+            let wire = match role {
+                Role::Validator => {
+                    let mut wire = vec![Channel::Bulk.to_wire()];
+                    wire.extend_from_slice(&crate::frame::header(16, 4 << 20));
+                    wire
+                }
+                Role::Client => vec![],
+            };
+            if !wire.is_empty() {
+                net.raw(RAW).write(id, &wire);
+            }
+            opened += 1;
+        }
+        let permitted = match role {
+            Role::Validator => Limits::default().bulk_streams_max + 2,
+            Role::Client => 2,
+        };
+        assert_eq!(opened, permitted);
+        match role {
+            Role::Validator => assert_closed(net, CloseCode::FrameTimeout, 12 * SECONDS),
+            Role::Client => {
+                net.run_for(30 * SECONDS);
+                assert_eq!(
+                    net.node(NODE).open().len(),
+                    1,
+                    "streams without a byte cost nothing"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_sends_complete_frames_byte_by_byte_costs_one_turn_each() {
+    let (mut net, stream) = greeted(Role::Client);
+    let wire = frame(16, &[7; 40]);
+    let before = net.node(NODE).stats().datagrams_in;
+    for byte in &wire {
+        net.raw(RAW).write(stream, &[*byte]);
+        net.run_for(Duration::from_millis(5));
+    }
+    let stats = net.node(NODE).stats();
+    assert_eq!(net.node(NODE).frames().count(), 1, "slow is not forbidden");
+    let datagrams = stats.datagrams_in - before;
+    assert!(datagrams <= 3 * wire.len() as u64, "{datagrams}");
+    assert_eq!(stats.payload_bytes_copied, 40, "each byte copied once");
+}

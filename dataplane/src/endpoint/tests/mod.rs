@@ -7,6 +7,7 @@ mod datagrams;
 mod exchange;
 mod flood;
 mod hostile;
+mod paths;
 mod raw;
 mod security;
 
@@ -26,7 +27,7 @@ use falconet_crypto::{
 use quinn_proto::Transmit;
 
 use crate::{
-    Channel, ConnId, Event, EventBudget, Limits, Payload, PeerTarget, SendError, Stats,
+    Channel, ConnId, Event, EventBudget, Limits, PathInfo, Payload, PeerTarget, SendError, Stats,
     StatsSnapshot, StoqConfig, TargetId, TrustedKeys,
     endpoint::Endpoint,
     send::{Command, DatagramSize, Registry},
@@ -87,6 +88,13 @@ pub(super) struct Net {
     pub(super) now: Instant,
     start: Instant,
     pub(super) faults: Faults,
+    /// One-way delay.
+    pub(super) delay: Duration,
+    /// Time that a datagram occupies its sender's link; the next one follows it.
+    pub(super) gap: Duration,
+    link_free: BTreeMap<SocketAddrV6, Instant>,
+    /// Largest datagram carried, bytes.
+    pub(super) mtu: usize,
     hosts: Vec<(SocketAddrV6, Box<dyn Host>)>,
     flying: BinaryHeap<Reverse<(Instant, u64, usize)>>,
     packets: Vec<Option<(SocketAddrV6, SocketAddrV6, Vec<u8>)>>,
@@ -104,6 +112,10 @@ impl Net {
             now,
             start: now,
             faults,
+            delay: DELAY,
+            gap: Duration::ZERO,
+            link_free: BTreeMap::new(),
+            mtu: MTU,
             hosts: Vec::new(),
             flying: BinaryHeap::new(),
             packets: Vec::new(),
@@ -215,9 +227,12 @@ impl Net {
         {
             self.identifiers.insert((from, *identifier));
         }
-        if data.len() > MTU || self.random() % 1000 < self.faults.lost {
+        if data.len() > self.mtu || self.random() % 1000 < self.faults.lost {
             return;
         }
+        let free = self.link_free.entry(from).or_insert(self.now);
+        *free = self.now.max(*free) + self.gap;
+        let start = *free;
         let copies = 1 + usize::from(self.random() % 1000 < self.faults.duplicated);
         for _ in 0..copies {
             let mut data = data.to_vec();
@@ -230,7 +245,7 @@ impl Net {
             let id = self.packets.len();
             self.packets.push(Some((from, to, data)));
             self.flying
-                .push(Reverse((self.now + DELAY + jitter, id as u64, id)));
+                .push(Reverse((start + self.delay + jitter, id as u64, id)));
         }
     }
 }
@@ -343,6 +358,12 @@ impl Node {
     /// What the connection says about datagrams.
     pub(super) fn datagram_size(&self, conn: ConnId) -> DatagramSize {
         self.registry.get(conn).expect("open").datagram_size()
+    }
+
+    /// What is known of a connection's path.
+    pub(super) fn path(&self, conn: ConnId) -> PathInfo {
+        let budget = self.registry.get(conn).expect("open");
+        budget.path().expect("known from the start")
     }
 
     pub(super) fn command(&mut self, now: Instant, command: Command) {
