@@ -148,3 +148,19 @@ fn every_bpftrace_script_counts_something_in_a_running_network() {
         });
     }
 }
+
+/// Inlined, a probe would have several sites, and tools that look at the first only would miss
+/// hits; optimised away, it would have none.
+#[test]
+fn each_probe_has_one_site_in_the_program() {
+    let program = fs::read(FALCONET).unwrap();
+    for probe in falconet_probes::PROBES {
+        // A note holds provider and name, each ended by a zero.
+        let names = format!("falconet\0{}\0", probe.name);
+        let sites = program
+            .windows(names.len())
+            .filter(|window| *window == names.as_bytes())
+            .count();
+        assert_eq!(sites, 1, "{}", probe.name);
+    }
+}
