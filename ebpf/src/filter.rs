@@ -10,7 +10,7 @@ use std::time::Duration;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{MapError, RingBuf};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::{EbpfLoader, VerifierLogLevel};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::abi::{ABI_VERSION, AllowEntry, FLAG_BLOCKS, FLAG_CLOSED, Settings};
@@ -34,7 +34,7 @@ pub struct Filter {
     tables: Mutex<Tables>,
     attachment: Attachment,
     /// The last owner of a link detaches when it lets go; a pin is an owner.
-    link: FdLink,
+    link: Option<FdLink>,
 }
 
 /// What is known about an attached filter.
@@ -127,19 +127,7 @@ impl Filter {
         how: Attach,
         pins: Option<&Pins>,
     ) -> Result<Self, FilterError> {
-        // The log of a refusal is for those who change the programs: megabytes, and minutes.
-        let mut ebpf = EbpfLoader::new()
-            .verifier_log_level(VerifierLogLevel::DISABLE)
-            .map_max_entries("sources", config.sources_max)
-            .load(OBJECT)
-            .map_err(|error| {
-                if is_rights(&error) {
-                    return FilterError::Rights {
-                        action: "loading the filter",
-                    };
-                }
-                FilterError::Load(words(&error))
-            })?;
+        let mut ebpf = load_object(config)?;
         let mut tables = Tables::from_object(&mut ebpf, pins)?;
         let (link, attachment) = attach(&mut ebpf, device, how, |mode| {
             tables
@@ -159,7 +147,27 @@ impl Filter {
             pins: pins.cloned(),
             tables: Mutex::new(tables),
             attachment,
-            link,
+            link: Some(link),
+        })
+    }
+
+    /// The tables of an object whose programs are not attached.
+    pub(crate) fn unattached(ebpf: &mut Ebpf, config: &FilterConfig) -> Result<Self, FilterError> {
+        let mut tables = Tables::from_object(ebpf, None)?;
+        let attachment = Attachment {
+            mode: Mode::Native,
+            passed_over: Vec::new(),
+        };
+        tables
+            .settings
+            .set(0, config.settings(attachment.mode), 0)
+            .map_err(|error| table_error("settings", &error))?;
+        Ok(Self {
+            device: String::new(),
+            pins: None,
+            tables: Mutex::new(tables),
+            attachment,
+            link: None,
         })
     }
 
@@ -203,7 +211,7 @@ impl Filter {
                 mode,
                 passed_over: Vec::new(),
             },
-            link: FdLink::from(link),
+            link: Some(FdLink::from(link)),
         })
     }
 
@@ -250,9 +258,15 @@ impl Filter {
     /// What is known about it.
     pub fn status(&self) -> Result<Status, FilterError> {
         let settings = self.read_settings(&self.tables())?;
-        let info = self.link.info().map_err(|error| link_error(&error))?;
-        // Who may not ask hears of a missing device from the network itself.
-        let alive = sys::link_device(info.id()).map_or(true, |device| device != 0);
+        let (program, alive) = match &self.link {
+            None => (0, false),
+            Some(link) => {
+                let info = link.info().map_err(|error| link_error(&error))?;
+                // Who may not ask hears of a missing device from the network itself.
+                let alive = sys::link_device(info.id()).map_or(true, |device| device != 0);
+                (info.program_id(), alive)
+            }
+        };
         let address = Ipv6Addr::from(settings.address);
         Ok(Status {
             device: self.device.clone(),
@@ -262,7 +276,7 @@ impl Filter {
             address: (!address.is_unspecified()).then_some(address),
             clients: settings.flags & FLAG_CLOSED == 0,
             limits: Limits::from_settings(&settings),
-            program: info.program_id(),
+            program,
             alive,
             net_threads: settings.net_threads,
         })
@@ -539,6 +553,23 @@ impl Filter {
             .set(0, settings, 0)
             .map_err(|error| table_error("settings", &error))
     }
+}
+
+/// Loads the object: makes its tables; the programs come when they are attached.
+pub(crate) fn load_object(config: &FilterConfig) -> Result<Ebpf, FilterError> {
+    // The log of a refusal is for those who change the programs: megabytes, and minutes.
+    EbpfLoader::new()
+        .verifier_log_level(VerifierLogLevel::DISABLE)
+        .map_max_entries("sources", config.sources_max)
+        .load(OBJECT)
+        .map_err(|error| {
+            if is_rights(&error) {
+                return FilterError::Rights {
+                    action: "loading the filter",
+                };
+            }
+            FilterError::Load(words(&error))
+        })
 }
 
 fn link_error(error: &(dyn std::error::Error + 'static)) -> FilterError {

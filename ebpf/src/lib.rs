@@ -25,6 +25,7 @@ mod causes;
 mod config;
 mod counters;
 mod device;
+pub mod dry;
 mod error;
 mod filter;
 pub mod parse;

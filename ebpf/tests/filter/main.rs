@@ -1,5 +1,9 @@
 //! The programs on the running kernel, with packets.
 
+mod generate;
+mod lists;
+mod netns;
+mod objects;
 mod programs;
-#[allow(dead_code, reason = "the tests that use all of it come next")]
+mod reference;
 mod support;
