@@ -10,6 +10,7 @@ use std::net::SocketAddrV6;
 use std::path::{Path, PathBuf};
 
 use falconet_dataplane::{Backend, DeviceName};
+use falconet_ebpf::{Attach, Limits, PIN_ROOT};
 use falconet_types::genesis::Genesis;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,9 @@ pub struct Config {
     /// STOQ addresses of the other validators, by their names in genesis.
     #[serde(default)]
     pub peers: BTreeMap<String, SocketAddrV6>,
+    /// The filter before the network stack; none without this section.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xdp: Option<XdpSection>,
     /// Threads.
     #[serde(default)]
     pub threads: ThreadsSection,
@@ -102,6 +106,27 @@ impl IoBackend {
 pub struct HttpSection {
     /// IPv6 address and TCP port.
     pub listen: SocketAddrV6,
+}
+
+/// `[xdp]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct XdpSection {
+    /// The network device by which packets for the STOQ endpoint arrive.
+    pub device: String,
+    /// `auto`, `native`, `generic` or `tc`.
+    #[serde(default)]
+    pub mode: Attach,
+    /// Directory of the filter's tables, on a BPF filesystem.
+    #[serde(default = "default_pins")]
+    pub pins: PathBuf,
+    /// Budgets.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+fn default_pins() -> PathBuf {
+    PIN_ROOT.into()
 }
 
 /// `[threads]`
@@ -349,6 +374,20 @@ mod tests {
         assert!(error.to_string().contains("dpdk"), "{error}");
         let error = load(&with("device = \"no/device\"")).unwrap_err();
         assert!(error.to_string().contains("stoq.device"), "{error}");
+    }
+
+    #[test]
+    fn a_filter_needs_no_more_than_a_device() {
+        let text = GOOD.replace("[peers]", "[xdp]\ndevice = \"eth0\"\n[peers]");
+        let xdp = load(&text).unwrap().xdp.unwrap();
+        assert_eq!((xdp.mode, xdp.limits), (Attach::Auto, Limits::default()));
+        assert_eq!(xdp.pins, Path::new(PIN_ROOT));
+        assert!(load(&text.replace("device", "devise")).is_err());
+        let config: Config = toml::from_str(&text).unwrap();
+        assert_eq!(
+            toml::from_str::<Config>(&config.to_string()).unwrap(),
+            config
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use falconet_types::message::{ClientMessage, PeerMessage, kind};
 use falconet_types::signing::Verified;
 use falconet_types::wire::WireError;
 
+use crate::filter::Guard;
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
 use crate::peers::Peers;
@@ -34,6 +35,8 @@ pub struct Inbound {
     pub core: Sender<CoreInput>,
     /// Requests of clients for proofs.
     pub history: Sender<HistoryRequest>,
+    /// The filter before the network stack, if there is one.
+    pub guard: Option<Arc<Guard>>,
     /// Where this thread's time goes.
     pub stage: Clock,
 }
@@ -66,6 +69,9 @@ impl Inbound {
                 }
                 Remote::Anonymous => {
                     self.peers.client_up(conn);
+                    if let Some(guard) = &self.guard {
+                        guard.client_up(conn, *addr.ip());
+                    }
                     self.count();
                     tracing::debug!(%conn, %addr, "client connected");
                     Some(())
@@ -73,6 +79,9 @@ impl Inbound {
             },
             Event::Closed { conn, reason, .. } => {
                 let index = self.peers.down(conn);
+                if let Some(guard) = &self.guard {
+                    guard.down(conn, &reason);
+                }
                 self.count();
                 match index {
                     Some(index) => {

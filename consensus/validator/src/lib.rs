@@ -33,6 +33,7 @@ pub mod config;
 pub mod core;
 pub mod door;
 pub mod execute;
+mod filter;
 pub mod history;
 pub mod http;
 pub mod inbound;

@@ -35,6 +35,7 @@ use crate::config::{Config, ConfigError, IoBackend};
 use crate::core::{Core, Executions};
 use crate::door::Door;
 use crate::execute::{ExecuteError, ExecuteThread, Executor};
+use crate::filter::Guard;
 use crate::history::{History, HistoryThread};
 use crate::http::{self, Api, ListenError, LiveBoard};
 use crate::inbound::Inbound;
@@ -131,6 +132,8 @@ pub struct Node {
     /// Dropped at the stop: then the exporter ends.
     #[cfg(feature = "otel")]
     stop_otel: Option<Sender<()>>,
+    /// The filter before the network stack, if there is one.
+    guard: Option<Arc<Guard>>,
     /// Holds the lock on the key file.
     _key: LockedKey,
 }
@@ -199,11 +202,13 @@ impl Node {
         let (stoq, events) = bind_stoq(config, &chain, key.key())?;
         let stoq_addr = stoq.local_addr();
         let recovered = recover(config, &chain, key.key())?;
+        let guard = guard(config, stoq_addr).map(Arc::new);
         let assembled = Assembly {
             config,
             chain: &chain,
             key: key.key(),
             stoq: &stoq,
+            guard: guard.clone(),
         }
         .assemble(recovered, events, listener)?;
         dial_peers(config, &chain, &stoq.handle())?;
@@ -230,6 +235,7 @@ impl Node {
             core: Some(assembled.core),
             #[cfg(feature = "otel")]
             stop_otel: assembled.stop_otel,
+            guard,
             _key: key,
         })
     }
@@ -275,7 +281,18 @@ impl Node {
                 std::panic::resume_unwind(panic);
             }
         }
+        if let Some(guard) = self.guard.take() {
+            let guard = Arc::into_inner(guard).expect("the threads that held it have ended");
+            guard.stop();
+        }
     }
+}
+
+/// The filter that the configuration asks for, with the other validators in its allow list.
+fn guard(config: &Config, stoq_addr: SocketAddrV6) -> Option<Guard> {
+    let section = config.xdp.as_ref()?;
+    let validators = config.peers.values().map(|addr| *addr.ip()).collect();
+    Guard::start(section, stoq_addr, validators)
 }
 
 /// SIGHUP: the log level is the one of the file again, or the one that it names by now.
@@ -427,6 +444,7 @@ struct Assembly<'a> {
     chain: &'a Arc<Chain>,
     key: &'a KeyPair,
     stoq: &'a Stoq,
+    guard: Option<Arc<Guard>>,
 }
 
 struct Assembled {
@@ -539,6 +557,7 @@ impl Assembly<'_> {
             bulk: bulk_in.clone(),
             core: core_in.clone(),
             history: history_in,
+            guard: self.guard.clone(),
             stage: metrics.stages.clock(Stage::Inbound),
         };
         let door = Arc::new(Door::new(view.clone()));

@@ -93,6 +93,7 @@ impl Network {
                 listen: SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0),
             },
             peers,
+            xdp: None,
             threads: ThreadsSection { verify: 1, net: 1 },
             log: LogSection::default(),
         };

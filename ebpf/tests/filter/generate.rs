@@ -86,6 +86,7 @@ pub fn frame(random: &mut Random) -> Vec<u8> {
         let extra = random.below(64);
         bytes.resize(bytes.len() + extra, 0);
     }
+    bytes.truncate(falconet_ebpf::dry::FRAME_BYTES_MAX);
     bytes
 }
 

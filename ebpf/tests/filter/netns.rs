@@ -1,1 +1,488 @@
+//! Two network namespaces joined by a veth pair, and real packets between them.
 
+use std::io;
+use std::net::{SocketAddrV6, UdpSocket};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use falconet_ebpf::{
+    Attach, Cause, Counters, Filter, FilterConfig, FilterError, Mode, Owner, is_bpffs, mount_bpffs,
+};
+
+use crate::need_root;
+use crate::support::{Frame, HERE, PORT, THERE, handshake, initial, short};
+
+/// Tests of one process have different numbers.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+/// How long to wait for an answer before asking again.
+const RETRY: Duration = Duration::from_millis(100);
+const OTHER_PORT: u16 = 26601;
+
+/// A pair of namespaces, gone when the value is.
+struct Net {
+    /// Where the clients are.
+    there: String,
+    /// Where the filter is.
+    here: String,
+}
+
+impl Net {
+    fn new() -> Self {
+        sweep();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = |side| format!("fnx-{}-{number}-{side}", std::process::id());
+        let net = Self {
+            there: name("there"),
+            here: name("here"),
+        };
+        for name in [&net.there, &net.here] {
+            ip(&["netns", "add", name]);
+        }
+        let (there, here) = (net.there.as_str(), net.here.as_str());
+        ip(&[
+            "-n", there, "link", "add", "va", "type", "veth", "peer", "name", "vb", "netns", here,
+        ]);
+        let ends = [(there, "va", THERE, "1"), (here, "vb", HERE, "2")];
+        for (name, device, address, last) in ends {
+            let mac = format!("02:00:00:00:00:0{last}");
+            ip(&["-n", name, "link", "set", device, "address", &mac]);
+            let address = format!("{address}/64");
+            ip(&[
+                "-n", name, "address", "add", &address, "dev", device, "nodad",
+            ]);
+            ip(&["-n", name, "link", "set", device, "up"]);
+        }
+        net
+    }
+
+    /// Runs a function on a thread of its own in a namespace.
+    fn within<T: Send>(name: &str, run: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let file = std::fs::File::open(format!("/var/run/netns/{name}")).unwrap();
+                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind)
+                    .unwrap();
+                run()
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn there<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
+        Self::within(&self.there, run)
+    }
+
+    fn here<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
+        Self::within(&self.here, run)
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for name in [&self.there, &self.here] {
+            let _ = Command::new("ip").args(["netns", "delete", name]).status();
+        }
+    }
+}
+
+/// Deletes what runs that were killed left.
+fn sweep() {
+    let names = Command::new("ip").args(["netns", "list"]).output().unwrap();
+    for line in String::from_utf8_lossy(&names.stdout).lines() {
+        let name = line.split_whitespace().next().unwrap_or("");
+        let pid = name
+            .strip_prefix("fnx-")
+            .and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
+            let _ = Command::new("ip").args(["netns", "delete", name]).status();
+        }
+    }
+}
+
+fn ip(args: &[&str]) {
+    let output = Command::new("ip").args(args).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {}: {error}", args.join(" "));
+}
+
+/// Why namespaces cannot be had here.
+fn without_namespaces() -> Option<String> {
+    let name = format!("fnx-{}-probe", std::process::id());
+    let made = Command::new("ip").args(["netns", "add", &name]).output();
+    let _ = Command::new("ip").args(["netns", "delete", &name]).output();
+    match made {
+        Err(error) => Some(format!("iproute2 is missing: {error}")),
+        Ok(output) if !output.status.success() => {
+            Some(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+        Ok(_) => None,
+    }
+}
+
+macro_rules! need_namespaces {
+    () => {
+        need_root!();
+        if let Some(reason) = without_namespaces() {
+            println!("skipped: {reason}");
+            return;
+        }
+    };
+}
+
+/// A BPF filesystem of its own, gone when the value is.
+struct Bpffs(PathBuf);
+
+impl Bpffs {
+    fn new() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("fnx-bpf-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        mount_bpffs(&path).unwrap();
+        assert!(is_bpffs(&path));
+        Self(path)
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Sends frames as they are.
+struct Raw(OwnedFd);
+
+impl Raw {
+    /// Of the current namespace.
+    fn open(device: &str) -> Self {
+        let protocol = (libc::ETH_P_ALL as u16).to_be();
+        // SAFETY: a plain call; the result is checked before it is used.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
+        assert!(fd >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: the descriptor is new and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: zero is a value of every field.
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_protocol = protocol;
+        let name = std::ffi::CString::new(device).unwrap();
+        // SAFETY: a NUL-terminated string that outlives the call.
+        to.sll_ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) } as i32;
+        // SAFETY: an address of the length that is stated.
+        let bound = unsafe {
+            let length = size_of::<libc::sockaddr_ll>() as u32;
+            libc::bind(fd.as_raw_fd(), (&raw const to).cast(), length)
+        };
+        assert_eq!(bound, 0, "{}", io::Error::last_os_error());
+        Self(fd)
+    }
+
+    fn send(&self, frame: &[u8]) {
+        let sent = rustix::io::write(&self.0, frame).unwrap();
+        assert_eq!(sent, frame.len());
+    }
+}
+
+/// Answers every datagram until it is told to stop.
+fn echo(stop: &AtomicBool, port: u16) {
+    let socket = UdpSocket::bind(SocketAddrV6::new(HERE, port, 0, 0)).unwrap();
+    socket.set_read_timeout(Some(RETRY)).unwrap();
+    let mut buffer = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok((bytes, from)) = socket.recv_from(&mut buffer) {
+            socket.send_to(&buffer[..bytes], from).unwrap();
+        }
+    }
+}
+
+/// Asks until the answer comes, as a transport would. Returns how often it asked again.
+fn ask(socket: &UdpSocket, datagram: &[u8]) -> u32 {
+    let mut again = 0;
+    let mut buffer = [0; 2048];
+    socket.send(datagram).unwrap();
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(bytes) if buffer[..bytes] == *datagram => return again,
+            Ok(_) => {}
+            Err(_) => {
+                again += 1;
+                socket.send(datagram).unwrap();
+            }
+        }
+    }
+}
+
+fn client(port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind(SocketAddrV6::new(THERE, 0, 0, 0)).unwrap();
+    socket.connect(SocketAddrV6::new(HERE, port, 0, 0)).unwrap();
+    socket.set_read_timeout(Some(RETRY)).unwrap();
+    socket
+}
+
+/// Waits until a counter stands; whoever breaks the filter sees a test that does not end, or one
+/// that counts something else.
+fn wait_for(filter: &Filter, before: &Counters, cause: Cause, count: u64) -> Counters {
+    loop {
+        let since = filter.counters().unwrap().since(before);
+        if since[cause] >= count {
+            return since;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+const MODES: [(Attach, Mode); 3] = [
+    (Attach::Native, Mode::Native),
+    (Attach::Generic, Mode::Generic),
+    (Attach::Tc, Mode::Tc),
+];
+
+#[test]
+fn honest_traffic_passes_in_every_mode() {
+    need_namespaces!();
+    let net = Net::new();
+    for (how, mode) in MODES {
+        let config = FilterConfig::new(PORT);
+        let filter = net
+            .here(|| Filter::attach("vb", &config, how, None))
+            .unwrap();
+        assert_eq!(filter.attachment().mode, mode);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| net.here(|| echo(&stop, PORT)));
+            scope.spawn(|| net.here(|| echo(&stop, OTHER_PORT)));
+            net.there(|| {
+                // The first packet needs neighbour discovery: ICMPv6 passes.
+                let socket = client(PORT);
+                for datagram in [initial(1200), handshake(300), short(100), short(1400)] {
+                    ask(&socket, &datagram);
+                }
+                // What is not ours may look as it likes.
+                let other = client(OTHER_PORT);
+                ask(&other, b"no QUIC at all");
+            });
+            stop.store(true, Ordering::Relaxed);
+        });
+        let counters = filter.counters().unwrap();
+        assert!(counters[Cause::Client] >= 4, "{counters:?}");
+        assert!(counters[Cause::NotOurs] >= 1, "{counters:?}");
+        assert_eq!(
+            counters.total(falconet_ebpf::Fate::Drop),
+            0,
+            "{mode}: {counters:?}"
+        );
+        filter.detach().unwrap();
+    }
+}
+
+#[test]
+fn each_kind_of_junk_is_dropped_under_its_own_cause() {
+    need_namespaces!();
+    let net = Net::new();
+    let extended = |kind: u8, header: [u8; 8]| {
+        let mut frame = Frame::new(short(64));
+        frame.extensions.push((kind, header.to_vec()));
+        frame.bytes()
+    };
+    let mut chain = Frame::new(short(64));
+    chain.extensions = vec![(60, vec![0; 8]); 9];
+    let mut truncated = Frame::new(short(200)).bytes();
+    truncated.truncate(150);
+    let mut length = Frame::new(short(64)).bytes();
+    length[58..60].copy_from_slice(&500u16.to_be_bytes());
+    let mut source = Frame::new(short(64));
+    source.source_port = 0;
+    let mut version = initial(1200);
+    version[4] = 9;
+    let mut cid = initial(1200);
+    cid[5] = 21;
+    let mut reaching = initial(1200);
+    reaching[20..22].copy_from_slice(&0x7fff_u16.to_be_bytes());
+    let plain = |datagram: Vec<u8>| Frame::new(datagram).bytes();
+    let junk = [
+        (Cause::ExtensionChain, chain.bytes()),
+        (Cause::Extension, extended(60, [0; 8])),
+        (Cause::Fragment, extended(44, [0, 0, 0, 1, 0, 0, 0, 7])),
+        (Cause::Truncated, truncated),
+        (Cause::UdpLength, length),
+        (Cause::UdpSource, source.bytes()),
+        (Cause::QuicShort, plain(short(20))),
+        (Cause::QuicVersion, plain(version)),
+        (Cause::QuicConnectionId, plain(cid)),
+        (Cause::QuicTruncated, plain(reaching)),
+        (Cause::InitialSmall, plain(initial(1199))),
+        (
+            Cause::Blocked,
+            Frame::new(short(64))
+                .from("fd00::bad".parse().unwrap())
+                .bytes(),
+        ),
+    ];
+    for (how, mode) in MODES {
+        let config = FilterConfig::new(PORT);
+        let filter = net
+            .here(|| Filter::attach("vb", &config, how, None))
+            .unwrap();
+        filter.block("fd00::bad".parse().unwrap(), None).unwrap();
+        let raw = net.there(|| Raw::open("va"));
+        for (cause, frame) in &junk {
+            let before = filter.counters().unwrap();
+            for _ in 0..5 {
+                raw.send(frame);
+            }
+            let since = wait_for(&filter, &before, *cause, 5);
+            for (other, count) in since
+                .iter()
+                .filter(|(c, _)| c.fate() == falconet_ebpf::Fate::Drop)
+            {
+                assert_eq!(
+                    count,
+                    if other == *cause { 5 } else { 0 },
+                    "{mode}: {cause}: {other}"
+                );
+            }
+            assert_eq!(since[Cause::Client], 0, "{mode}: {cause}");
+        }
+        filter.detach().unwrap();
+    }
+}
+
+#[test]
+fn a_packet_not_yet_cut_counts_its_segments() {
+    need_namespaces!();
+    let net = Net::new();
+    let config = FilterConfig::new(PORT);
+    let filter = net
+        .here(|| Filter::attach("vb", &config, Attach::Auto, None))
+        .unwrap();
+    assert_eq!(
+        filter.attachment().mode,
+        Mode::Tc,
+        "{}",
+        filter.attachment()
+    );
+    let before = filter.counters().unwrap();
+    net.there(|| {
+        let socket = client(PORT);
+        let bytes: libc::c_int = 100;
+        // SAFETY: the option takes an int, of which pointer and length are given.
+        let set = unsafe {
+            let (length, fd) = (size_of::<libc::c_int>() as u32, socket.as_raw_fd());
+            libc::setsockopt(
+                fd,
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                (&raw const bytes).cast(),
+                length,
+            )
+        };
+        assert_eq!(set, 0, "{}", io::Error::last_os_error());
+        let segments: Vec<u8> = short(100).repeat(10);
+        socket.send(&segments).unwrap();
+    });
+    let since = wait_for(&filter, &before, Cause::Client, 10);
+    assert_eq!(since[Cause::Client], 10);
+}
+
+#[test]
+fn attaching_and_detaching_under_load_loses_no_conversation() {
+    need_namespaces!();
+    let net = Net::new();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| net.here(|| echo(&stop, PORT)));
+        let load = scope.spawn(|| {
+            net.there(|| {
+                let socket = client(PORT);
+                let mut asked = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut datagram = short(200);
+                    datagram[9..17].copy_from_slice(&asked.to_be_bytes());
+                    ask(&socket, &datagram);
+                    asked += 1;
+                }
+                asked
+            })
+        });
+        for (how, mode) in [MODES, MODES].concat() {
+            let config = FilterConfig::new(PORT);
+            let filter = net
+                .here(|| Filter::attach("vb", &config, how, None))
+                .unwrap();
+            // The conversation goes on through the filter.
+            let since = wait_for(&filter, &Counters::default(), Cause::Client, 20);
+            assert_eq!(since.total(falconet_ebpf::Fate::Drop), 0, "{mode}");
+            filter.detach().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(load.join().unwrap() > 0);
+    });
+}
+
+#[test]
+fn a_pinned_filter_outlives_its_process_and_leaves_nothing_behind() {
+    need_namespaces!();
+    let net = Net::new();
+    let bpffs = Bpffs::new();
+    let root = bpffs.0.join("falconet");
+    let foreign = bpffs.0.join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    net.here(|| {
+        let config = FilterConfig {
+            owner: Owner::Node,
+            ..FilterConfig::new(PORT)
+        };
+        for how in [Attach::Native, Attach::Tc] {
+            assert!(matches!(
+                Filter::open(&root, "vb"),
+                Err(FilterError::NotAttached { .. })
+            ));
+            let filter = Filter::attach("vb", &config, how, Some(&root)).unwrap();
+            filter.allow(THERE, Owner::Node).unwrap();
+            drop(filter); // as a crash would
+            assert!(matches!(
+                Filter::attach("vb", &config, how, Some(&root)),
+                Err(FilterError::AlreadyAttached { .. })
+            ));
+            assert_eq!(Filter::devices(&root).unwrap(), ["vb"]);
+            let filter = Filter::open(&root, "vb").unwrap();
+            let status = filter.status().unwrap();
+            assert!(status.alive && status.owner == Owner::Node && status.port == PORT);
+            assert_eq!(filter.allowed().unwrap().len(), 1);
+            net.there(|| Raw::open("va"))
+                .send(&Frame::new(short(20)).bytes());
+            wait_for(&filter, &Counters::default(), Cause::QuicShort, 1);
+            filter.detach().unwrap();
+            assert!(!root.exists());
+        }
+        // Not pinned, it goes with its process, so that another can come.
+        drop(Filter::attach("vb", &config, Attach::Native, None).unwrap());
+        drop(Filter::attach("vb", &config, Attach::Native, None).unwrap());
+    });
+    assert!(foreign.exists());
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_remedy() {
+    need_namespaces!();
+    let net = Net::new();
+    net.here(|| {
+        let config = FilterConfig::new(PORT);
+        let somewhere = std::env::temp_dir();
+        let error = Filter::attach("vb", &config, Attach::Auto, Some(&somewhere)).unwrap_err();
+        assert!(error.to_string().contains("mount -t bpf"), "{error}");
+        let first = Filter::attach("vb", &config, Attach::Native, None).unwrap();
+        let error = Filter::attach("vb", &config, Attach::Native, None).unwrap_err();
+        assert!(error.to_string().contains("another XDP program"), "{error}");
+        drop(first);
+        let error = Filter::attach("nowhere", &config, Attach::Auto, None).unwrap_err();
+        assert!(error.to_string().contains("ip link"), "{error}");
+    });
+}

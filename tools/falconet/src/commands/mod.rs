@@ -15,6 +15,7 @@ mod status;
 mod testnet;
 mod top;
 mod tx;
+mod xdp;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,7 @@ pub enum Command {
     Tx(tx::Args),
     Proof(proof::Args),
     Probes(probes::Args),
+    Xdp(xdp::Args),
     Bench(bench::Args),
     Completions(completions::Args),
     ManPages(reference::ManArgs),
@@ -86,6 +88,7 @@ impl Command {
             Self::Account(args) => args.run()?,
             Self::Tx(args) => return args.run(),
             Self::Proof(args) => args.run()?,
+            Self::Xdp(args) => args.run()?,
             Self::Probes(args) => args.run()?,
             Self::Bench(args) => return args.run(),
             Self::Completions(args) => args.run()?,

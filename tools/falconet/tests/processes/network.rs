@@ -135,6 +135,7 @@ impl Network {
             peers: others
                 .map(|other| (name(other), self.stoq(other)))
                 .collect::<BTreeMap<_, _>>(),
+            xdp: None,
             threads: ThreadsSection::default(),
             log: LogSection::default(),
         }

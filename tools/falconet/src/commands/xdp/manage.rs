@@ -103,7 +103,9 @@ impl Status {
             match Filter::open(pins, &device).and_then(|filter| describe(&filter)) {
                 Ok(value) => found.push(value),
                 // The others are still worth seeing.
-                Err(error @ (FilterError::OtherVersion { .. } | FilterError::NotAttached { .. })) => {
+                Err(
+                    error @ (FilterError::OtherVersion { .. } | FilterError::NotAttached { .. }),
+                ) => {
                     found.push(json!({ "device": device, "error": error.to_string() }));
                 }
                 Err(error) => return Err(error.into()),
@@ -121,7 +123,9 @@ impl Status {
                 .into_iter()
                 .flatten()
                 .map(|(name, value)| {
-                    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    let text = value
+                        .as_str()
+                        .map_or_else(|| value.to_string(), str::to_owned);
                     (name.as_str(), text)
                 })
                 .collect();
@@ -233,7 +237,10 @@ impl Limits {
             ("all packets", text(limits.clients.packets)),
             ("validator initials", text(limits.validator.initials)),
             ("validator packets", text(limits.validator.packets)),
-            ("clients", if status.clients { "open" } else { "closed" }.into()),
+            (
+                "clients",
+                if status.clients { "open" } else { "closed" }.into(),
+            ),
         ])
     }
 }

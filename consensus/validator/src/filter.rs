@@ -1,0 +1,264 @@
+//! The filter before the network stack, as far as the validator looks after it: the other
+//! validators are in its allow list, and prefixes from which clients broke the protocol are
+//! blocked for a while.
+//!
+//! The filter is pinned: when the validator crashes it stays as it is, so that a flood cannot use
+//! the time of a restart; the next start takes it over. A validator that stops in good order takes
+//! its filter along, and of an operator's filter its entries. Without the rights or the kernel for
+//! a filter the validator says why and runs without.
+
+use std::collections::HashMap;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::time::{Duration, Instant};
+
+use falconet_dataplane::{CloseCode, CloseReason, ConnId};
+use falconet_ebpf::{Filter, FilterConfig, FilterError, Owner, Prefix};
+use parking_lot::Mutex;
+
+use crate::config::XdpSection;
+use crate::inbound::CLOSE_BAD_MESSAGE;
+
+/// Faults of one prefix within [`FAULT_WINDOW`] that get it blocked.
+const FAULTS_MAX: u32 = 3;
+/// How long a fault counts.
+const FAULT_WINDOW: Duration = Duration::from_secs(60);
+/// How long a prefix stays blocked.
+const BLOCK_TIME: Duration = Duration::from_secs(600);
+/// Prefixes with faults that are remembered; more are forgiven.
+const PREFIXES_MAX: usize = 4096;
+/// Length of the prefix that answers for its clients, bits; as in admission.
+const PREFIX_BITS: u8 = 64;
+
+/// A validator's hold on its filter.
+pub struct Guard {
+    filter: Filter,
+    /// Whether the filter is this validator's own and goes with it.
+    own: bool,
+    validators: Vec<Ipv6Addr>,
+    clients: Mutex<Clients>,
+}
+
+#[derive(Default)]
+struct Clients {
+    /// Addresses of connected clients; the endpoint bounds their number.
+    addresses: HashMap<ConnId, Ipv6Addr>,
+    faults: HashMap<Prefix, Faults>,
+}
+
+struct Faults {
+    count: u32,
+    since: Instant,
+}
+
+impl Guard {
+    /// Attaches or takes over the filter; `None`, with a warning that says why, when there is none
+    /// to be had.
+    #[must_use]
+    pub fn start(
+        section: &XdpSection,
+        listen: SocketAddrV6,
+        validators: Vec<Ipv6Addr>,
+    ) -> Option<Self> {
+        match Self::try_start(section, listen, validators) {
+            Ok(guard) => {
+                tracing::info!(
+                    device = guard.filter.device(),
+                    attached = %guard.filter.attachment(),
+                    own = guard.own,
+                    "filter"
+                );
+                Some(guard)
+            }
+            Err(error) => {
+                tracing::warn!(device = section.device, %error, "running without a filter");
+                None
+            }
+        }
+    }
+
+    fn try_start(
+        section: &XdpSection,
+        listen: SocketAddrV6,
+        validators: Vec<Ipv6Addr>,
+    ) -> Result<Self, FilterError> {
+        let config = FilterConfig {
+            address: Some(*listen.ip()),
+            limits: section.limits,
+            owner: Owner::Node,
+            ..FilterConfig::new(listen.port())
+        };
+        let (filter, own) = match Filter::open(&section.pins, &section.device) {
+            Ok(filter) => {
+                let status = filter.status()?;
+                if status.owner == Owner::Node && !status.alive {
+                    // What a crash left on a device that has gone since.
+                    filter.detach()?;
+                    (Self::attach(section, &config)?, true)
+                } else if status.owner == Owner::Node {
+                    filter.configure(&config)?;
+                    (filter, true)
+                } else {
+                    (filter, false)
+                }
+            }
+            Err(FilterError::NotAttached { .. }) => (Self::attach(section, &config)?, true),
+            Err(error) => return Err(error),
+        };
+        filter.allow_exactly(&validators, Owner::Node)?;
+        Ok(Self {
+            filter,
+            own,
+            validators,
+            clients: Mutex::default(),
+        })
+    }
+
+    fn attach(section: &XdpSection, config: &FilterConfig) -> Result<Filter, FilterError> {
+        Filter::attach(&section.device, config, section.mode, Some(&section.pins))
+    }
+
+    /// A client connected: its handshake proved its address.
+    pub fn client_up(&self, conn: ConnId, address: Ipv6Addr) {
+        self.clients.lock().addresses.insert(conn, address);
+    }
+
+    /// A connection ended; a client who broke the protocol is remembered.
+    pub fn down(&self, conn: ConnId, reason: &CloseReason) {
+        let mut clients = self.clients.lock();
+        let Some(address) = clients.addresses.remove(&conn) else {
+            return;
+        };
+        if !is_fault(reason) {
+            return;
+        }
+        let prefix = Prefix::new(address, PREFIX_BITS);
+        if !clients.fault(prefix, Instant::now()) || self.holds_a_validator(prefix) {
+            return;
+        }
+        drop(clients);
+        match self.filter.block(prefix, Some(BLOCK_TIME)) {
+            Ok(()) => tracing::info!(%prefix, time_s = BLOCK_TIME.as_secs(), %reason, "blocked"),
+            Err(error) => tracing::warn!(%prefix, %error, "cannot block"),
+        }
+    }
+
+    fn holds_a_validator(&self, prefix: Prefix) -> bool {
+        self.validators
+            .iter()
+            .any(|address| prefix.covers(&Prefix::new(*address, 128)))
+    }
+
+    /// Takes the filter along, or the validator's entries out of an operator's.
+    pub fn stop(self) {
+        let result = if self.own {
+            self.filter.detach()
+        } else {
+            self.filter.allow_exactly(&[], Owner::Node)
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "the filter stays behind");
+        }
+    }
+}
+
+impl Clients {
+    /// Counts a fault; true when it is one too many.
+    fn fault(&mut self, prefix: Prefix, now: Instant) -> bool {
+        let fresh = |faults: &Faults| now.saturating_duration_since(faults.since) < FAULT_WINDOW;
+        if self.faults.len() >= PREFIXES_MAX {
+            self.faults.retain(|_, faults| fresh(faults));
+        }
+        if self.faults.len() >= PREFIXES_MAX && !self.faults.contains_key(&prefix) {
+            return false;
+        }
+        let faults = self.faults.entry(prefix).or_insert(Faults {
+            count: 0,
+            since: now,
+        });
+        if !fresh(faults) {
+            *faults = Faults {
+                count: 0,
+                since: now,
+            };
+        }
+        faults.count += 1;
+        if faults.count < FAULTS_MAX {
+            return false;
+        }
+        self.faults.remove(&prefix);
+        true
+    }
+}
+
+/// Whether this side closed the connection because the client broke a rule that no bad network and
+/// no impatient user can break.
+fn is_fault(reason: &CloseReason) -> bool {
+    let CloseReason::Local { code, .. } = reason else {
+        return false;
+    };
+    matches!(
+        code,
+        CloseCode::BadHello
+            | CloseCode::FrameTooLong
+            | CloseCode::BadFrame
+            | CloseCode::BadStream
+            | CloseCode::ChannelNotAllowed
+    ) || *code == CLOSE_BAD_MESSAGE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(n: u16) -> Prefix {
+        Prefix::new(Ipv6Addr::new(0xfd00, 0, 0, n, 0, 0, 0, 0), PREFIX_BITS)
+    }
+
+    #[test]
+    fn the_third_fault_within_a_minute_is_one_too_many() {
+        let mut clients = Clients::default();
+        let start = Instant::now();
+        assert!(!clients.fault(prefix(1), start));
+        assert!(!clients.fault(prefix(1), start + FAULT_WINDOW / 2));
+        assert!(!clients.fault(prefix(2), start + FAULT_WINDOW / 2));
+        assert!(clients.fault(prefix(1), start + FAULT_WINDOW * 3 / 4));
+        // A new count, and one that is forgotten after the window.
+        assert!(!clients.fault(prefix(1), start + FAULT_WINDOW));
+        assert!(!clients.fault(prefix(2), start + FAULT_WINDOW * 2));
+        assert!(!clients.fault(prefix(2), start + FAULT_WINDOW * 2));
+    }
+
+    #[test]
+    fn the_memory_of_faults_is_bounded() {
+        let mut clients = Clients::default();
+        let start = Instant::now();
+        for n in 0..=u16::MAX {
+            clients.fault(prefix(n), start);
+        }
+        assert_eq!(clients.faults.len(), PREFIXES_MAX);
+        clients.fault(prefix(u16::MAX), start + FAULT_WINDOW);
+        assert_eq!(clients.faults.len(), 1);
+    }
+
+    #[test]
+    fn only_broken_rules_are_faults() {
+        let local = |code| CloseReason::Local {
+            code,
+            reason: String::new(),
+        };
+        assert!(is_fault(&local(CloseCode::BadFrame)));
+        assert!(is_fault(&local(CLOSE_BAD_MESSAGE)));
+        for innocent in [
+            CloseCode::Done,
+            CloseCode::TooManyClients,
+            CloseCode::FrameTimeout,
+        ] {
+            assert!(!is_fault(&local(innocent)));
+        }
+        assert!(!is_fault(&CloseReason::TimedOut));
+        assert!(!is_fault(&CloseReason::Peer {
+            code: CloseCode::BadFrame,
+            reason: String::new(),
+        }));
+    }
+}
