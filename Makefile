@@ -77,6 +77,7 @@ fmt: ## Format the code
 
 docs: ## Write the generated documentation again
 	$(CARGO) run --locked --quiet -p falconet -- write-docs .
+	FALCONET_WRITE=1 $(CARGO) test --locked --quiet -p falconet-ebpf --test filter objects::the_
 
 bpf: ## Compile the BPF programs again (needs clang, llvm and libbpf-dev)
 	ebpf/compile

@@ -2,6 +2,7 @@
 
 mod generate;
 mod lists;
+mod net;
 mod netns;
 mod objects;
 mod programs;

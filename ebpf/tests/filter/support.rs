@@ -2,12 +2,19 @@
 
 use std::net::Ipv6Addr;
 
-/// Says why the tests cannot run here, once a test; `None` when they can.
-pub fn cannot() -> Option<&'static str> {
+use falconet_ebpf::dry::DryRun;
+use falconet_ebpf::{FilterConfig, FilterError};
+
+/// Says why the tests cannot run here; `None` when they can.
+pub fn cannot() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
-        return Some("loading BPF programs needs root");
+        return Some("loading BPF programs needs root".into());
     }
-    None
+    match DryRun::load(&FilterConfig::new(PORT)) {
+        Err(error @ FilterError::Rights { .. }) => Some(error.to_string()),
+        // Anything else that is wrong is for the tests to find.
+        _ => None,
+    }
 }
 
 /// Leaves the test, with the reason on standard output, when this machine cannot run it.
