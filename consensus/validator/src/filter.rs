@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddrV6};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use falconet_dataplane::{CloseCode, CloseReason, ConnId};
@@ -32,6 +33,7 @@ const PREFIX_BITS: u8 = 64;
 /// A validator's hold on its filter.
 pub struct Guard {
     filter: Filter,
+    pins: PathBuf,
     /// Whether the filter is this validator's own and goes with it.
     own: bool,
     validators: Vec<Ipv6Addr>,
@@ -104,13 +106,15 @@ impl Guard {
             Err(FilterError::NotAttached { .. }) => (Self::attach(section, &config)?, true),
             Err(error) => return Err(error),
         };
-        filter.allow_exactly(&validators, Owner::Node)?;
-        Ok(Self {
+        let guard = Self {
             filter,
+            pins: section.pins.clone(),
             own,
             validators,
             clients: Mutex::default(),
-        })
+        };
+        guard.filter.allow_exactly(&guard.validators, Owner::Node)?;
+        Ok(guard)
     }
 
     fn attach(section: &XdpSection, config: &FilterConfig) -> Result<Filter, FilterError> {
@@ -147,11 +151,13 @@ impl Guard {
             .iter()
             .any(|address| prefix.covers(&Prefix::new(*address, 128)))
     }
+}
 
+impl Drop for Guard {
     /// Takes the filter along, or the validator's entries out of an operator's.
-    pub fn stop(self) {
+    fn drop(&mut self) {
         let result = if self.own {
-            self.filter.detach()
+            Filter::remove(&self.pins, self.filter.device())
         } else {
             self.filter.allow_exactly(&[], Owner::Node)
         };

@@ -199,10 +199,11 @@ impl Node {
             Ok(std::net::SocketAddr::V6(addr)) => addr,
             _ => config.http.listen,
         };
+        // Before the endpoint, whose AF_XDP sockets it feeds.
+        let guard = guard(config).map(Arc::new);
         let (stoq, events) = bind_stoq(config, &chain, key.key())?;
         let stoq_addr = stoq.local_addr();
         let recovered = recover(config, &chain, key.key())?;
-        let guard = guard(config, stoq_addr).map(Arc::new);
         let assembled = Assembly {
             config,
             chain: &chain,
@@ -281,18 +282,16 @@ impl Node {
                 std::panic::resume_unwind(panic);
             }
         }
-        if let Some(guard) = self.guard.take() {
-            let guard = Arc::into_inner(guard).expect("the threads that held it have ended");
-            guard.stop();
-        }
+        // The threads that shared it have ended: it takes the filter along.
+        drop(self.guard.take());
     }
 }
 
 /// The filter that the configuration asks for, with the other validators in its allow list.
-fn guard(config: &Config, stoq_addr: SocketAddrV6) -> Option<Guard> {
+fn guard(config: &Config) -> Option<Guard> {
     let section = config.xdp.as_ref()?;
     let validators = config.peers.values().map(|addr| *addr.ip()).collect();
-    Guard::start(section, stoq_addr, validators)
+    Guard::start(section, config.stoq.listen, validators)
 }
 
 /// SIGHUP: the log level is the one of the file again, or the one that it names by now.
