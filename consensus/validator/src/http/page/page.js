@@ -154,7 +154,7 @@ function validators(status) {
     ...status.peers.map((peer) => {
       let link = peer.connected ? "connected" : "not connected";
       if (peer.index === status.validator) link = "this validator";
-      else if (peer.connected && typeof peer.rtt_ms === "number") link += `, ${millis(peer.rtt_ms)}`;
+      else if (peer.connected && peer.path) link += `, ${peer.path.tier}, ${millis(peer.path.rtt_us / 1000)}`;
       return row([
         [String(peer.index), ""],
         [peer.name, ""],

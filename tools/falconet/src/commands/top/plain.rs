@@ -74,17 +74,12 @@ pub fn peers(said: &Said) -> Vec<(String, bool)> {
         .filter(|peer| peer["index"] != said.live.status.validator)
         .map(|peer| {
             let connected = peer["connected"] == true;
+            let path = &peer["path"];
             let mut known = Vec::new();
-            for (field, unit) in [("rtt_ms", " ms"), ("tier", ""), ("score", "")] {
-                match &peer[field] {
-                    Value::Number(n) if n.is_f64() => {
-                        known.push(format!("{:.1}{unit}", n.as_f64().unwrap_or(0.0)));
-                    }
-                    Value::Number(n) => known.push(format!("{n}{unit}")),
-                    Value::String(text) => known.push(text.clone()),
-                    _ => {}
-                }
+            if let Some(rtt_us) = path["rtt_us"].as_f64() {
+                known.push(format!("{:.1} ms", rtt_us / 1e3));
             }
+            known.extend(path["tier"].as_str().map(str::to_owned));
             let name = peer["name"].as_str().unwrap_or("?");
             let text = match (connected, known.is_empty()) {
                 (false, _) => format!("{name} DOWN"),

@@ -245,7 +245,8 @@ mod tests {
                 "state_commitment": digest, "transactions_committed": 5, "transactions_failed": 0,
                 "transactions_pending": 0, "signing": true, "syncing": false, "fsync": true,
                 "peers": [
-                    { "index": 0, "name": "validator-0", "connected": true, "rtt_ms": 1.25, "tier": "lan" },
+                    { "index": 0, "name": "validator-0", "connected": true, "path": { "tier": "lan",
+                        "rtt_min_us": 900, "rtt_us": 1250, "mtu_bytes": 1452, "packets_sent": 5, "packets_lost": 0 } },
                     { "index": 1, "name": "validator-1", "connected": false },
                 ],
                 "clients": 0, "rounds_timed_out": 3, "evidence": 0, "verifier_backend": "avx2",
