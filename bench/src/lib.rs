@@ -29,6 +29,7 @@ pub mod crypto;
 pub mod environment;
 pub mod figures;
 mod files;
+pub mod flood;
 pub mod hgrm;
 pub mod hlog;
 pub mod html;

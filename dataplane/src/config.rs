@@ -7,6 +7,9 @@ use thiserror::Error;
 
 use crate::{BindError, Channel, PathPolicy, tls::TrustedKeys};
 
+/// Called by each network thread after its set-up, see [`StoqConfig::after_setup`].
+pub type AfterSetup = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
+
 /// What to bind and how.
 pub struct StoqConfig {
     /// UDP address to listen on; port 0 lets the kernel choose. IPv6 only.
@@ -33,6 +36,10 @@ pub struct StoqConfig {
     /// Called by a network thread after events were queued; for consumers that wait on
     /// something other than the event receiver. Must not block.
     pub notify: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Called by each network thread in itself, when its sockets and rings are there and before it
+    /// reads anything from them: the place to drop privileges, which belong to threads. An error
+    /// fails the binding.
+    pub after_setup: Option<AfterSetup>,
 }
 
 impl StoqConfig {
@@ -49,6 +56,7 @@ impl StoqConfig {
             datagrams: false,
             tls: crate::tls::Shared::default(),
             notify: None,
+            after_setup: None,
         }
     }
 }

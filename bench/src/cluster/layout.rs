@@ -177,6 +177,8 @@ pub struct Testnet {
     genesis: Genesis,
     chain_id: ChainId,
     scheme: Scheme,
+    /// I/O backend in the configurations; without one each validator chooses.
+    backend: Option<String>,
 }
 
 impl Testnet {
@@ -274,6 +276,7 @@ impl Testnet {
             genesis,
             chain_id,
             scheme: spec.scheme,
+            backend: None,
         };
         testnet.write_addresses()?;
         Ok(testnet)
@@ -319,6 +322,7 @@ impl Testnet {
             genesis,
             chain_id,
             scheme,
+            backend: None,
         })
     }
 
@@ -334,6 +338,28 @@ impl Testnet {
         for (validator, at) in self.manifest.validators.iter_mut().zip(addresses) {
             (validator.stoq, validator.http) = (at.stoq, at.http);
         }
+        self.write_addresses()
+    }
+
+    /// Moves the validators to these addresses, STOQ and HTTP, and rewrites their configurations.
+    ///
+    /// # Panics
+    /// When there are not as many as validators.
+    pub fn assign_addresses(
+        &mut self,
+        listens: &[(SocketAddrV6, SocketAddrV6)],
+    ) -> Result<(), TestnetError> {
+        assert_eq!(listens.len(), self.manifest.validators.len());
+        for (validator, at) in self.manifest.validators.iter_mut().zip(listens) {
+            (validator.stoq, validator.http) = *at;
+        }
+        self.write_addresses()
+    }
+
+    /// Chooses how the validators' datagrams travel (`[stoq] backend` of their configurations) and
+    /// rewrites these.
+    pub fn assign_backend(&mut self, backend: Option<&str>) -> Result<(), TestnetError> {
+        self.backend = backend.map(str::to_owned);
         self.write_addresses()
     }
 
@@ -474,13 +500,17 @@ impl Testnet {
     }
 
     fn config_text(&self, validator: &ValidatorFiles) -> String {
+        let backend = match &self.backend {
+            Some(backend) => format!("backend = \"{backend}\"\n"),
+            None => String::new(),
+        };
         let mut text = format!(
             "# {}, made by `falconet testnet`. Paths are relative to this file.\n\
              genesis = \"../genesis.json\"\n\
              key = \"validator.key\"\n\
              data = \"data\"\n\n\
              [stoq]\n\
-             listen = \"{}\"\n\n\
+             listen = \"{}\"\n{backend}\n\
              [http]\n\
              listen = \"{}\"\n\n\
              [peers]\n",

@@ -12,12 +12,16 @@
 //! [`Testnet`] makes and opens such a directory, [`Running`] is the processes over it. Used by
 //! `falconet testnet` and `falconet bench cluster`.
 
+mod filters;
 mod layout;
+mod netns;
 mod ports;
 mod roots;
 mod running;
 
+pub use filters::{Filters, FiltersError};
 pub use layout::{FAUCET_BALANCE, Manifest, Testnet, TestnetError, TestnetSpec, ValidatorFiles};
+pub use netns::{DEVICE, NamespaceError, Namespaces, STRANGER};
 pub use ports::{BASE_PORT, HTTP_PORT_OFFSET};
 pub use roots::{RootsCheck, check_roots};
 pub use running::{ClusterError, Exit, KillSwitch, Running, StartOptions, StopReport};

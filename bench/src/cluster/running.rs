@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender};
 use falconet_types::validators::VALIDATORS_MAX;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{RootsCheck, Testnet, ValidatorFiles, check_roots};
+use super::{Namespaces, RootsCheck, Testnet, ValidatorFiles, check_roots};
 use crate::http::Node;
 use crate::process::ProcessStats;
 
@@ -31,6 +31,8 @@ pub struct StartOptions {
     pub ready_timeout: Duration,
     /// Environment variables in addition to this process's own.
     pub env: Vec<(String, String)>,
+    /// Network namespaces of the validators; without them they run where this process does.
+    pub namespaces: Option<Namespaces>,
 }
 
 impl Default for StartOptions {
@@ -38,6 +40,7 @@ impl Default for StartOptions {
         Self {
             ready_timeout: Duration::from_secs(60),
             env: Vec::new(),
+            namespaces: None,
         }
     }
 }
@@ -303,7 +306,8 @@ impl Running {
             .open(&files.log)
             .map_err(log_error)?;
         let stderr = log.try_clone().map_err(log_error)?;
-        let mut child = Command::new(&self.exe)
+        let mut command = Command::new(&self.exe);
+        command
             .arg("run")
             .arg("--config")
             .arg(&files.config)
@@ -314,12 +318,15 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(stderr)
             // Ctrl-C at the terminal reaches this process alone, which then stops them in order.
-            .process_group(0)
-            .spawn()
-            .map_err(|source| ClusterError::Spawn {
-                exe: self.exe.clone(),
-                source,
-            })?;
+            .process_group(0);
+        let spawned = match &self.options.namespaces {
+            Some(namespaces) => namespaces.spawn(index, &mut command),
+            None => command.spawn(),
+        };
+        let mut child = spawned.map_err(|source| ClusterError::Spawn {
+            exe: self.exe.clone(),
+            source,
+        })?;
         let pid = Pid::from_child(&child);
         self.kill_switch.add(pid);
         let stdout = child.stdout.take().expect("piped");

@@ -47,6 +47,8 @@ pub mod otel;
 pub mod outbound;
 pub mod peers;
 pub mod pipeline;
+mod preflight;
+mod privileges;
 pub mod status;
 pub mod trace;
 pub mod verdicts;

@@ -18,7 +18,8 @@ use falconet_crypto::falcon::KeyPair;
 use falconet_crypto::hash;
 use falconet_crypto::keyfile::{KeyFileError, LockedKey};
 use falconet_dataplane::{
-    BindError, ConnectError, Event, PeerTarget, Stoq, StoqConfig, StoqHandle, TrustedKeys,
+    AfterSetup, BindError, ConnectError, Event, PeerTarget, Stoq, StoqConfig, StoqHandle,
+    TrustedKeys,
 };
 use falconet_hotstuff::{HotStuff, SafetyRecord};
 use falconet_mempool::Mempool;
@@ -26,6 +27,7 @@ use falconet_store::{Reader, Safety, Store, StoreConfig, StoreError};
 use falconet_types::block::SignedHeader;
 use falconet_types::wire::Wire;
 use falconet_types::{Height, ValidatorIndex};
+use rustix::thread::CapabilitySet;
 use tokio::sync::watch;
 
 use crate::chain::{Chain, ChainError};
@@ -50,6 +52,8 @@ use crate::pipeline::{
     CORE_QUEUE_MAX, CoreInput, EXECUTE_QUEUE_MAX, HISTORY_QUEUE_MAX, TURN_QUEUE_MAX,
     VERIFY_QUEUE_MAX,
 };
+use crate::preflight::{self, Unfit};
+use crate::privileges::{self, PrivilegeError};
 use crate::status::{CoreStatus, ExecutionStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
 use crate::verify::VerifyWorker;
@@ -57,6 +61,12 @@ use crate::verify::VerifyWorker;
 /// Why a validator does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The machine cannot run a validator.
+    #[error(transparent)]
+    Machine(#[from] Unfit),
+    /// Privileges cannot be dropped.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     /// The configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -146,7 +156,8 @@ pub fn run(config: &Config, path: &Path, ready: impl FnOnce(&Node)) -> Result<()
         .enable_all()
         .build()
         .map_err(RunError::Control)?;
-    let node = Node::start(config, path)?;
+    preflight::check_machine(config)?;
+    let node = Node::start_with(config, path, Privileges::Dropped)?;
     let failure = control.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Control)?;
@@ -186,10 +197,23 @@ pub fn run(config: &Config, path: &Path, ready: impl FnOnce(&Node)) -> Result<()
     }
 }
 
+/// What becomes of the process's privileges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Privileges {
+    /// They belong to the program that the validator is a part of.
+    Kept,
+    /// They are dropped when sockets and rings are there.
+    Dropped,
+}
+
 impl Node {
-    /// Starts a validator; returns when it accepts connections. `path` is the file that the
-    /// configuration came from, for messages.
+    /// Starts a validator inside this process, whose privileges are left alone; returns when it
+    /// accepts connections. `path` is the file that the configuration came from, for messages.
     pub fn start(config: &Config, path: &Path) -> Result<Self, RunError> {
+        Self::start_with(config, path, Privileges::Kept)
+    }
+
+    fn start_with(config: &Config, path: &Path, privileges: Privileges) -> Result<Self, RunError> {
         let key = LockedKey::open(&config.key)?;
         let chain = Chain::load(&config.genesis, &config.key, key.key().public())?;
         config.check_peers(path, &chain.genesis, chain.name_of(chain.me))?;
@@ -201,8 +225,16 @@ impl Node {
         };
         // Before the endpoint, whose AF_XDP sockets it feeds.
         let guard = guard(config).map(Arc::new);
-        let (stoq, events) = bind_stoq(config, &chain, key.key())?;
+        let keep = match privileges {
+            Privileges::Kept => None,
+            Privileges::Dropped => Some(privileges::needed(&config.data)?),
+        };
+        let (stoq, events) = bind_stoq(config, &chain, key.key(), keep)?;
         let stoq_addr = stoq.local_addr();
+        // Before any other thread is started: they inherit.
+        if let Some(keep) = keep {
+            privileges::drop_all_but(keep)?;
+        }
         let recovered = recover(config, &chain, key.key())?;
         let assembled = Assembly {
             config,
@@ -212,6 +244,9 @@ impl Node {
             guard: guard.clone(),
         }
         .assemble(recovered, events, listener)?;
+        if let Some(keep) = keep {
+            privileges::verify(keep)?;
+        }
         dial_peers(config, &chain, &stoq.handle())?;
         tracing::info!(
             validator = chain.me.0,
@@ -304,10 +339,13 @@ fn level_from_file(path: &Path) {
     }
 }
 
+/// `keep` are the capabilities that network threads shall have after set-up; without it theirs
+/// are left alone.
 fn bind_stoq(
     config: &Config,
     chain: &Chain,
     key: &KeyPair,
+    keep: Option<CapabilitySet>,
 ) -> Result<(Stoq, Receiver<Event>), BindError> {
     let mut stoq = StoqConfig::new(config.stoq.listen, chain.id);
     stoq.identity = Some(Arc::new(key.clone()));
@@ -329,6 +367,9 @@ fn bind_stoq(
         &[chain.id.as_ref(), key.secret_bytes()],
     );
     stoq.reset_secret = Some(secret.0);
+    stoq.after_setup = keep.map(|keep| -> AfterSetup {
+        Arc::new(move || privileges::drop_all_but(keep).map_err(std::io::Error::other))
+    });
     Stoq::bind(stoq)
 }
 

@@ -25,7 +25,7 @@ use self::{
 };
 pub use self::{handle::StoqHandle, handler::Handler};
 use crate::{
-    BindError, Event, EventBudget, IoOptions, Stats, StoqConfig,
+    AfterSetup, BindError, Event, EventBudget, IoOptions, Stats, StoqConfig,
     endpoint::Endpoint,
     io,
     send::{Command, Registry},
@@ -131,7 +131,8 @@ impl Stoq {
                 sink: sink(&stoq.handle),
                 stats: stoq.stats.clone(),
             };
-            let described = stoq.spawn(parts, socket, options)?;
+            let after_setup = config.after_setup.clone();
+            let described = stoq.spawn(parts, socket, options, after_setup)?;
             if index == 0 {
                 stoq.backend = described;
             } else if stoq.backend != described {
@@ -152,12 +153,22 @@ impl Stoq {
         parts: Parts,
         socket: io::Socket,
         options: IoOptions,
+        after_setup: Option<AfterSetup>,
     ) -> Result<String, BindError> {
         let (opened, opened_out) = crossbeam_channel::bounded(1);
+        let addr = self.local_addr;
         let thread = std::thread::Builder::new()
             .name(format!("stoq-net-{}", parts.index))
             .spawn(move || {
-                let io = match io::open(socket, &options, parts.stats.clone()) {
+                let io = io::open(socket, &options, parts.stats.clone()).and_then(|io| {
+                    let done = after_setup.map_or(Ok(()), |after_setup| after_setup());
+                    done.map(|()| io).map_err(|source| BindError::System {
+                        call: "what is to be done after set-up (dropping privileges)",
+                        addr,
+                        source,
+                    })
+                });
+                let io = match io {
                     Ok(io) => io,
                     Err(error) => {
                         let _ = opened.send(Err(error));
@@ -170,7 +181,7 @@ impl Stoq {
             })
             .map_err(|source| BindError::System {
                 call: "clone (starting a network thread)",
-                addr: self.local_addr,
+                addr,
                 source,
             })?;
         self.threads.push(thread);

@@ -3,6 +3,7 @@
 mod account;
 mod bench;
 mod completions;
+mod doctor;
 mod genesis;
 mod key;
 mod keygen;
@@ -67,6 +68,7 @@ pub enum Command {
     Probes(probes::Args),
     Xdp(xdp::Args),
     Bench(bench::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
     ManPages(reference::ManArgs),
     CliReference(reference::Args),
@@ -91,6 +93,7 @@ impl Command {
             Self::Xdp(args) => args.run()?,
             Self::Probes(args) => args.run()?,
             Self::Bench(args) => return args.run(),
+            Self::Doctor(args) => return args.run(),
             Self::Completions(args) => args.run()?,
             Self::ManPages(args) => args.run()?,
             Self::CliReference(args) => args.run()?,

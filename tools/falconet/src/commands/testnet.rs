@@ -9,12 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use falconet_bench::cluster::{Running, StartOptions, Testnet};
+use falconet_bench::cluster::{Filters, Namespaces, Running, STRANGER, StartOptions, Testnet};
+use falconet_bench::flood::Flood;
 use falconet_bench::load::{Load, LoadSpec};
 use falconet_bench::progress::{self, OnProgress};
 use falconet_bench::report::Report;
 use falconet_bench::run::{self, LoadKind, LoadSupply, Watch, Wish, measure, supply_for};
 use falconet_bench::supply::{opaque, presigned::FIRST_NONCE};
+use falconet_ebpf::Attach;
 
 use self::directory::Place;
 use self::screen::Screen;
@@ -37,10 +39,12 @@ Examples:
   falconet testnet --for 30s --load 2000 --json     ends by itself, last line is JSON
   falconet testnet --dir my-chain                   keep the chain; the same again continues it
   falconet testnet --load 0                         no load: send transactions yourself
+  sudo falconet testnet --netns --mtu 1500          each validator in a network namespace
 
 Each validator is a process of its own with its own key, disk and sockets. Ctrl-C stops all of them
-in order, a second Ctrl-C at once. Exit code 1 when states differ, nothing was committed, or a
-validator ended.")]
+in order, a second Ctrl-C at once. With --netns, validators have network namespaces of their own on a
+bridge of veth pairs; however the network ends, kill -9 included, the kernel removes all of it. Exit
+code 1 when states differ, nothing was committed, or a validator ended.")]
 pub struct Args {
     /// Number of validators [default: 4]
     #[arg(long, value_name = "N")]
@@ -67,15 +71,40 @@ pub struct Args {
     /// free, else any free ports]
     #[arg(long, value_name = "PORT")]
     base_port: Option<u16>,
+    /// Put each validator into a network namespace of its own, linked by veth pairs and a bridge;
+    /// the load comes from the bridge. Needs root, or a user namespace
+    #[arg(long, conflicts_with = "base_port")]
+    netns: bool,
+    /// With --netns: largest packet on the links, bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, requires = "netns")]
+    mtu: u32,
+    /// With --netns: the packet filter at each validator's door: on (tc, which suits veth), off,
+    /// native (XDP in the driver), generic (XDP in the network stack), tc
+    #[arg(long, value_name = "MODE", default_value = "on", requires = "netns")]
+    #[arg(value_parser = ["on", "off", "native", "generic", "tc"])]
+    filter: String,
+    /// With --netns: send junk to the STOQ port of validator 0 meanwhile, so many packets a second
+    #[arg(long, value_name = "PACKETS", requires = "netns")]
+    flood: Option<u64>,
+    /// How datagrams travel between the kernel and each validator [default: auto]
+    #[arg(long, value_name = "BACKEND", value_parser = ["auto", "io_uring", "mmsg", "xdp"])]
+    backend: Option<String>,
 }
 
 impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        // Before anything starts a thread, which would stay outside.
+        let namespaces = match self.netns {
+            true => Some(Namespaces::enter(directory::validators(&self)?, self.mtu)?),
+            false => None,
+        };
         let stop = Stop::install().context("cannot catch signals")?;
         let screen = Screen::new(self.json);
         let bars = progress::bars();
         let mut place = Place::prepare(&self, &screen, &bars)?;
-        let result = self.network(&mut place.testnet, place.fresh_chain, &stop, &screen, &bars);
+        let fresh_chain = place.fresh_chain;
+        let testnet = &mut place.testnet;
+        let result = self.network(testnet, fresh_chain, namespaces, &stop, &screen, &bars);
         place.leave(result.is_ok(), &screen);
         if let Some(report) = result? {
             screen.report(&report)?;
@@ -89,6 +118,7 @@ impl Args {
         &self,
         testnet: &mut Testnet,
         fresh_chain: bool,
+        namespaces: Option<Namespaces>,
         stop: &Stop,
         screen: &Screen,
         bars: OnProgress<'_>,
@@ -98,14 +128,41 @@ impl Args {
             true => Some(self.supply(testnet, FIRST_NONCE, bars)?),
             false => None,
         };
-        directory::settle_ports(self, testnet, screen)?;
+        match &namespaces {
+            Some(namespaces) => testnet.assign_addresses(&namespaces.listens())?,
+            None => directory::settle_ports(self, testnet, screen)?,
+        }
+        if self.backend.is_some() {
+            testnet.assign_backend(self.backend.as_deref())?;
+        }
+        let filters = match (&namespaces, self.filter()) {
+            (Some(namespaces), Some(how)) => {
+                let filters = Filters::attach(namespaces, how)?;
+                screen.line(&format!("filter of each validator: {}", filters.mode(0)));
+                Some(filters)
+            }
+            _ => None,
+        };
         let exe = std::env::current_exe().context("cannot find the path of this program")?;
         let options = StartOptions {
             env: parent::to_be_followed(),
+            namespaces,
             ..StartOptions::default()
         };
         let mut running = Running::start(testnet, &exe, options, |_, line| screen.line(line))?;
         screen.started(testnet);
+        if self.netns {
+            screen.line(&format!(
+                "the network is not reachable from outside; look into it with: nsenter \
+                 --net=/proc/{}/ns/net falconet status --http http://{}",
+                std::process::id(),
+                testnet.validators()[0].http
+            ));
+        }
+        let flood = match self.flood {
+            Some(rate) => Some(Flood::start(STRANGER, testnet.validators()[0].stoq, rate)?),
+            None => None,
+        };
         let report = if self.load == 0 {
             self.idle(&mut running, stop, screen)?;
             None
@@ -117,6 +174,13 @@ impl Args {
             let supply = supply.take().expect("made above");
             Some(self.load(testnet, &mut running, supply, stop, screen)?)
         };
+        if let Some(flood) = flood {
+            let (sent, rate) = flood.sent();
+            screen.line(&format!("flood: {sent} packets sent, {rate:.0} a second"));
+        }
+        if let Some(filters) = filters {
+            screen.line(&format!("filter of validator 0: {}", filters.counts(0)?));
+        }
         let stopped = running.stop(STOP_GRACE);
         for index in stopped.killed {
             screen.line(&format!(
@@ -129,6 +193,17 @@ impl Args {
             ));
         }
         Ok(report)
+    }
+
+    /// Where the filter goes; nothing for no filter.
+    fn filter(&self) -> Option<Attach> {
+        match &*self.filter {
+            "off" => None,
+            "native" => Some(Attach::Native),
+            "generic" => Some(Attach::Generic),
+            "tc" => Some(Attach::Tc),
+            _ => Some(Attach::Auto),
+        }
     }
 
     fn supply(

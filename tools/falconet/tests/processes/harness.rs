@@ -85,7 +85,9 @@ impl Said {
             self.stdout, self.stderr
         );
         assert_eq!(self.stdout, "");
-        let mut lines = self.stderr.lines().filter(|line| !line.contains("INFO"));
+        // A warning about the machine is no fault of the command.
+        let is_log = |line: &&str| line.contains(" INFO ") || line.contains(" WARN ");
+        let mut lines = self.stderr.lines().filter(|line| !is_log(line));
         let line = lines.next().unwrap_or_default();
         assert!(line.starts_with("error: "), "{}", self.stderr);
         assert_eq!(lines.next(), None, "one line says it all");
@@ -138,6 +140,11 @@ impl Running {
             None => panic!("the validator did not become ready:\n{}", running.log()),
         }
         running
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has logged so far.

@@ -186,6 +186,11 @@ impl Network {
         self.nodes[i].running.take().expect("it runs").kill();
     }
 
+    /// The process of a running validator.
+    pub fn pid(&self, i: usize) -> u32 {
+        self.nodes[i].running.as_ref().expect("it runs").pid()
+    }
+
     /// Stops every running validator; each must end well.
     pub fn stop(&mut self) {
         let running: Vec<Running> = self

@@ -12,7 +12,7 @@ use crate::harness::{FALCONET, Said, wait_for};
 use crate::network::turn;
 
 /// Runs a command whose files and caches stay in `dir`.
-fn command(dir: &Path, arguments: &[&str]) -> Command {
+pub fn command(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(FALCONET);
     command
         .args(arguments)
@@ -25,7 +25,7 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn run(dir: &Path, arguments: &[&str]) -> Said {
+pub fn run(dir: &Path, arguments: &[&str]) -> Said {
     Said::from(
         &command(dir, arguments)
             .output()
@@ -34,7 +34,7 @@ fn run(dir: &Path, arguments: &[&str]) -> Said {
 }
 
 /// The last line of standard output, as JSON.
-fn result(said: Said) -> Value {
+pub fn result(said: Said) -> Value {
     let text = said.ok();
     assert_eq!(
         text.lines().count(),
@@ -45,7 +45,7 @@ fn result(said: Said) -> Value {
 }
 
 #[track_caller]
-fn check(report: &Value, validators: u64, scheme: &str) {
+pub fn check(report: &Value, validators: u64, scheme: &str) {
     assert_eq!(report["validators"], validators, "{report}");
     assert_eq!(report["scheme"], scheme, "{report}");
     assert_eq!(report["fsync"], true, "{report}");
@@ -230,7 +230,7 @@ impl Drop for Started {
 }
 
 /// Processes whose parent is `pid`.
-fn children(pid: u32) -> Vec<u32> {
+pub fn children(pid: u32) -> Vec<u32> {
     let parent = |status: &str| -> Option<u32> {
         status
             .lines()

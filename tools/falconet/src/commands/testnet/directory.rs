@@ -70,6 +70,14 @@ impl Place {
     }
 }
 
+/// The number of validators that there will be.
+pub fn validators(args: &Args) -> anyhow::Result<usize> {
+    match &args.dir {
+        Some(dir) if Testnet::exists(dir) => Ok(Testnet::open(dir)?.validators().len()),
+        _ => Ok(args.validators.unwrap_or(VALIDATORS)),
+    }
+}
+
 fn create(args: &Args, dir: &Path, bars: OnProgress<'_>) -> anyhow::Result<Testnet> {
     let load = args
         .scheme
@@ -122,9 +130,13 @@ pub fn settle_ports(args: &Args, testnet: &mut Testnet, screen: &Screen) -> anyh
     let validators = testnet.validators();
     let mut ports = validators.iter().map(|v| (v.stoq.port(), v.http.port()));
     let first = validators.first().map(|v| v.stoq.port());
+    // In namespaces the addresses are others, see `Namespaces`.
+    let is_here = validators.iter().all(|v| v.stoq.ip().is_loopback());
     let wanted = args.base_port.filter(|port| *port != 0);
-    if wanted.is_some() && wanted != first {
+    if wanted.is_some() && (wanted != first || !is_here) {
         testnet.assign_ports(wanted)?;
+    } else if !is_here {
+        testnet.assign_ports(None)?;
     } else if wanted.is_none() && !ports.all(|(stoq, http)| free(stoq, http)) {
         testnet.assign_ports(None)?;
         screen.line("others listen on the ports of this network: it moves to free ones");
