@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use falconet_validator::http::LiveAnswer;
-use serde_json::Value;
 
 use super::nodes::{Node, Nodes, Said};
 
