@@ -56,11 +56,9 @@ fn tshark_reads_a_captured_connection_with_the_key_log() {
         persistent: false,
     };
     a.handle().connect(peer).unwrap();
-    let conn = loop {
-        match a_events.recv().unwrap() {
-            Event::Connected { conn, .. } => break conn,
-            other => panic!("{other:?}"),
-        }
+    let conn = match a_events.recv().unwrap() {
+        Event::Connected { conn, .. } => conn,
+        other => panic!("{other:?}"),
     };
     a.handle()
         .send(conn, Channel::Control, 16, Bytes::from_static(PAYLOAD))
