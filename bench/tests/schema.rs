@@ -111,7 +111,7 @@ fn the_checker_finds_what_does_not_fit() {
     let found = problems("net", &good, &schema("net")).join("\n");
     for part in [
         "\"cases\" is missing",
-        "-1 is not",
+        "-1 is below 0",
         "net.ratios.x: 1 is not",
     ] {
         assert!(found.contains(part), "{part} in {found}");
