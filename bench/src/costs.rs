@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 /// Lines of one answer that are read at most.
 const LINES_MAX: usize = 20_000;
 
+const BYTES_OUT: &str = "falconet_stoq_bytes_out_total";
+const FSYNCS: &str = "falconet_fsync_time_seconds_count";
+const VERIFIED: &str = "falconet_signatures_verified_total";
+const LOG_BYTES: &str = "falconet_log_bytes_bytes_total";
+const COMMIT_LATENCY: &str = "falconet_commit_latency_seconds";
+
 /// Counters of one validator or of all, by name with labels.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counts(BTreeMap<String, f64>);
@@ -123,15 +129,15 @@ impl Costs {
         }
         let each = |name: &str| counts.get(name).unwrap_or(0.0) / committed as f64;
         let latency = |q| {
-            let seconds = counts.quantile("falconet_commit_latency_seconds", q)?;
+            let seconds = counts.quantile(COMMIT_LATENCY, q)?;
             Some(seconds * 1e3)
         };
         Some(Self {
             cpu_us: cpu_s * 1e6 / committed as f64,
-            wire_bytes: each("falconet_stoq_bytes_out_total"),
-            fsyncs: each("falconet_fsync_time_seconds_count"),
-            verifications: each("falconet_signatures_verified_total"),
-            log_bytes: each("falconet_log_bytes_total"),
+            wire_bytes: each(BYTES_OUT),
+            fsyncs: each(FSYNCS),
+            verifications: each(VERIFIED),
+            log_bytes: each(LOG_BYTES),
             consensus_p50_ms: latency(0.5),
             consensus_p99_ms: latency(0.99),
         })
@@ -158,6 +164,16 @@ mod tests {
         assert!((costs.consensus_p50_ms.unwrap() - 10.0).abs() < 1e-9);
         assert!((costs.consensus_p99_ms.unwrap() - 19.8).abs() < 1e-9);
         assert_eq!(Costs::of(&after, 0, 1.0), None);
+    }
+
+    #[test]
+    fn validators_export_what_is_read_here() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        let table = std::fs::read_to_string(path).unwrap();
+        for name in [BYTES_OUT, FSYNCS, VERIFIED, LOG_BYTES, COMMIT_LATENCY] {
+            let metric = name.strip_suffix("_count").unwrap_or(name);
+            assert!(table.contains(&format!("| `{metric}` |")), "{name}");
+        }
     }
 
     #[test]

@@ -36,12 +36,15 @@ pub struct Environment {
     #[serde(flatten)]
     pub machine: Machine,
     /// CPU features that decide which code runs.
+    #[serde(default)]
     pub cpu_features: Vec<String>,
     /// Frequency governor of the first core, where the kernel tells.
     pub governor: Option<String>,
     /// Memory, MiB.
+    #[serde(default)]
     pub memory_mib: u64,
     /// Whether the CPU says that it is a virtual one.
+    #[serde(default)]
     pub virtual_machine: bool,
 }
 

@@ -49,7 +49,7 @@ pub fn cluster(report: &Report) -> String {
         "{} validators, {}, {} tx/s",
         report.validators, report.scheme, report.offered_tps
     );
-    let mut page = Page::new(&title, &report.machine);
+    let mut page = Page::new(&title, &report.environment.machine);
     page.cards(&[
         ("committed", format!("{:.0} tx/s", report.committed_tps)),
         ("p50", format!("{:.1} ms", report.latency_ms.p50)),

@@ -7,9 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::RootsCheck;
 use crate::costs::Costs;
-use crate::environment::Noise;
+use crate::environment::{Environment, Noise};
 use crate::load::{Counters, Interval, LoadOutcome, quantile_ms};
-use crate::machine::Machine;
 use crate::process::ProcessStats;
 use crate::sweep::is_steady;
 
@@ -172,7 +171,7 @@ pub struct Report {
     pub died: Vec<usize>,
     /// Machine and build.
     #[serde(flatten)]
-    pub machine: Machine,
+    pub environment: Environment,
     /// What one transaction cost.
     #[serde(default)]
     pub costs: Option<Costs>,
@@ -192,7 +191,7 @@ pub struct Report {
 impl Report {
     /// Puts together what was run and what came out.
     #[must_use]
-    pub fn new(subject: Subject, outcome: &LoadOutcome, machine: Machine) -> Self {
+    pub fn new(subject: Subject, outcome: &LoadOutcome, environment: Environment) -> Self {
         let counters = outcome.counters;
         Self {
             report_version: REPORT_VERSION,
@@ -220,7 +219,7 @@ impl Report {
             usage: subject.usage,
             generator_cpu_cores: subject.generator_cpu_cores,
             died: subject.died,
-            machine,
+            environment,
             costs: subject.costs,
             steady: is_steady(&outcome.intervals),
             noise: subject.noise,
@@ -233,7 +232,7 @@ impl Report {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.machine.is_debug_build() {
+        if self.environment.machine.is_debug_build() {
             warnings.push("this is a debug build: its figures say nothing about a release".into());
         }
         if self.generator_behind {
@@ -258,7 +257,7 @@ impl Report {
         if !self.steady {
             warnings.push("latency grew during the run: the rate is above what is held".into());
         }
-        warnings.extend(self.noise.warnings(self.machine.cores));
+        warnings.extend(self.noise.warnings(self.environment.machine.cores));
         for index in &self.died {
             warnings.push(format!("validator {index} ended during the run"));
         }
@@ -350,7 +349,7 @@ impl fmt::Display for Report {
             "busy cores",
             format!("{}  generator {generator:.1}", list(|u| u.cpu_cores)),
         )?;
-        let m = &self.machine;
+        let m = &self.environment.machine;
         row(
             f,
             "machine",
@@ -375,6 +374,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::machine::Machine;
 
     fn report() -> Report {
         let mut latency_us = Histogram::new_with_bounds(1, 60_000_000, 3).unwrap();
@@ -427,7 +427,11 @@ mod tests {
             commit: "abc".into(),
             profile: "release".into(),
         };
-        Report::new(subject, &outcome, machine)
+        let environment = Environment {
+            machine,
+            ..Environment::detect()
+        };
+        Report::new(subject, &outcome, environment)
     }
 
     #[test]
@@ -477,7 +481,7 @@ mod tests {
         assert_eq!(report.warnings().len(), 1);
         report.died.clear();
         assert!(report.warnings().is_empty());
-        report.machine.profile = "debug".into();
+        report.environment.machine.profile = "debug".into();
         report.roots_agree = false;
         report.counters.unresolved = 7;
         let text = report.to_string();

@@ -20,10 +20,10 @@ use crate::cluster::{
     ClusterError, Exit, Running, StartOptions, Testnet, TestnetError, TestnetSpec,
 };
 use crate::costs::{Costs, Counts};
-use crate::environment::NoiseMeter;
+use crate::environment::{Environment, NoiseMeter};
 use crate::http::{HttpError, next_nonce};
 use crate::load::{BusyPolicy, LiveSnapshot, Load, LoadError, LoadOutcome, LoadSpec};
-use crate::machine::{Machine, cache_dir};
+use crate::machine::cache_dir;
 use crate::process::ProcessStats;
 use crate::progress::{OnProgress, Progress};
 use crate::report::{Report, Subject, Usage};
@@ -421,7 +421,10 @@ pub fn measure(
         costs,
         noise: noise.stop(),
     };
-    Ok((Report::new(subject, &outcome, Machine::detect()), outcome))
+    Ok((
+        Report::new(subject, &outcome, Environment::detect()),
+        outcome,
+    ))
 }
 
 /// The network of a benchmark: made, or reused with its data wiped and on free ports. The file

@@ -7,7 +7,6 @@ use falconet_bench::cluster::RootsCheck;
 use falconet_bench::costs::{Costs, Counts};
 use falconet_bench::environment::{Environment, Noise};
 use falconet_bench::load::{Counters, Interval, LoadOutcome};
-use falconet_bench::machine::Machine;
 use falconet_bench::net::{NetBench, compare};
 use falconet_bench::report::{Report, Subject, Usage};
 use falconet_bench::sweep::{Limits, Step, Sweep, why_not_held};
@@ -177,7 +176,7 @@ fn cluster() -> Report {
         costs: Costs::of(&Counts::default(), 2, 0.1),
         noise: Noise::default(),
     };
-    Report::new(subject, &outcome, Machine::detect())
+    Report::new(subject, &outcome, Environment::detect())
 }
 
 #[test]

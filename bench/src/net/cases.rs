@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use falconet_dataplane::Backend;
+use falconet_dataplane::{Backend, PathPolicy, PathTier};
 use hdrhistogram::Histogram;
 
 use super::meter::Window;
@@ -88,6 +88,8 @@ pub enum Who {
     Stoq {
         /// Its I/O backend.
         backend: Backend,
+        /// How it treats paths.
+        paths: PathPolicy,
         /// How it is called in the report.
         name: &'static str,
     },
@@ -109,7 +111,7 @@ impl Who {
     /// Begins the work of `setup`; returns once both sides are connected.
     pub(crate) fn start(self, setup: &Setup) -> Result<Box<dyn Running>, NetError> {
         match self {
-            Self::Stoq { backend, .. } => stoq::start(setup, backend),
+            Self::Stoq { backend, paths, .. } => stoq::start(setup, backend, paths),
             #[cfg(feature = "peers")]
             Self::Quinn { ack_frequency } => super::quinn::start(setup, ack_frequency),
             #[cfg(feature = "peers")]
@@ -157,23 +159,33 @@ impl Case {
 
 /// Every case, in the order of their turns: contenders at the same task follow each other.
 pub(crate) fn all(backend: Backend) -> Vec<Case> {
-    let stoq = Who::Stoq {
+    let ours = |backend, paths, name| Who::Stoq {
         backend,
-        name: "stoq",
+        paths,
+        name,
     };
-    let uring = Who::Stoq {
-        backend: Backend::IoUring,
-        name: "stoq_uring",
+    let stoq = ours(backend, PathPolicy::Adaptive, "stoq");
+    let uring = ours(Backend::IoUring, PathPolicy::Adaptive, "stoq_uring");
+    let mmsg = ours(Backend::Mmsg, PathPolicy::Adaptive, "stoq_mmsg");
+    let off = ours(backend, PathPolicy::Off, "stoq_paths_off");
+    let tier = |tier| {
+        let name = match tier {
+            PathTier::Loopback => "stoq_tier_loopback",
+            PathTier::Lan => "stoq_tier_lan",
+            PathTier::Metro => "stoq_tier_metro",
+            PathTier::Wide => "stoq_tier_wide",
+        };
+        ours(backend, PathPolicy::Fixed(tier), name)
     };
-    let mmsg = Who::Stoq {
-        backend: Backend::Mmsg,
-        name: "stoq_mmsg",
-    };
+    let [loopback, lan, metro, wide] = PathTier::ALL.map(tier);
     let bulk = |udp_payload| Work::Bulk { udp_payload };
     let spin = |spin| Work::RoundTrip { spin };
     let tasks = [
-        (bulk(UDP_PAYLOAD_1500), vec![stoq, uring, mmsg]),
-        (bulk(UDP_PAYLOAD_9000), vec![stoq, uring, mmsg]),
+        (bulk(UDP_PAYLOAD_1500), vec![stoq, uring, mmsg, off]),
+        (
+            bulk(UDP_PAYLOAD_9000),
+            vec![stoq, uring, mmsg, off, loopback, lan, metro, wide],
+        ),
         (spin(true), vec![stoq]),
         (spin(false), vec![stoq]),
         (Work::Datagrams { bytes: 64 }, vec![stoq, uring, mmsg]),
@@ -240,7 +252,8 @@ impl Sample {
         window: &Window,
         trips_ns: Option<Histogram<u64>>,
         extra: Extra,
-    ) -> Self {
+    ) -> Result<Self, NetError> {
+        let trips_ns = trips_ns.filter(|trips| !trips.is_empty());
         let us = |quantile| {
             let trips = trips_ns.as_ref()?;
             Some(trips.value_at_quantile(quantile) as f64 / 1e3)
@@ -248,13 +261,13 @@ impl Sample {
         let value = match work {
             Work::Bulk { .. } => window.bytes_per_s * 8e-9,
             Work::Datagrams { .. } | Work::Messages { .. } => window.items_per_s,
-            Work::RoundTrip { .. } => us(0.5).unwrap_or(f64::NAN),
+            Work::RoundTrip { .. } => us(0.5).ok_or(NetError::Silent)?,
         };
-        Self {
+        Ok(Self {
             value,
             p99_us: us(0.99),
             cpu_cores: window.cpu_cores,
             extra,
-        }
+        })
     }
 }

@@ -4,8 +4,8 @@
 //! window. Whoever measures round trips records them into a histogram of its own and hands that
 //! in at the end, so that nothing shared is written while a message is on its way.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -59,11 +59,6 @@ impl Meter {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Takes the round trips that a client recorded.
-    pub fn hand_in(&self, round_trips: RoundTrips) {
-        *self.round_trips.lock().expect("never poisoned") = Some(round_trips.0);
-    }
-
     /// The round trips of the window, nanoseconds.
     pub fn round_trips(&self) -> Option<Histogram<u64>> {
         self.round_trips.lock().expect("never poisoned").take()
@@ -96,24 +91,38 @@ impl Meter {
     }
 }
 
-/// Round trips of one client.
+/// Round trips of one client. The meter has them when this is dropped: the end of a run stops a
+/// client wherever it waits, in the middle of a round trip too.
 #[derive(Debug)]
-pub struct RoundTrips(Histogram<u64>);
+pub struct RoundTrips {
+    ns: Histogram<u64>,
+    meter: Arc<Meter>,
+}
 
 impl RoundTrips {
     /// Nothing recorded yet.
-    pub fn new() -> Self {
+    pub fn new(meter: Arc<Meter>) -> Self {
         let bounds = Histogram::new_with_bounds(1, ROUND_TRIP_NS_MAX, 3);
-        Self(bounds.expect("the bounds are valid"))
+        Self {
+            ns: bounds.expect("the bounds are valid"),
+            meter,
+        }
     }
 
     /// One message of `bytes` came back; it counts while the window is open.
-    pub fn record(&mut self, meter: &Meter, sent: Instant, bytes: usize) {
+    pub fn record(&mut self, sent: Instant, bytes: usize) {
         let ns = u64::try_from(sent.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        if meter.is_recording() {
-            self.0.saturating_record(ns.max(1));
+        if self.meter.is_recording() {
+            self.ns.saturating_record(ns.max(1));
         }
-        meter.arrived(1, bytes as u64);
+        self.meter.arrived(1, bytes as u64);
+    }
+}
+
+impl Drop for RoundTrips {
+    fn drop(&mut self) {
+        let mut place = self.meter.round_trips.lock().expect("never poisoned");
+        *place = Some(self.ns.clone());
     }
 }
 
@@ -123,16 +132,16 @@ mod tests {
 
     #[test]
     fn only_the_window_counts() {
-        let meter = Meter::default();
-        let mut trips = RoundTrips::new();
-        trips.record(&meter, Instant::now(), 64);
+        let meter = Arc::new(Meter::default());
+        let mut trips = RoundTrips::new(meter.clone());
+        trips.record(Instant::now(), 64);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !meter.is_recording() {
                     std::thread::yield_now();
                 }
-                trips.record(&meter, Instant::now(), 64);
-                meter.hand_in(trips);
+                trips.record(Instant::now(), 64);
+                drop(trips);
             });
             let window = meter.measure(Duration::from_millis(50)).unwrap();
             assert!(window.items_per_s > 0.0 && window.items_per_s <= 1.0 / 0.05);

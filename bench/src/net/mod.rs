@@ -210,10 +210,5 @@ fn turn(bench: &NetBench, case: &Case, setup: &Setup) -> Result<Sample, NetError
     let window = setup.meter.measure(bench.window);
     setup.meter.stop();
     let extra = running.finish()?;
-    Ok(Sample::new(
-        case.work,
-        &window?,
-        setup.meter.round_trips(),
-        extra,
-    ))
+    Sample::new(case.work, &window?, setup.meter.round_trips(), extra)
 }

@@ -159,7 +159,7 @@ async fn request(setup: &Setup, conn: &Connection) -> Result<(), NetError> {
         }
         Work::RoundTrip { .. } => {
             let (mut send, mut recv) = conn.open_bi().await.map_err(error)?;
-            let mut trips = RoundTrips::new();
+            let mut trips = RoundTrips::new(setup.meter.clone());
             while !meter.is_stopped() {
                 let sent = Instant::now();
                 send.write_chunk(payload.clone()).await.map_err(error)?;
@@ -169,9 +169,8 @@ async fn request(setup: &Setup, conn: &Connection) -> Result<(), NetError> {
                     let chunk = chunk.ok_or_else(|| failed(WHO, &"the stream ended"))?;
                     got += chunk.bytes.len();
                 }
-                trips.record(meter, sent, got);
+                trips.record(sent, got);
             }
-            meter.hand_in(trips);
         }
     }
     Ok(())

@@ -96,7 +96,42 @@ const RATIOS: &[(&str, &str, &str)] = &[
         "uni256.stoq_uring",
         "uni256.stoq_mmsg",
     ),
+    (
+        "paths_adaptive_vs_off",
+        "bulk_mtu1500.stoq",
+        "bulk_mtu1500.stoq_paths_off",
+    ),
+    (
+        "paths_adaptive_vs_off_mtu9000",
+        "bulk_mtu9000.stoq",
+        "bulk_mtu9000.stoq_paths_off",
+    ),
+    (
+        "tier_loopback_vs_off",
+        "bulk_mtu9000.stoq_tier_loopback",
+        "bulk_mtu9000.stoq_paths_off",
+    ),
+    (
+        "tier_lan_vs_off",
+        "bulk_mtu9000.stoq_tier_lan",
+        "bulk_mtu9000.stoq_paths_off",
+    ),
+    (
+        "tier_metro_vs_off",
+        "bulk_mtu9000.stoq_tier_metro",
+        "bulk_mtu9000.stoq_paths_off",
+    ),
+    (
+        "tier_wide_vs_off",
+        "bulk_mtu9000.stoq_tier_wide",
+        "bulk_mtu9000.stoq_paths_off",
+    ),
 ];
+
+/// Cores that two spinning threads keep busy at least when they have one each. With less, other
+/// programs hold the cores: a round trip then waits until both threads run at the same time, and
+/// when they take turns the median is a multiple of the scheduler's time slice.
+const SPINNING_CORES_MIN: f64 = 1.8;
 
 /// One contender at one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -192,6 +227,20 @@ impl NetReport {
         if !cores.are_two() {
             warnings.push("sender and receiver share one core".into());
         }
+        warnings.extend(
+            cases
+                .iter()
+                .filter(|(name, case)| {
+                    name.starts_with("rtt_spin") && case.cpu_cores < SPINNING_CORES_MIN
+                })
+                .map(|(name, case)| {
+                    format!(
+                        "{name}: two spinning threads had {:.1} of 2 cores; its round trips \
+                         contain time slices of other programs",
+                        case.cpu_cores
+                    )
+                }),
+        );
         warnings.extend(
             ratios
                 .iter()

@@ -194,7 +194,7 @@ async fn request(setup: &Setup, mut conn: Connection) -> Result<(), NetError> {
         Work::RoundTrip { .. } => {
             let stream = conn.open_bidirectional_stream().await.map_err(error)?;
             let (mut recv, mut send) = stream.split();
-            let mut trips = RoundTrips::new();
+            let mut trips = RoundTrips::new(setup.meter.clone());
             while !meter.is_stopped() {
                 let sent = Instant::now();
                 send.send(payload.clone()).await.map_err(error)?;
@@ -203,9 +203,8 @@ async fn request(setup: &Setup, mut conn: Connection) -> Result<(), NetError> {
                     let chunk = recv.receive().await.map_err(error)?;
                     got += chunk.ok_or_else(|| failed(WHO, &"the stream ended"))?.len();
                 }
-                trips.record(meter, sent, got);
+                trips.record(sent, got);
             }
-            meter.hand_in(trips);
         }
         Work::Datagrams { .. } => return Err(failed(WHO, &"datagrams are not measured")),
     }

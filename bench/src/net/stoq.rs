@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use falconet_dataplane::{
-    Backend, Channel, ConnId, Event, KIND_APPLICATION_MIN, PeerTarget, SendError, Spin, Stoq,
-    StoqConfig, StoqHandle,
+    Backend, Channel, ConnId, Event, KIND_APPLICATION_MIN, PathPolicy, PeerTarget, SendError, Spin,
+    Stoq, StoqConfig, StoqHandle,
 };
 
 use super::meter::{Meter, RoundTrips};
@@ -43,12 +43,24 @@ impl Running for Ours {
     }
 }
 
-pub(super) fn start(setup: &Setup, backend: Backend) -> Result<Box<dyn Running>, NetError> {
+/// Settings that a case varies.
+#[derive(Clone, Copy)]
+struct How {
+    backend: Backend,
+    paths: PathPolicy,
+}
+
+pub(super) fn start(
+    setup: &Setup,
+    backend: Backend,
+    paths: PathPolicy,
+) -> Result<Box<dyn Running>, NetError> {
+    let how = How { backend, paths };
     let (addr_in, addr) = crossbeam_channel::bounded(1);
     let (ready_in, ready) = crossbeam_channel::bounded(1);
     let own = setup.clone();
     let server = place::spawn(setup.cores.receiver, "stoq-server", move || {
-        serve(&own, backend, &addr_in)
+        serve(&own, how, &addr_in)
     })?;
     let Ok(addr) = addr.recv() else {
         place::join(server)?;
@@ -56,7 +68,7 @@ pub(super) fn start(setup: &Setup, backend: Backend) -> Result<Box<dyn Running>,
     };
     let own = setup.clone();
     let client = place::spawn(setup.cores.sender, "stoq-client", move || {
-        request(&own, backend, addr, &ready_in)
+        request(&own, how, addr, &ready_in)
     })?;
     if ready.recv().is_err() {
         setup.meter.stop();
@@ -67,12 +79,13 @@ pub(super) fn start(setup: &Setup, backend: Backend) -> Result<Box<dyn Running>,
     Ok(Box::new(Ours { server, client }))
 }
 
-fn config(setup: &Setup, backend: Backend, own: usize) -> StoqConfig {
+fn config(setup: &Setup, how: How, own: usize) -> StoqConfig {
     let mut config = StoqConfig::new(ANYWHERE, falconet_crypto::hash::hash("bench-net", &[]));
     config.identity = Some(Arc::clone(&setup.keys[own]));
     config.trusted = setup.trusted.clone();
     config.datagrams = true;
-    config.io.backend = backend;
+    config.io.backend = how.backend;
+    config.io.paths = how.paths;
     config.io.mtu_max_loopback = setup.work.udp_payload();
     if setup.work == (Work::RoundTrip { spin: true }) {
         config.io.spin = Spin::Always;
@@ -82,8 +95,8 @@ fn config(setup: &Setup, backend: Backend, own: usize) -> StoqConfig {
 
 /// The receiver until the end of the run. Network threads are started by this thread and stay on
 /// its core.
-fn serve(setup: &Setup, backend: Backend, addr: &Sender<SocketAddrV6>) -> Result<Extra, NetError> {
-    let config = config(setup, backend, 0);
+fn serve(setup: &Setup, how: How, addr: &Sender<SocketAddrV6>) -> Result<Extra, NetError> {
+    let config = config(setup, how, 0);
     let stoq = if let Work::RoundTrip { .. } = setup.work {
         let stoq = Stoq::bind_with_handler(config, echo)?;
         let _ = addr.send(stoq.local_addr());
@@ -155,20 +168,22 @@ fn wait(meter: &Meter) {
 /// The sender until the end of the run.
 fn request(
     setup: &Setup,
-    backend: Backend,
+    how: How,
     addr: SocketAddrV6,
     ready: &Sender<()>,
 ) -> Result<(), NetError> {
-    let config = config(setup, backend, 1);
+    let config = config(setup, how, 1);
     let target = PeerTarget {
         addr,
         key: setup.keys[0].public().clone(),
         persistent: false,
     };
     if let Work::RoundTrip { .. } = setup.work {
-        let trips = Arc::new(Mutex::new((RoundTrips::new(), Instant::now())));
+        // The handler alone owns the round trips, so they are handed in when the endpoint goes.
+        let trips = RoundTrips::new(setup.meter.clone());
+        let shared = Mutex::new((trips, Instant::now()));
         let payload = Bytes::from(vec![7; setup.work.message_bytes()]);
-        let (meter, shared, ready) = (setup.meter.clone(), trips.clone(), ready.clone());
+        let ready = ready.clone();
         let handler = move |stoq: &StoqHandle, event: Event| {
             let conn = match event {
                 Event::Connected { conn, .. } => {
@@ -177,7 +192,7 @@ fn request(
                 }
                 Event::Frame { conn, payload, .. } => {
                     let (trips, sent) = &mut *shared.lock().expect("never poisoned");
-                    trips.record(&meter, *sent, payload.len());
+                    trips.record(*sent, payload.len());
                     conn
                 }
                 _ => return,
@@ -189,11 +204,6 @@ fn request(
         stoq.handle().connect(target).map_err(failed)?;
         wait(&setup.meter);
         stoq.shutdown();
-        let (trips, _) = std::mem::replace(
-            &mut *trips.lock().expect("never poisoned"),
-            (RoundTrips::new(), Instant::now()),
-        );
-        setup.meter.hand_in(trips);
         return Ok(());
     }
     let (stoq, events) = Stoq::bind(config)?;

@@ -150,15 +150,14 @@ fn request(
         let size = setup.work.message_bytes();
         let payload = vec![7; size];
         let mut answer = vec![0; size];
-        let mut trips = RoundTrips::new();
+        let mut trips = RoundTrips::new(setup.meter.clone());
         while !setup.meter.is_stopped() {
             let sent = Instant::now();
             tls.write_all(&payload)?;
             tls.flush()?;
             poll(setup, || tls.read_exact(&mut answer))?;
-            trips.record(&setup.meter, sent, size);
+            trips.record(sent, size);
         }
-        setup.meter.hand_in(trips);
         return Ok(());
     }
     let payload = vec![7; CHUNK];

@@ -19,8 +19,9 @@ Examples:
   falconet bench net --backend mmsg --json
 
 Contenders take turns of about a second; ratios are taken round by round and the median counts.
-Sender and receiver have a core each. The whole takes about four minutes. A program that was built
-without the libraries to compare with (`--features peers`) measures only STOQ.")]
+Sender and receiver have a core each. The whole takes about five minutes. A program that was built
+without the libraries to compare with (`--features peers`) measures only STOQ. AF_XDP is no choice
+here: it needs a network device and its driver, and loopback has none.")]
 pub struct Net {
     /// I/O backend of STOQ in the comparisons with others
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
