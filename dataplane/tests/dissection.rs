@@ -65,6 +65,7 @@ fn tshark_reads_a_captured_connection_with_the_key_log() {
         .unwrap();
     while !matches!(b_events.recv().unwrap(), Event::Frame { .. }) {}
     drop((a, b));
+    tshark.until_it_sees(port, &capture, b"the connection has ended");
     tshark.stop();
 
     let fields = [
@@ -103,7 +104,7 @@ impl Capture {
             let line = line.map_err(|error| error.to_string())?;
             if line.contains("Capturing on") {
                 let capture = Self(child);
-                capture.until_it_sees(port, file);
+                capture.until_it_sees(port, file, b"the capture has begun");
                 return Ok(capture);
             }
             said += &line;
@@ -115,19 +116,18 @@ impl Capture {
         ))
     }
 
-    /// "Capturing" is said a little before it is true: sends to the port until the file grows.
-    fn until_it_sees(&self, port: u16, file: &Path) {
-        let len = || std::fs::metadata(file).map_or(0, |meta| meta.len());
+    /// Sends a mark to the port until it is in the file, and so is everything before it:
+    /// "capturing" is said a little before it is true, and packets are written a little after they
+    /// were seen.
+    fn until_it_sees(&self, port: u16, file: &Path, mark: &[u8]) {
         let socket = UdpSocket::bind("[::1]:0").unwrap();
-        let empty = loop {
-            match len() {
-                0 => std::thread::sleep(std::time::Duration::from_millis(10)),
-                len => break len,
-            }
+        let seen = || {
+            let bytes = std::fs::read(file).unwrap_or_default();
+            bytes.windows(mark.len()).any(|window| window == mark)
         };
-        while len() == empty {
-            // Nobody listens yet; the refusal is of no interest.
-            let _ = socket.send_to(b"?", ("::1", port));
+        while !seen() {
+            // Perhaps nobody listens, or nobody who understands; neither is of interest.
+            let _ = socket.send_to(mark, ("::1", port));
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
     }

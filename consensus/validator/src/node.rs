@@ -71,7 +71,7 @@ pub enum RunError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The log level is not understood.
-    #[error(transparent)]
+    #[error("[log] level: {0}")]
     Log(#[from] LevelError),
     /// The key cannot be used.
     #[error(transparent)]

@@ -127,8 +127,10 @@ impl Path {
         self.next_check = Some(now);
     }
 
-    /// The connection has ended.
+    /// The connection has ended. It may linger until the peer has heard of it, and is not looked
+    /// at meanwhile.
     pub(super) fn close(&mut self, stats: &Stats) {
+        self.next_check = None;
         if std::mem::take(&mut self.is_counted) {
             gauge(stats, self.tier).dec();
         }

@@ -278,3 +278,30 @@ fn of(node: &Node, wanted: Channel) -> Vec<Vec<u8>> {
         .map(|(.., payload)| payload.to_vec())
         .collect()
 }
+
+#[test]
+fn a_connection_that_lingers_after_its_end_is_no_longer_counted() {
+    // The path becomes shorter, and the connection ends, at any time between two looks at it.
+    for pause_ms in (0..120).step_by(4) {
+        let (mut net, conn) = open_with_delay(Duration::from_millis(4), PathPolicy::Adaptive);
+        net.run_for(Duration::from_millis(pause_ms));
+        net.delay = Duration::from_micros(100);
+        bulk(&mut net, conn, 1);
+        let now = net.now;
+        net.node(0).command(
+            now,
+            Command::Close {
+                conn,
+                code: crate::CloseCode::Done,
+                reason: String::new(),
+            },
+        );
+        net.run_for(5 * SECONDS);
+        for index in 0..2 {
+            let node = net.node(index);
+            let (stats, open) = (node.stats(), node.open().len() as u64);
+            let near = stats.paths_loopback + stats.paths_lan;
+            assert_eq!(near + stats.paths_metro + stats.paths_wide, open);
+        }
+    }
+}
