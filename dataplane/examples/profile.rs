@@ -315,7 +315,7 @@ fn stoq(options: &Options, keys: &[Arc<KeyPair>; 2]) -> Result<(), Error> {
         to.datagrams_in as f64 / to.syscalls_receive.max(1) as f64,
         from.bytes_out as f64 / from.datagrams_out.max(1) as f64,
         to.datagrams_out,
-        to.payload_bytes_copied as f64 / to.payload_bytes_delivered.max(1) as f64,
+        to.copies_per_byte().unwrap_or(0.0),
         to.pool_buffers_allocated,
         to.pool_buffers_recycled,
         to.pool_exhausted,

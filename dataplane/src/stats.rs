@@ -39,6 +39,20 @@ macro_rules! counters {
     };
 }
 
+impl StatsSnapshot {
+    /// How often a delivered payload byte was copied between its packet and the consumer, on
+    /// average; `None` before the first. Parts of a frame count as copied before it is delivered, so
+    /// only a connection at rest is exact. The kernel's copy into the receive buffer is not counted:
+    /// what decrypts in place and gathers a frame of several packets once makes 1, a frame within
+    /// one packet that stays in its receive buffer 0. Above 1 means that receive buffers ran out
+    /// ([`StatsSnapshot::pool_exhausted`]) or that packets come through AF_XDP, whose frames are
+    /// copied out.
+    pub fn copies_per_byte(&self) -> Option<f64> {
+        (self.payload_bytes_delivered > 0)
+            .then(|| self.payload_bytes_copied as f64 / self.payload_bytes_delivered as f64)
+    }
+}
+
 counters! {
     /// Now: network threads.
     net_threads,
@@ -211,6 +225,15 @@ impl Count for AtomicU64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_are_a_ratio_once_there_is_something_to_copy() {
+        let stats = Stats::default();
+        stats.payload_bytes_copied.add(30);
+        assert_eq!(stats.snapshot().copies_per_byte(), None);
+        stats.payload_bytes_delivered.add(40);
+        assert_eq!(stats.snapshot().copies_per_byte(), Some(0.75));
+    }
 
     #[test]
     fn names_and_values_go_together() {

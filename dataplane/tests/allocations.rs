@@ -650,6 +650,8 @@ fn compare(load: Load, of_frame: [usize; 2]) {
         assert!(ours.of_window() <= allowed, "{side}");
     }
     assert_eq!(stats.pool_exhausted, 0, "slabs come back in time");
+    let copies = stats.copies_per_byte().expect("frames came");
+    assert!(copies <= 1.0, "{copies} copies for each byte");
     assert!(stats.pool_buffers_recycled > stats.pool_buffers_allocated);
 }
 

@@ -108,10 +108,8 @@ fn serve(setup: &Setup, how: How, addr: &Sender<SocketAddrV6>) -> Result<Extra, 
         count(&setup.meter, &events)?;
         stoq
     };
-    let stats = stoq.handle().stats();
-    let copies = stats.payload_bytes_copied as f64 / stats.payload_bytes_delivered as f64;
     let extra = Extra {
-        copies_per_byte: copies.is_finite().then_some(copies),
+        copies_per_byte: stoq.handle().stats().copies_per_byte(),
         backend: Some(stoq.backend().to_owned()),
     };
     stoq.shutdown();

@@ -20,6 +20,9 @@ const STOQ: &str = "stoq_";
 /// How the description of a transport counter begins that goes up and down.
 const NOW: &str = "Now:";
 
+/// The transport's ratio of copied to delivered bytes.
+const COPIES: &str = "stoq_copies_per_byte";
+
 /// Rows of the figures in this module, without the transport's.
 pub const TABLE: &[Row] = &[
     Row {
@@ -53,6 +56,14 @@ pub const TABLE: &[Row] = &[
         measure: Measure::Plain,
         labels: &["queue"],
         group: Group::Stages,
+    },
+    Row {
+        name: COPIES,
+        help: "How often a delivered payload byte was copied between its packet and the consumer, on average since the start; above 1, receive buffers ran out or AF_XDP is in use.",
+        kind: Kind::Gauge,
+        measure: Measure::Plain,
+        labels: &[],
+        group: Group::Network,
     },
     Row {
         name: "process_start_time",
@@ -128,8 +139,15 @@ impl Collector for TransportCounters {
                 counter.encode(encoder.encode_descriptor(&name, help, None, kind)?)?;
             }
         }
-        Ok(())
+        let copies = snapshot.copies_per_byte().unwrap_or(0.0);
+        ConstGauge::new(copies).encode(open(&mut encoder, row_of(COPIES))?)
     }
+}
+
+/// A row of [`TABLE`].
+fn row_of(name: &str) -> &'static Row {
+    let row = TABLE.iter().find(|row| row.name == name);
+    row.expect("named by a constant of this module")
 }
 
 /// Time and queues of the stages.
