@@ -9,15 +9,14 @@
 //! is taken; a send slot from [`Backend::flush`] until its completion. Dropping the backend first
 //! cancels every request and waits, so that no memory is freed under the kernel.
 
+mod provided;
+
 use std::{
     collections::VecDeque,
     io,
     net::SocketAddrV6,
     os::fd::{AsRawFd, BorrowedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,9 +24,10 @@ use bytes::{Buf, BytesMut};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use quinn_proto::Transmit;
 
+use self::provided::{BufferRing, GROUP, HEADER_BYTES, NAME_BYTES, RECEIVE_SLOTS, parse};
 use super::{
     Backend, Received, Taken,
-    cmsg::{self, CONTROL_BYTES},
+    cmsg::CONTROL_BYTES,
     refusal::{explain, lacks},
     slot::{SEGMENTS_MAX, SendSlot, deliver, deliver_copied, empty_header},
     socket::{self, Socket},
@@ -39,9 +39,6 @@ use crate::{
     stats::Count,
 };
 
-/// Receive windows that the kernel holds; a power of two.
-const RECEIVE_SLOTS: u16 = 16;
-
 /// Transmissions that the kernel may hold.
 const SEND_SLOTS: usize = 16;
 
@@ -50,9 +47,6 @@ const SQ_ENTRIES: u32 = 64;
 
 /// Completion queue entries.
 const CQ_ENTRIES: u32 = 512;
-
-/// The provided-buffer group.
-const GROUP: u16 = 0;
 
 /// `user_data` of the receive request; sends use their slot's index.
 const RECEIVE: u64 = 1 << 32;
@@ -72,26 +66,11 @@ const CLOSE_WAIT: Duration = Duration::from_millis(5);
 /// IORING_ENTER_GETEVENTS.
 const GET_EVENTS: u32 = 1;
 
-/// What the kernel puts before a received payload: `io_uring_recvmsg_out`, then the name and the
-/// control areas at the sizes that the request gave.
-const OUT_BYTES: usize = 16;
-const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
-const HEADER_BYTES: usize = OUT_BYTES + NAME_BYTES + CONTROL_BYTES;
-const _: () = assert!(HEADER_BYTES + 65_536 <= WINDOW_BYTES);
-const _: () = assert!(RECEIVE_SLOTS.is_power_of_two());
-
-/// Memory of the provided-buffer ring: one page, entries of 16 bytes, read by the kernel.
-#[repr(C, align(4096))]
-struct RingPage([u8; 4096]);
-
-const _: () = assert!(RECEIVE_SLOTS as usize * size_of::<types::BufRingEntry>() <= 4096);
-
 /// The backend. `ring` is the first field, so it is closed before the memory that it refers to is
 /// freed.
 pub(super) struct Uring {
     ring: IoUring,
-    page: Box<RingPage>,
-    tail: u16,
+    buffers: BufferRing,
     slabs: Vec<Option<BytesMut>>,
     pool: Pool,
     /// Template of the multishot request: sizes of the name and control areas.
@@ -144,14 +123,13 @@ impl Uring {
                 .map_err(|error| explain("dup", &error))?,
             addr: socket.addr,
         };
-        let (ring, page, slabs, pool, tail, has_zero_copy) = set_up(options, &stats)?;
+        let (ring, buffers, slabs, pool, has_zero_copy) = set_up(options, &stats)?;
         let mut template = Box::new(empty_header());
         template.msg_namelen = NAME_BYTES as u32;
         template.msg_controllen = CONTROL_BYTES;
         let mut uring = Uring {
             ring,
-            page,
-            tail,
+            buffers,
             slabs,
             pool,
             template,
@@ -331,14 +309,10 @@ impl Uring {
 
     /// Gives the kernel the next window of a slot.
     fn provide(&mut self, slot: u16) {
-        provide(
-            &mut self.page,
-            &mut self.tail,
-            slot,
-            self.slabs[usize::from(slot)]
-                .as_mut()
-                .expect("a slot keeps its slab unless a new one replaces it"),
-        );
+        let slab = self.slabs[usize::from(slot)]
+            .as_mut()
+            .expect("a slot keeps its slab unless a new one replaces it");
+        self.buffers.provide(slot, slab);
     }
 
     /// Hands on one reception and gives its slot back to the kernel.
@@ -553,14 +527,7 @@ fn leak<T>(value: T) {
     let _ = Box::leak(Box::new(value));
 }
 
-type Parts = (
-    IoUring,
-    Box<RingPage>,
-    Vec<Option<BytesMut>>,
-    Pool,
-    u16,
-    bool,
-);
+type Parts = (IoUring, BufferRing, Vec<Option<BytesMut>>, Pool, bool);
 
 fn set_up(options: &IoOptions, stats: &Arc<Stats>) -> Result<Parts, String> {
     let ring = IoUring::builder()
@@ -587,79 +554,15 @@ fn set_up(options: &IoOptions, stats: &Arc<Stats>) -> Result<Parts, String> {
         return Err(lacks(name));
     }
     let has_zero_copy = probe.is_supported(opcode::SendMsgZc::CODE);
-    let mut page = Box::new(RingPage([0; 4096]));
-    // SAFETY: the page is boxed, aligned and large enough for RECEIVE_SLOTS entries, and is freed
-    // only after the ring is closed (field order of `Uring`); the kernel pins it besides.
-    unsafe {
-        ring.submitter().register_buf_ring_with_flags(
-            page.0.as_mut_ptr() as u64,
-            RECEIVE_SLOTS,
-            GROUP,
-            0,
-        )
-    }
-    .map_err(|error| explain("registering the buffer ring", &error))?;
+    // SAFETY: field order of `Uring` closes the ring before the buffers are freed.
+    let mut buffers = unsafe { BufferRing::register(&ring) }
+        .map_err(|error| explain("registering the buffer ring", &error))?;
     let mut pool = Pool::new(options.pool_bytes_max, stats.clone());
     let mut slabs: Vec<Option<BytesMut>> = (0..RECEIVE_SLOTS).map(|_| pool.take()).collect();
-    let mut tail = 0;
     for (slot, slab) in (0..).zip(&mut slabs) {
         if let Some(slab) = slab {
-            provide(&mut page, &mut tail, slot, slab);
+            buffers.provide(slot, slab);
         }
     }
-    Ok((ring, page, slabs, pool, tail, has_zero_copy))
-}
-
-/// Writes one entry of the buffer ring and publishes it.
-fn provide(page: &mut RingPage, tail: &mut u16, slot: u16, slab: &mut BytesMut) {
-    assert!(slab.is_empty() && has_window(slab), "no window to provide");
-    let window = slab.spare_capacity_mut().as_mut_ptr();
-    let entries: *mut types::BufRingEntry = page.0.as_mut_ptr().cast();
-    let at = usize::from(*tail % RECEIVE_SLOTS);
-    // SAFETY: `at` is below RECEIVE_SLOTS, so the entry lies within the page, which is aligned
-    // for it; the kernel reads an entry only after the tail below has passed it.
-    let entry = unsafe { &mut *entries.add(at) };
-    entry.set_addr(window as u64);
-    entry.set_len(WINDOW_BYTES as u32);
-    entry.set_bid(slot);
-    *tail = tail.wrapping_add(1);
-    // SAFETY: the tail lies within the first entry of the page, aligned for u16, and is written
-    // by this thread only; the kernel reads it with acquire ordering.
-    let shared = unsafe { &*types::BufRingEntry::tail(entries).cast::<AtomicU16>() };
-    shared.store(*tail, Ordering::Release);
-}
-
-/// Reads what the kernel put before the payload; `None` for what must be dropped.
-fn parse(window: &[u8]) -> Option<(SocketAddrV6, cmsg::Meta, usize)> {
-    let (out, rest) = window.split_first_chunk::<OUT_BYTES>()?;
-    let [_, control_len, payload_len, flags] = [0, 4, 8, 12].map(|at| {
-        u32::from_ne_bytes(out[at..at + 4].try_into().expect("four bytes of sixteen")) as usize
-    });
-    let (name, rest) = rest.split_first_chunk::<NAME_BYTES>()?;
-    let (control, payload) = rest.split_first_chunk::<CONTROL_BYTES>()?;
-    let is_whole = flags & libc::MSG_TRUNC as usize == 0 && payload_len <= payload.len();
-    let from = cmsg::address_of_bytes(name).filter(|_| is_whole)?;
-    let meta = cmsg::decode(&control[..control_len.min(CONTROL_BYTES)]);
-    Some((from, meta, payload_len))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn malformed_headers_are_dropped() {
-        for len in 0..HEADER_BYTES + 10 {
-            assert_eq!(parse(&vec![0xff; len]), None);
-        }
-        let mut window = vec![0; HEADER_BYTES + 5];
-        window[8] = 5; // payload length
-        window[OUT_BYTES..OUT_BYTES + 2].copy_from_slice(&10u16.to_ne_bytes());
-        window[OUT_BYTES + 3] = 99; // port, big endian
-        let (from, meta, len) = parse(&window).unwrap();
-        assert_eq!((from.port(), len), (99, 5));
-        assert_eq!(meta, cmsg::Meta::default());
-        window[8] = 6;
-        assert_eq!(parse(&window), None, "longer than what came");
-    }
+    Ok((ring, buffers, slabs, pool, has_zero_copy))
 }
