@@ -184,6 +184,11 @@ pub struct IoOptions {
     pub busy_poll_us: u32,
     /// What to do when idle.
     pub spin: Spin,
+    /// How long Bulk frames up to 16 KiB and datagram messages may wait for others, so that fewer
+    /// packets carry them; they leave earlier when a packet is full. At most
+    /// [`FLUSH_AFTER_MAX`]. `None`, the default: at once when nothing else waits. Control and
+    /// Client frames are never held.
+    pub flush_after: Option<Duration>,
     /// Kernel receive and send buffer wished for, bytes; the kernel may grant less.
     pub socket_buffer_bytes: usize,
     /// Memory for receive buffers of all threads, bytes. Beyond it received bytes are copied out one datagram
@@ -205,6 +210,7 @@ impl Default for IoOptions {
             device: None,
             busy_poll_us: 0,
             spin: Spin::Never,
+            flush_after: None,
             socket_buffer_bytes: 8 << 20,
             pool_bytes_max: 32 << 20,
             paths: PathPolicy::default(),
@@ -213,6 +219,9 @@ impl Default for IoOptions {
         }
     }
 }
+
+/// Longest [`IoOptions::flush_after`].
+pub const FLUSH_AFTER_MAX: Duration = Duration::from_millis(100);
 
 /// UDP payload of an Ethernet jumbo frame: 9000 less the IPv6 and UDP headers.
 pub const MTU_JUMBO: u16 = 9000 - 48;

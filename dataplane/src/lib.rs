@@ -43,8 +43,8 @@ pub use self::{
     channel::{Channel, KIND_APPLICATION_MIN},
     close::{CloseCode, CloseReason, REASON_BYTES_MAX},
     config::{
-        AfterSetup, Backend, DeviceName, InvalidDeviceName, IoOptions, Limits, MTU_JUMBO,
-        MTU_LOOPBACK, PeerTarget, Spin, StoqConfig,
+        AfterSetup, Backend, DeviceName, FLUSH_AFTER_MAX, InvalidDeviceName, IoOptions, Limits,
+        MTU_JUMBO, MTU_LOOPBACK, PeerTarget, Spin, StoqConfig,
     },
     datagram::{MESSAGE_HEADER_BYTES, Messages},
     error::{BindError, ConnectError, SendError},

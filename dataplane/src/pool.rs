@@ -116,6 +116,22 @@ mod tests {
         assert!(stats.pool_buffers_recycled > 1000);
     }
 
+    /// Why slabs are allocations of their own and not blocks of one large, aligned one that could
+    /// have huge pages: blocks have one count of references, and `BytesMut` gives memory back only
+    /// when that is one.
+    #[test]
+    fn blocks_of_one_allocation_come_back_only_together() {
+        let mut first = BytesMut::with_capacity(2 * SLAB_BYTES);
+        let mut second = first.split_off(SLAB_BYTES);
+        let kept = receive(&mut second, 4096).freeze();
+        for block in [&mut first, &mut second] {
+            let _ = receive(block, 60_000);
+            assert!(!block.try_reclaim(SLAB_BYTES), "a sibling is in use");
+        }
+        drop((second, kept));
+        assert!(first.try_reclaim(SLAB_BYTES));
+    }
+
     #[test]
     fn small_receptions_share_a_slab() {
         let mut pool = pool(2);

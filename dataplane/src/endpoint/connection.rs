@@ -258,18 +258,19 @@ impl Conn {
     }
 
     /// Writes what is queued.
-    pub(super) fn flush(&mut self, core: &mut Core) -> Result<(), Failure> {
+    pub(super) fn flush(&mut self, now: Instant, core: &mut Core) -> Result<(), Failure> {
         match self.state {
             State::Greeting(_) => {
                 let window = self.path.send_window_bytes(core);
                 self.sender
-                    .flush(&mut self.quic, window, &self.budget, core)
+                    .flush(now, &mut self.quic, window, &self.budget, core)
             }
             State::Open(_) => {
                 let window = self.path.send_window_bytes(core);
                 self.sender
-                    .flush(&mut self.quic, window, &self.budget, core)?;
-                self.datagrams.flush(&mut self.quic, &self.budget, core);
+                    .flush(now, &mut self.quic, window, &self.budget, core)?;
+                self.datagrams
+                    .flush(now, &mut self.quic, &self.budget, core);
                 Ok(())
             }
             State::Handshake | State::Closed => Ok(()),
@@ -309,7 +310,8 @@ impl Conn {
         loop {
             let refilled = !self.datagrams.is_empty() && !self.streams_turn;
             if refilled {
-                self.datagrams.flush(&mut self.quic, &self.budget, core);
+                self.datagrams
+                    .flush(now, &mut self.quic, &self.budget, core);
             }
             self.streams_turn = refilled;
             let transmit = self.quic.poll_transmit(now, segments_max, buf);
@@ -417,14 +419,16 @@ impl Conn {
 
     /// When this connection must be looked at, if nothing happens before.
     pub(super) fn next_timeout(&mut self) -> Option<Instant> {
-        let deadline = match self.state {
-            State::Handshake | State::Greeting(_) => Some(self.deadline),
-            State::Open(_) => self.debt_check,
-            State::Closed => None,
+        let own = match self.state {
+            State::Handshake | State::Greeting(_) => [Some(self.deadline), None, None],
+            State::Open(_) => [
+                self.debt_check,
+                self.sender.held_until(),
+                self.datagrams.held_until(),
+            ],
+            State::Closed => [None; 3],
         };
-        [self.quic.poll_timeout(), deadline]
-            .into_iter()
-            .flatten()
-            .min()
+        let quic = self.quic.poll_timeout();
+        own.into_iter().chain([quic]).flatten().min()
     }
 }

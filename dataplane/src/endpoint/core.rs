@@ -20,6 +20,8 @@ pub(super) struct Core {
     pub(super) chain_id: Digest,
     /// Whether datagrams are sent and taken.
     pub(super) datagrams: bool,
+    /// How long small frames and messages may wait for company.
+    pub(super) flush_after: Option<Duration>,
     pub(super) events: VecDeque<Event>,
     pub(super) log: LogLimiter,
 }

@@ -3,13 +3,14 @@
 //!
 //! The packing follows the load by itself. A message that comes alone leaves alone, at once; while
 //! the network thread or the congestion window is busy, messages gather and leave in full packets.
+//! Where the application permits a delay, the last packet waits that long to be filled.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{Connection, SendDatagramError};
 
-use super::{core::Core, sender::Failure};
+use super::{core::Core, hold::Hold, sender::Failure};
 use crate::{
     Channel, CloseCode, ConnId, Event,
     datagram::{Messages, prefix},
@@ -30,12 +31,14 @@ pub(super) const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 pub(super) struct DatagramQueue {
     /// Sequences of encoded messages; the connection's budget bounds their sum.
     waiting: VecDeque<Bytes>,
+    hold: Hold,
 }
 
 impl DatagramQueue {
     /// Queues encoded messages. The caller has checked kinds, lengths and budget.
-    pub(super) fn push(&mut self, messages: Bytes) {
+    pub(super) fn push(&mut self, now: Instant, messages: Bytes) {
         assert!(!messages.is_empty(), "nothing to send");
+        self.hold.pushed(now);
         self.waiting.push_back(messages);
     }
 
@@ -43,8 +46,20 @@ impl DatagramQueue {
         self.waiting.is_empty()
     }
 
+    /// Until when messages wait for company.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        self.hold.until()
+    }
+
     /// Hands packed datagrams to QUIC while it takes them.
-    pub(super) fn flush(&mut self, quic: &mut Connection, budget: &ConnBudget, core: &mut Core) {
+    pub(super) fn flush(
+        &mut self,
+        now: Instant,
+        quic: &mut Connection,
+        budget: &ConnBudget,
+        core: &mut Core,
+    ) {
+        self.hold.release();
         // What the peer takes is not enough: quinn-proto sends only what this side takes as well.
         let max = quic.datagrams().max_size().filter(|_| core.datagrams);
         let Some(max) = max else {
@@ -52,11 +67,16 @@ impl DatagramQueue {
                 budget.give_back_datagram(messages.len());
                 core.stats.messages_dropped_size.inc();
             }
+            self.hold.end();
             budget.set_datagram_size(DatagramSize::Unsupported);
             return;
         };
         budget.set_datagram_size(DatagramSize::UpTo(max));
         while !self.waiting.is_empty() && quic.datagrams().send_buffer_space() >= max {
+            let is_full = || fills(&self.waiting, max);
+            if self.hold.is_on(now, core.flush_after, is_full) {
+                return;
+            }
             let Some(datagram) = self.pack(max, budget, core) else {
                 continue;
             };
@@ -67,6 +87,9 @@ impl DatagramQueue {
                 }
                 Err(error) => unreachable!("its size is known to be right: {error}"),
             }
+        }
+        if self.waiting.is_empty() {
+            self.hold.end();
         }
     }
 
@@ -121,6 +144,15 @@ impl DatagramQueue {
             (head, len)
         })
     }
+}
+
+/// Whether what waits fills a datagram of `max` bytes: the next message would not fit.
+fn fills(waiting: &VecDeque<Bytes>, max: usize) -> bool {
+    let mut sum = 0;
+    waiting.iter().any(|messages| {
+        sum += messages.len();
+        sum >= max
+    })
 }
 
 /// Length of the first message of a valid sequence, bytes.

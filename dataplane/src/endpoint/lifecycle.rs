@@ -301,7 +301,7 @@ impl Endpoint {
         }
         // Says how large a datagram may be before anyone can ask.
         conn.datagrams
-            .flush(&mut conn.quic, &conn.budget, &mut self.core);
+            .flush(now, &mut conn.quic, &conn.budget, &mut self.core);
         conn.path.open(now, &mut conn.quic, &self.core);
         conn.check_path(now, &self.core);
         self.core.registry.insert(conn.id, conn.budget.clone());

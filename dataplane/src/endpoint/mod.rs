@@ -11,6 +11,7 @@ mod core;
 mod datagrams;
 mod dial;
 mod group;
+mod hold;
 mod identity;
 mod lifecycle;
 mod path;
@@ -193,6 +194,7 @@ impl Endpoint {
                 trusted: config.trusted.clone(),
                 chain_id: config.chain_id,
                 datagrams: config.datagrams,
+                flush_after: config.io.flush_after,
                 events: VecDeque::new(),
                 log: LogLimiter::default(),
             },
@@ -308,7 +310,7 @@ impl Endpoint {
                         .as_mut()
                         .expect("an identifier leads to a connection");
                     if matches!(conn.state, State::Open(_)) {
-                        conn.sender.push(channel, kind, payload);
+                        conn.sender.push(now, channel, kind, payload);
                         self.mark_dirty(slot);
                     } else {
                         self.core.stats.send_after_close.inc();
@@ -321,7 +323,7 @@ impl Endpoint {
                     if let Some(conn) = self.conn_mut(slot)
                         && matches!(conn.state, State::Open(_)) =>
                 {
-                    conn.datagrams.push(messages);
+                    conn.datagrams.push(now, messages);
                     self.mark_dirty(slot);
                 }
                 _ => self.core.stats.send_after_close.inc(),
@@ -511,7 +513,7 @@ impl Endpoint {
             }
         }
         conn.note_losses(now);
-        conn.flush(&mut self.core)?;
+        conn.flush(now, &mut self.core)?;
         let mut outcome = conn.read(now, &mut self.core)?;
         if let Some(frame) = outcome.greeting.take() {
             conn.check_hello(&frame, &self.core)?;

@@ -3,9 +3,10 @@
 //!
 //! Frames that wait together leave together: those of Control and of Client are joined on their
 //! streams, small ones of Bulk share a stream. What waits follows from the load, so a frame that
-//! comes alone is not held, and a busy connection fills its packets.
+//! comes alone is not held, and a busy connection fills its packets. Only small Bulk frames may be
+//! held to fill a packet, where the application permits it, and never behind others that leave.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId};
@@ -13,6 +14,7 @@ use quinn_proto::{Connection, Dir, StreamId};
 use super::{
     chunks::{Arena, Chunks, Progress},
     core::Core,
+    hold::Hold,
 };
 use crate::{Channel, CloseCode, Payload, frame::HEADER_BYTES, send::ConnBudget, stats::Count};
 
@@ -38,12 +40,20 @@ impl Sender {
     }
 
     /// Queues a frame. The caller has checked kind, length and budget.
-    pub(super) fn push(&mut self, channel: Channel, kind: u8, payload: Payload) {
+    pub(super) fn push(&mut self, now: Instant, channel: Channel, kind: u8, payload: Payload) {
         match channel {
             Channel::Control => self.control.queue.push_back((kind, payload)),
             Channel::Client => self.client.queue.push_back((kind, payload)),
-            Channel::Bulk => self.bulk.queue.push_back((kind, payload)),
+            Channel::Bulk => {
+                self.bulk.queue.push_back((kind, payload));
+                self.bulk.hold.pushed(now);
+            }
         }
+    }
+
+    /// Until when small Bulk frames wait for company.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        self.bulk.hold.until()
     }
 
     /// Queues the greeting, which no budget covers.
@@ -61,16 +71,27 @@ impl Sender {
     /// Writes what can be written, the urgent first.
     pub(super) fn flush(
         &mut self,
+        now: Instant,
         quic: &mut Connection,
         send_window_bytes: u64,
         budget: &ConnBudget,
         core: &mut Core,
     ) -> Result<(), Failure> {
         let bulk_window = send_window_bytes - core.limits.send_window_reserve_bytes;
+        // A packet that leaves anyway takes small frames along.
+        let has_company = !self.control.queue.is_empty() || !self.client.queue.is_empty();
         let arena = &mut self.arena;
         self.control.flush(quic, budget, arena, core)?;
         self.client.flush(quic, budget, arena, core)?;
-        self.bulk.flush(quic, bulk_window, budget, arena, core)
+        if !has_company && self.bulk.is_held(now, quic, core) {
+            return Ok(());
+        }
+        self.bulk.hold.release();
+        self.bulk.flush(quic, bulk_window, budget, arena, core)?;
+        if self.bulk.queue.is_empty() {
+            self.bulk.hold.end();
+        }
+        Ok(())
     }
 
     /// A stream of ours is done: acknowledged in full, or stopped by the peer.
@@ -175,9 +196,27 @@ struct Bulk {
     unacked: Vec<(StreamId, u64)>,
     /// Bytes in `writing` and `unacked`.
     in_flight_bytes: u64,
+    hold: Hold,
 }
 
 impl Bulk {
+    /// Whether the queue waits for company: small frames that fill no packet, and no stream that
+    /// must be written on.
+    fn is_held(&mut self, now: Instant, quic: &Connection, core: &Core) -> bool {
+        if self.queue.is_empty() || !self.writing.is_empty() {
+            return false;
+        }
+        let packet = usize::from(quic.current_mtu());
+        let is_full = || {
+            let mut sum = 0;
+            self.queue.iter().any(|(_, payload)| {
+                sum += HEADER_BYTES + payload.len();
+                sum >= packet || payload.len() > SHARE_UP_TO_BYTES
+            })
+        };
+        self.hold.is_on(now, core.flush_after, is_full)
+    }
+
     fn flush(
         &mut self,
         quic: &mut Connection,

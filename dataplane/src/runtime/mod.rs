@@ -25,7 +25,7 @@ use self::{
 };
 pub use self::{handle::StoqHandle, handler::Handler};
 use crate::{
-    AfterSetup, BindError, Event, EventBudget, IoOptions, Stats, StoqConfig,
+    AfterSetup, BindError, Event, EventBudget, FLUSH_AFTER_MAX, IoOptions, Stats, StoqConfig,
     endpoint::Endpoint,
     io,
     send::{Command, Registry},
@@ -78,6 +78,14 @@ impl Stoq {
                 name: "io.threads",
                 value: threads as u64,
                 problem: "1 to 64 network threads are possible",
+            });
+        }
+        let flush_after = config.io.flush_after.unwrap_or_default();
+        if flush_after > FLUSH_AFTER_MAX {
+            return Err(BindError::Limit {
+                name: "io.flush_after",
+                value: u64::try_from(flush_after.as_millis()).unwrap_or(u64::MAX),
+                problem: "small frames may wait up to 100 ms for others",
             });
         }
         let stats = Arc::new(Stats::default());

@@ -70,6 +70,50 @@ fn a_lone_message_leaves_alone_and_a_burst_in_full_packets() {
 }
 
 #[test]
+fn with_leave_to_wait_messages_share_packets() {
+    let wait = Duration::from_micros(200);
+    let (mut net, a, _) = pair_with(1, Faults::default(), |index, config| {
+        enabled(index, config);
+        config.io.flush_after = Some(wait);
+    });
+    net.run_for(SECONDS);
+    let (start, before) = (net.elapsed(), net.node(0).stats().message_datagrams_out);
+    for i in 0..3 {
+        let now = net.now;
+        net.node(0)
+            .send_datagram(now, a, &message(i, 64))
+            .expect("room");
+        net.run_for(wait / 4);
+    }
+    assert_eq!(net.node(0).stats().message_datagrams_out, before);
+    let all = |net: &mut Net, count: usize| received(net.node(1), 64).len() == count;
+    assert!(net.run_until(SECONDS, |net| all(net, 3)));
+    assert_eq!(
+        net.elapsed() - start,
+        wait + DELAY,
+        "counted from the first"
+    );
+    assert_eq!(net.node(0).stats().message_datagrams_out, before + 1);
+
+    // Full packets leave at once, only the last one waits.
+    let DatagramSize::UpTo(max) = net.node(0).datagram_size(a) else {
+        panic!("both sides enabled datagrams");
+    };
+    let full = max / message(0, 64).len();
+    let (start, now) = (net.elapsed(), net.now);
+    for i in 3..3 + 2 * full + 1 {
+        net.node(0)
+            .send_datagram(now, a, &message(i, 64))
+            .expect("room");
+    }
+    assert!(net.run_until(SECONDS, |net| received(net.node(1), 64).len() >= 3 + full));
+    assert!(net.elapsed() - start < wait + DELAY);
+    assert!(net.run_until(SECONDS, |net| all(net, 4 + 2 * full)));
+    assert_eq!(net.elapsed() - start, wait + DELAY);
+    assert_eq!(net.node(0).stats().message_datagrams_out, before + 4);
+}
+
+#[test]
 fn over_a_bad_network_messages_come_whole_and_at_most_once() {
     let faults = Faults {
         lost: 100,

@@ -380,3 +380,56 @@ fn a_lone_bulk_frame_has_its_stream_and_small_ones_share() {
     sent.sort_unstable();
     assert_eq!(got, sent);
 }
+
+#[test]
+fn with_leave_to_wait_small_bulk_frames_share_a_stream() {
+    let wait = Duration::from_micros(200);
+    let second = Duration::from_secs(1);
+    let (mut net, a, _) = pair_with(1, Faults::default(), |_, config| {
+        config.io.flush_after = Some(wait);
+    });
+    net.run_for(second);
+    let send = |net: &mut Net, channel, len: usize| {
+        let now = net.now;
+        let payload = patterned(len, len);
+        net.node(0)
+            .send(now, a, channel, 20, payload)
+            .expect("room");
+    };
+    let frames = |net: &mut Net| net.node(1).frames().count();
+    let streams = |net: &mut Net| net.node(0).stats().bulk_streams_out;
+
+    let start = net.elapsed();
+    for _ in 0..3 {
+        send(&mut net, Channel::Bulk, 100);
+        net.run_for(wait / 4);
+    }
+    assert_eq!((frames(&mut net), streams(&mut net)), (0, 0));
+    assert!(net.run_until(second, |net| frames(net) == 3));
+    assert_eq!(
+        net.elapsed() - start,
+        wait + DELAY,
+        "counted from the first"
+    );
+    assert_eq!(streams(&mut net), 1);
+
+    // Control leaves at once and takes along what waits.
+    let start = net.elapsed();
+    send(&mut net, Channel::Bulk, 100);
+    send(&mut net, Channel::Control, 100);
+    assert!(net.run_until(second, |net| frames(net) == 5));
+    assert_eq!(net.elapsed() - start, DELAY);
+
+    // So does Bulk that fills a packet, and so do large frames.
+    net.run_for(second);
+    for len in [MTU, 100_000] {
+        let (start, before) = (net.elapsed(), frames(&mut net));
+        send(&mut net, Channel::Bulk, 100);
+        send(&mut net, Channel::Bulk, len);
+        let first = streams(&mut net);
+        assert!(net.run_until(second, |net| frames(net) > before));
+        assert!(net.elapsed() - start < wait + DELAY);
+        assert!(streams(&mut net) > first);
+        assert!(net.run_until(second, |net| frames(net) == before + 2));
+    }
+}
