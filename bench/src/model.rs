@@ -1,14 +1,19 @@
-//! `falconet bench model`: from measured costs of each stage to the cores, network and disk that
-//! a rate needs with n validators. Formulas and assumptions: `docs/benchmarks.md`.
+//! `falconet bench model`: from costs of each stage to the cores, network and disk that a rate
+//! needs with n validators. Formulas and assumptions: `docs/benchmarks.md`.
+//!
+//! A cost is assumed, given by the user, or taken out of a report of another benchmark; the answer
+//! says which, cost by cost. Nothing is called measured that does not come from a report.
 //!
 //! For each transaction a validator opens its bytes once (from the client or from the lane's
 //! owner) and, for the one in n that is its own, seals them for n - 1 peers: (2n - 1) / n passes
 //! through transport. It verifies, hashes, executes and logs each once. Votes are FALCON
 //! signatures without aggregation: a certificate holds one a member of the quorum.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Bits of a byte.
 const BITS: f64 = 8.0;
@@ -17,7 +22,7 @@ const VOTE_BYTES: f64 = 1_282.0;
 /// Share of a core or a link that is planned with.
 const UTILISATION: f64 = 0.7;
 
-/// Costs of the stages, measured.
+/// Costs of the stages. Where each comes from: [`Source`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Costs {
     /// Verifying one signature, microseconds (`bench crypto`).
@@ -32,10 +37,13 @@ pub struct Costs {
     pub execute_us: f64,
     /// Appending 1 KB to the log, microseconds.
     pub log_us_per_kb: f64,
+    /// What one transaction costs one validator beyond these stages, microseconds: what a report of
+    /// `bench cluster` has more than the stages explain.
+    pub other_us: f64,
 }
 
 impl Default for Costs {
-    /// Measured on one core of an AMD EPYC (Zen 5), release build, MTU 9000.
+    /// Assumed: the order of magnitude of one core of a server of 2025 with AVX-512, at MTU 9000.
     fn default() -> Self {
         Self {
             verify_us: 2.4,
@@ -43,8 +51,187 @@ impl Default for Costs {
             hash_us: 0.3,
             execute_us: 0.5,
             log_us_per_kb: 0.25,
+            other_us: 0.0,
         }
     }
+}
+
+/// Where a cost comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Nowhere: [`Costs::default`].
+    Assumed,
+    /// The user.
+    Given,
+    /// A report; its name and what makes it questionable.
+    Measured(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Assumed => f.write_str("assumed"),
+            Self::Given => f.write_str("given"),
+            Self::Measured(report) => write!(f, "measured: {report}"),
+        }
+    }
+}
+
+/// A cost of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(
+    missing_docs,
+    reason = "the fields of `Costs`, where they are explained"
+)]
+pub enum Stage {
+    Verify,
+    Transport,
+    Hash,
+    Execute,
+    Log,
+    Other,
+}
+
+impl Stage {
+    /// Every stage.
+    pub const ALL: [Self; 6] = [
+        Self::Verify,
+        Self::Transport,
+        Self::Hash,
+        Self::Execute,
+        Self::Log,
+        Self::Other,
+    ];
+
+    fn of(self, costs: &mut Costs) -> &mut f64 {
+        match self {
+            Self::Verify => &mut costs.verify_us,
+            Self::Transport => &mut costs.transport_us_per_kb,
+            Self::Hash => &mut costs.hash_us,
+            Self::Execute => &mut costs.execute_us,
+            Self::Log => &mut costs.log_us_per_kb,
+            Self::Other => &mut costs.other_us,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Verify => "verify, us a signature",
+            Self::Transport => "transport, us a KB one way",
+            Self::Hash => "hash, us a transaction",
+            Self::Execute => "execute, us a transaction",
+            Self::Log => "log, us a KB",
+            Self::Other => "other, us a transaction",
+        }
+    }
+}
+
+/// Costs with their sources.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inputs {
+    costs: Costs,
+    sources: BTreeMap<Stage, Source>,
+    /// From a report of a cluster: CPU of one transaction at one validator, microseconds;
+    /// validators; bytes of a transaction; the report.
+    cluster: Option<(f64, f64, f64, String)>,
+}
+
+impl Default for Inputs {
+    fn default() -> Self {
+        Self {
+            costs: Costs::default(),
+            sources: Stage::ALL.map(|stage| (stage, Source::Assumed)).into(),
+            cluster: None,
+        }
+    }
+}
+
+impl Inputs {
+    /// A cost that the user knows.
+    pub fn give(&mut self, stage: Stage, us: f64) {
+        self.set(stage, us, Source::Given);
+    }
+
+    fn set(&mut self, stage: Stage, us: f64, source: Source) {
+        *stage.of(&mut self.costs) = us;
+        self.sources.insert(stage, source);
+    }
+
+    /// Takes the costs that a report of `bench crypto`, `net`, `ledger`, `cluster` or `all` holds;
+    /// how many that were. `name` is how the report is called in the answer.
+    pub fn read(&mut self, report: &Value, name: &str) -> usize {
+        let number = |path: &str| {
+            let value = report.pointer(path).and_then(Value::as_f64);
+            value.filter(|value| value.is_finite() && *value > 0.0)
+        };
+        let build = ["/environment/profile", "/profile"]
+            .into_iter()
+            .find_map(|path| report.pointer(path)?.as_str());
+        let name = match build {
+            Some("release") => name.to_owned(),
+            build => format!("{name} ({} build)", build.unwrap_or("unknown")),
+        };
+        let mut found = 0;
+        let mut take = |stage, us: Option<f64>| {
+            if let Some(us) = us {
+                self.set(stage, us, Source::Measured(name.clone()));
+                found += 1;
+            }
+        };
+        take(
+            Stage::Verify,
+            number("/falcon1024_verify_ns").map(|ns| ns / 1e3),
+        );
+        // Both sides work on each byte; the cost is that of one side.
+        let transport = number("/cases/bulk_mtu9000.stoq/cpu_cores")
+            .zip(number("/cases/bulk_mtu9000.stoq/median"))
+            .map(|(cores, gbit_s)| cores * 1024.0 * BITS / 1e3 / gbit_s / 2.0);
+        take(Stage::Transport, transport);
+        let rate = number("/cases/block_5000.transactions/median");
+        take(Stage::Execute, rate.map(|tps| 1e6 / tps));
+        if let (Some(cpu_us), Some(validators), Some(bytes)) = (
+            number("/costs/cpu_us"),
+            number("/validators"),
+            number("/transaction_bytes"),
+        ) {
+            self.cluster = Some((cpu_us / validators, validators, bytes, name));
+            found += 1;
+        }
+        for part in ["crypto", "net", "ledger", "cluster"] {
+            if let Some(inner) = report.get(part).filter(|inner| inner.is_object()) {
+                found += self.read(inner, part);
+            }
+        }
+        found
+    }
+
+    /// The costs to compute from. What the CPU time of a transaction in a cluster has more than
+    /// the stages explain becomes [`Costs::other_us`].
+    fn finish(mut self) -> (Costs, BTreeMap<Stage, Source>) {
+        if let Some((cpu_us, validators, bytes, name)) = self.cluster.take() {
+            let explained = stages_us(&self.costs, validators, bytes);
+            let other = (cpu_us - explained).max(0.0);
+            self.set(
+                Stage::Other,
+                other,
+                Source::Measured(format!("{name}, {cpu_us:.1} us less the stages above")),
+            );
+        }
+        (self.costs, self.sources)
+    }
+}
+
+/// CPU time of one transaction at one of `n` validators, microseconds.
+fn stages_us(costs: &Costs, n: f64, transaction_bytes: f64) -> f64 {
+    let kb = transaction_bytes / 1024.0;
+    let passes = (2.0 * n - 1.0) / n;
+    costs.verify_us
+        + costs.hash_us
+        + costs.execute_us
+        + costs.other_us
+        + kb * (passes * costs.transport_us_per_kb + costs.log_us_per_kb)
 }
 
 /// What is asked.
@@ -92,12 +279,7 @@ pub fn needs(costs: &Costs, question: &Question) -> Needs {
     } = *question;
     let n = f64::from(validators);
     let quorum = f64::from(2 * validators.saturating_sub(1) / 3 + 1);
-    let kb = transaction_bytes / 1024.0;
-    let passes = (2.0 * n - 1.0) / n;
-    let cpu_us = costs.verify_us
-        + costs.hash_us
-        + costs.execute_us
-        + kb * (passes * costs.transport_us_per_kb + costs.log_us_per_kb);
+    let cpu_us = stages_us(costs, n, transaction_bytes);
     // The quorum's votes come to the leader, and in its certificate to everybody.
     let certificates = blocks_per_s * quorum;
     let certificate_cores = certificates * costs.verify_us / 1e6 / UTILISATION;
@@ -123,6 +305,8 @@ pub struct Model {
     pub benchmark: String,
     /// The costs that it computes from.
     pub costs: Costs,
+    /// Where each cost comes from.
+    pub sources: BTreeMap<Stage, Source>,
     /// One row for each number of validators.
     pub rows: Vec<Needs>,
 }
@@ -130,7 +314,8 @@ pub struct Model {
 impl Model {
     /// Computes a row for each of `validators`.
     #[must_use]
-    pub fn new(costs: Costs, validators: &[u32], question: Question) -> Self {
+    pub fn new(inputs: Inputs, validators: &[u32], question: Question) -> Self {
+        let (costs, sources) = inputs.finish();
         let row = |validators: &u32| {
             needs(
                 &costs,
@@ -143,6 +328,7 @@ impl Model {
         Self {
             benchmark: "model".into(),
             costs,
+            sources,
             rows: validators.iter().map(row).collect(),
         }
     }
@@ -177,7 +363,13 @@ impl fmt::Display for Model {
             )?;
         }
         let limit = 1e6 / self.costs.execute_us;
-        writeln!(f, "one execution thread: at most {limit:.0} tx/s")
+        writeln!(f, "one execution thread: at most {limit:.0} tx/s\n")?;
+        let mut costs = self.costs;
+        for (stage, source) in &self.sources {
+            let us = *stage.of(&mut costs);
+            writeln!(f, "{:<27} {us:>8.2}  {source}", stage.name())?;
+        }
+        Ok(())
     }
 }
 
@@ -193,6 +385,52 @@ mod tests {
             blocks_per_s: 20.0,
         };
         needs(&Costs::default(), &question)
+    }
+
+    fn model(inputs: Inputs) -> Model {
+        let question = at(4).question;
+        Model::new(inputs, &[4], question)
+    }
+
+    #[test]
+    fn only_what_comes_from_a_report_is_called_measured() {
+        let assumed = model(Inputs::default());
+        assert!(
+            assumed
+                .sources
+                .values()
+                .all(|source| *source == Source::Assumed)
+        );
+        assert!(!assumed.to_string().contains("measured"));
+
+        let mut inputs = Inputs::default();
+        inputs.give(Stage::Hash, 0.4);
+        let all = serde_json::json!({
+            "crypto": {"falcon1024_verify_ns": 2_000.0, "profile": "release"},
+            "net": {"cases": {"bulk_mtu9000.stoq": {"median": 8.192, "cpu_cores": 2.0}},
+                "environment": {"profile": "debug"}},
+            "ledger": {"cases": {"block_5000.transactions": {"median": 1e6}}},
+        });
+        assert_eq!(inputs.read(&all, "all"), 3);
+        let mixed = model(inputs.clone());
+        assert_eq!(mixed.costs.verify_us, 2.0);
+        assert!((mixed.costs.transport_us_per_kb - 1.0).abs() < 1e-9);
+        assert_eq!(mixed.costs.execute_us, 1.0);
+        assert_eq!(mixed.sources[&Stage::Hash], Source::Given);
+        assert_eq!(mixed.sources[&Stage::Log], Source::Assumed);
+        assert_eq!(
+            mixed.sources[&Stage::Verify],
+            Source::Measured("crypto".into())
+        );
+        let debug = Source::Measured("net (debug build)".into());
+        assert_eq!(mixed.sources[&Stage::Transport], debug);
+
+        // With the cluster's own measure the whole is what was measured, whatever the stages are.
+        let cluster = serde_json::json!({"validators": 4, "transaction_bytes": 1_412,
+            "costs": {"cpu_us": 400.0}, "profile": "release"});
+        assert_eq!(inputs.read(&cluster, "run.json"), 1);
+        assert!((model(inputs).rows[0].cpu_us - 100.0).abs() < 1e-9);
+        assert_eq!(Inputs::default().read(&serde_json::json!({"x": 1}), "x"), 0);
     }
 
     #[test]

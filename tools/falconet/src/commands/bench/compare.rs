@@ -42,7 +42,7 @@ impl Compare {
 }
 
 /// The report in a file: all of it, or its last line, as where standard output was kept.
-fn read(path: &Path) -> anyhow::Result<Value> {
+pub fn read(path: &Path) -> anyhow::Result<Value> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("cannot read {}; give a report of --json", path.display()))?;
     let last = text.lines().rfind(|line| !line.trim().is_empty());

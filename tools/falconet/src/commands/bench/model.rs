@@ -1,23 +1,27 @@
 //! `falconet bench model`
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use falconet_bench::model::{self, Costs, Question};
+use falconet_bench::model::{self, Inputs, Question, Stage};
 
 use crate::output;
 
 /// Default bytes of a transaction: a FALCON-1024 transfer.
 const TRANSACTION_BYTES: u32 = 1_412;
 
-/// Compute the cores, network and disk that a rate needs, from measured costs of each stage
+/// Compute the cores, network and disk that a rate needs, from costs of each stage
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  falconet bench model
+  falconet bench model --from crypto.json --from net.json --from ledger.json --from cluster.json
   falconet bench model --tps 50000 --validators 4,7 --verify-us 7
 
-Nothing is measured: defaults are costs of one core of an AMD EPYC (Zen 5). Put in what `bench
-crypto`, `bench net` and `bench ledger` say on your machine. Formulas: docs/benchmarks.md.")]
+This command measures nothing. Costs come from reports (--from) or options; those that neither
+names are ASSUMED, and the answer says for each which it is. Reports give: crypto the verification,
+net the transport, ledger the execution, cluster the CPU time of a whole transaction, of which what
+the stages do not explain is added as \"other\". No benchmark gives hash and log by themselves.
+Formulas and assumptions: docs/benchmarks.md.")]
 pub struct Model {
     /// Transactions a second
     #[arg(long, value_name = "N", default_value_t = 100_000)]
@@ -31,6 +35,9 @@ pub struct Model {
     /// Blocks a second
     #[arg(long, value_name = "N", default_value_t = 20)]
     blocks: u32,
+    /// Take costs from the JSON report of bench crypto, net, ledger, cluster or all; may be repeated
+    #[arg(long, value_name = "FILE")]
+    from: Vec<PathBuf>,
     /// Verifying one signature, microseconds
     #[arg(long, value_name = "US")]
     verify_us: Option<f64>,
@@ -40,6 +47,12 @@ pub struct Model {
     /// Executing one transaction, microseconds
     #[arg(long, value_name = "US")]
     execute_us: Option<f64>,
+    /// Hashing one transaction, microseconds
+    #[arg(long, value_name = "US")]
+    hash_us: Option<f64>,
+    /// Appending 1 KB to the log, microseconds
+    #[arg(long, value_name = "US")]
+    log_us: Option<f64>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -47,18 +60,29 @@ pub struct Model {
 
 impl Model {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let mut costs = Costs::default();
-        for (given, cost) in [
-            (self.verify_us, &mut costs.verify_us),
-            (self.transport_us, &mut costs.transport_us_per_kb),
-            (self.execute_us, &mut costs.execute_us),
+        let mut inputs = Inputs::default();
+        for path in &self.from {
+            let report = super::compare::read(path)?;
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            anyhow::ensure!(
+                inputs.read(&report, &name.to_string_lossy()) > 0,
+                "{} holds no cost; give a report of bench crypto, net, ledger, cluster or all",
+                path.display()
+            );
+        }
+        for (given, stage) in [
+            (self.verify_us, Stage::Verify),
+            (self.transport_us, Stage::Transport),
+            (self.execute_us, Stage::Execute),
+            (self.hash_us, Stage::Hash),
+            (self.log_us, Stage::Log),
         ] {
             if let Some(us) = given {
                 anyhow::ensure!(
                     us.is_finite() && us > 0.0,
                     "a cost of {us} us makes no sense; give a number above 0"
                 );
-                *cost = us;
+                inputs.give(stage, us);
             }
         }
         let question = Question {
@@ -67,7 +91,7 @@ impl Model {
             transaction_bytes: self.transaction_bytes.into(),
             blocks_per_s: self.blocks.into(),
         };
-        let model = model::Model::new(costs, &self.validators, question);
+        let model = model::Model::new(inputs, &self.validators, question);
         if self.json {
             output::line(serde_json::to_string(&model)?)?;
         } else {
