@@ -10,6 +10,8 @@ use crate::net::NetReport;
 use crate::report::Report;
 use crate::sweep::Sweep;
 
+/// Warnings that are shown unfolded.
+const NOTES_SHOWN_MAX: usize = 4;
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 64.0;
@@ -76,7 +78,14 @@ pub fn sweep(sweep: &Sweep) -> String {
     );
     let mut page = Page::new(&title, &sweep.environment.machine);
     page.cards(&[
-        ("knee", format!("{} tx/s", sweep.knee_tps)),
+        (
+            if sweep.is_knee_above() {
+                "knee, at least"
+            } else {
+                "knee"
+            },
+            format!("{} tx/s", sweep.knee_tps),
+        ),
         ("saturation", format!("{:.0} tx/s", sweep.saturation_tps)),
     ]);
     let point = |value: fn(&Report) -> f64| -> Vec<(f64, f64)> {
@@ -214,8 +223,17 @@ impl Page {
     }
 
     fn notes(&mut self, notes: &[String]) {
+        // Many warnings must not push the figures off the screen.
+        let is_long = notes.len() > NOTES_SHOWN_MAX;
+        if is_long {
+            let count = notes.len();
+            let _ = write!(self.out, "<details><summary>{count} warnings</summary>");
+        }
         for note in notes {
             let _ = write!(self.out, "<p class=\"note\">{}</p>", escape(note));
+        }
+        if is_long {
+            self.out.push_str("</details>");
         }
     }
 

@@ -162,6 +162,13 @@ impl Search {
 }
 
 impl Sweep {
+    /// Whether the highest rate tried was held, so that the knee is not known.
+    #[must_use]
+    pub fn is_knee_above(&self) -> bool {
+        let highest = self.steps.iter().max_by_key(|step| step.report.offered_tps);
+        highest.is_some_and(|step| step.not_held.is_none())
+    }
+
     /// Puts the steps in order and finds the knee.
     #[must_use]
     pub fn new(mut steps: Vec<Step>, limits: Limits, environment: Environment) -> Self {
@@ -233,6 +240,9 @@ impl fmt::Display for Sweep {
             )?;
         }
         writeln!(f, "\nknee        {} tx/s", self.knee_tps)?;
+        if self.is_knee_above() {
+            writeln!(f, "            every rate was held: the knee lies above")?;
+        }
         writeln!(f, "saturation  {:.0} tx/s", self.saturation_tps)
     }
 }

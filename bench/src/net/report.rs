@@ -236,7 +236,7 @@ impl NetReport {
                 .map(|(name, case)| {
                     format!(
                         "{name}: two spinning threads had {:.1} of 2 cores; its round trips \
-                         contain time slices of other programs",
+                         may contain time slices of other programs",
                         case.cpu_cores
                     )
                 }),
