@@ -11,7 +11,9 @@ use falconet_crypto::falcon::{KeyPair, PublicKey, Scheme};
 use falconet_ledger::{Application as _, Block, Ledger, Verdict, Verdicts};
 use falconet_types::batch::Batch;
 use falconet_types::block::LaneTip;
-use falconet_types::genesis::{ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params};
+use falconet_types::genesis::{
+    ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
+};
 use falconet_types::transaction::{Body, Transaction};
 use falconet_types::wire::Wire as _;
 use falconet_types::{Epoch, Height, ValidatorIndex};
@@ -43,6 +45,8 @@ pub fn measure(rounds: usize, progress: &dyn Fn(&str)) -> FiguresReport {
             let mut ledger = Ledger::from_genesis(&genesis);
             let block = Block {
                 height: Height(1),
+                epoch: Epoch::ZERO,
+                ends_epoch: false,
                 time_ms: 2,
                 batches,
             };
@@ -91,6 +95,8 @@ fn genesis(validator: &KeyPair) -> Genesis {
         name: "v0".into(),
         key: validator.public().clone(),
         weight: 1,
+        owner: None,
+        address: None,
     };
     Genesis {
         name: "bench".into(),
@@ -98,6 +104,7 @@ fn genesis(validator: &KeyPair) -> Genesis {
         application: ApplicationKind::Ledger,
         params: Params::default(),
         validators: vec![validator],
+        stake: StakeParams::default(),
         accounts,
     }
 }

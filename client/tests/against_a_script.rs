@@ -10,7 +10,7 @@ use bytes::Bytes;
 use falconet_client::{Client, ClientConfig, ClientError, ClientEvent, Fate, Hub, Wallet};
 use falconet_crypto::falcon::{KeyPair, Scheme};
 use falconet_dataplane::{Channel, CloseCode, Event, Limits, Stoq, StoqConfig, StoqHandle};
-use falconet_types::genesis::{ApplicationKind, Genesis, GenesisValidator, Params};
+use falconet_types::genesis::{ApplicationKind, Genesis, GenesisValidator, Params, StakeParams};
 use falconet_types::message::{Admission, ClientMessage, kind};
 use falconet_types::receipt::{Outcome, Receipt};
 use falconet_types::transaction::SignedTransaction;
@@ -355,7 +355,10 @@ fn proofs_are_verified_and_lies_found() {
                 .public()
                 .clone(),
             weight: 1,
+            owner: None,
+            address: None,
         }],
+        stake: StakeParams::default(),
         accounts: vec![],
     };
     let lie = TxId::from([6; 32]);

@@ -12,7 +12,7 @@ use falconet_crypto::hash;
 use falconet_crypto::keyfile::{self, KeyFileError};
 use falconet_types::ChainId;
 use falconet_types::genesis::{
-    ApplicationKind, Genesis, GenesisAccount, GenesisError, GenesisValidator, Params,
+    ApplicationKind, Genesis, GenesisAccount, GenesisError, GenesisValidator, Params, StakeParams,
 };
 use falconet_types::validators::VALIDATORS_MAX;
 use serde::{Deserialize, Serialize};
@@ -215,6 +215,8 @@ impl Testnet {
                 name: name.clone(),
                 key: key.public().clone(),
                 weight: 1,
+                owner: None,
+                address: None,
             });
             listed.push(ManifestValidator {
                 name,
@@ -255,6 +257,7 @@ impl Testnet {
             application: spec.application,
             params: spec.params.clone(),
             validators,
+            stake: StakeParams::default(),
             accounts: funded,
         };
         genesis.check()?;

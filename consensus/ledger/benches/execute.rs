@@ -13,7 +13,9 @@ use falconet_crypto::falcon::{KeyPair, PublicKey, Scheme};
 use falconet_ledger::{Application, Block, Ledger, Verdict, Verdicts};
 use falconet_types::batch::Batch;
 use falconet_types::block::LaneTip;
-use falconet_types::genesis::{ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params};
+use falconet_types::genesis::{
+    ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
+};
 use falconet_types::transaction::{Body, Transaction};
 use falconet_types::wire::Wire;
 use falconet_types::{Epoch, Height, ValidatorIndex};
@@ -44,6 +46,8 @@ fn genesis(validator: &KeyPair) -> Genesis {
         name: "v0".into(),
         key: validator.public().clone(),
         weight: 1,
+        owner: None,
+        address: None,
     };
     Genesis {
         name: "bench".into(),
@@ -51,6 +55,7 @@ fn genesis(validator: &KeyPair) -> Genesis {
         application: ApplicationKind::Ledger,
         params: Params::default(),
         validators: vec![validator],
+        stake: StakeParams::default(),
         accounts,
     }
 }
@@ -101,6 +106,8 @@ fn execute(c: &mut Criterion) {
     let batches = batches(&genesis, &validator);
     let block = Block {
         height: Height(1),
+        epoch: Epoch::ZERO,
+        ends_epoch: false,
         time_ms: 2,
         batches: &batches,
     };

@@ -2,7 +2,8 @@
 
 use falconet_types::batch::Batch;
 use falconet_types::receipt::{Receipt, StateRoots};
-use falconet_types::{AccountId, Digest, Height};
+use falconet_types::validators::Member;
+use falconet_types::{AccountId, Digest, Epoch, Height};
 
 use crate::account::Account;
 use crate::view::View;
@@ -25,6 +26,13 @@ pub trait Application: Send {
     /// transactions: those are bugs of the caller, never a peer's doing.
     fn execute(&mut self, block: &Block<'_>) -> BlockResult;
 
+    /// The validators of the epoch after the last one that an executed block ended, in the order
+    /// of their indices, at least one: the validators of epoch 0 before any was ended. `None`: the
+    /// application has no say, the same validators go on.
+    fn next_validators(&self) -> Option<Vec<Member>> {
+        None
+    }
+
     /// What may be asked from other threads while blocks execute; `None` when the application
     /// has no accounts.
     fn view(&self) -> Option<View>;
@@ -35,6 +43,11 @@ pub trait Application: Send {
 pub struct Block<'a> {
     /// Its height.
     pub height: Height,
+    /// Epoch of its header.
+    pub epoch: Epoch,
+    /// True for the block at the last height of its epoch: execution works out the validators of
+    /// the next one. Blocks of the same epoch above it carry no batches.
+    pub ends_epoch: bool,
     /// Its header's time, milliseconds since 1970.
     pub time_ms: u64,
     /// The batches between the parent's cut and the block's, in ascending order of lane, then of

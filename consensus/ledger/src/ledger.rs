@@ -153,6 +153,7 @@ impl Ledger {
         AccountProof {
             height: self.height,
             results: self.results,
+            validators: Digest::ZERO,
             burned: state.burned,
             bucket: state.table.bucket(bucket).iter().map(Into::into).collect(),
             path: self.tree.path(bucket),
@@ -220,6 +221,7 @@ impl Application for Ledger {
         let roots = StateRoots {
             receipts: receipts_root,
             accounts: self.accounts_root(),
+            validators: Digest::ZERO,
             results: self.results,
         };
         BlockResult {

@@ -72,6 +72,7 @@ impl Application for Opaque {
         let roots = StateRoots {
             receipts: receipts_root,
             accounts: Digest::ZERO,
+            validators: Digest::ZERO,
             results: self.results,
         };
         BlockResult {

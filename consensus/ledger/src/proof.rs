@@ -77,7 +77,9 @@ pub struct AccountProof {
     pub height: Height,
     /// Results digest at that height.
     pub results: Digest,
-    /// Fees burned until then.
+    /// Validators root at that height.
+    pub validators: Digest,
+    /// What was burned until then.
     pub burned: u64,
     /// Every account of the bucket, by ascending id.
     pub bucket: Vec<Row>,
@@ -120,6 +122,7 @@ impl AccountProof {
         let accounts = tree::accounts_root(root, self.burned);
         let roots = StateRoots {
             accounts,
+            validators: self.validators,
             results: self.results,
             ..StateRoots::default()
         };
@@ -139,6 +142,7 @@ impl Wire for AccountProof {
         out.push(VERSION);
         self.height.encode(out);
         out.extend_from_slice(self.results.as_ref());
+        out.extend_from_slice(self.validators.as_ref());
         out.extend_from_slice(&self.burned.to_le_bytes());
         self.path
             .iter()
@@ -156,6 +160,7 @@ impl Wire for AccountProof {
         }
         let height = Height::decode(r)?;
         let results = r.digest()?;
+        let validators = r.digest()?;
         let burned = r.u64()?;
         let mut path = [Digest::ZERO; DEPTH];
         for sibling in &mut path {
@@ -169,6 +174,7 @@ impl Wire for AccountProof {
         Ok(Self {
             height,
             results,
+            validators,
             burned,
             bucket,
             path,

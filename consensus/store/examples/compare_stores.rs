@@ -451,6 +451,7 @@ fn product_block(state: &mut StateDb, random: &mut Random, block: u64) -> Result
         height,
         commitment: Digest::ZERO,
         accounts_root: Digest::ZERO,
+        validators_root: Digest::ZERO,
         results: Digest::ZERO,
         receipts_root: Digest::ZERO,
         accounts: &accounts,

@@ -36,6 +36,7 @@ impl Generation {
         let row = BlockRow {
             commitment: update.commitment,
             accounts_root: update.accounts_root,
+            validators_root: update.validators_root,
             results: update.results,
             receipts_root: update.receipts_root,
             outcomes: update

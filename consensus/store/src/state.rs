@@ -39,6 +39,8 @@ pub struct StateUpdate<'a> {
     pub commitment: Digest,
     /// Accounts root after the block.
     pub accounts_root: Digest,
+    /// Validators root after the block.
+    pub validators_root: Digest,
     /// Running results digest after the block.
     pub results: Digest,
     /// Root over the block's receipts.
@@ -57,6 +59,8 @@ pub struct BlockRow {
     pub commitment: Digest,
     /// Accounts root after the block.
     pub accounts_root: Digest,
+    /// Validators root after the block.
+    pub validators_root: Digest,
     /// Running results digest after the block.
     pub results: Digest,
     /// Root over the block's receipts.
@@ -70,6 +74,7 @@ impl Wire for BlockRow {
         for root in [
             self.commitment,
             self.accounts_root,
+            self.validators_root,
             self.results,
             self.receipts_root,
         ] {
@@ -80,6 +85,7 @@ impl Wire for BlockRow {
     }
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
         let (commitment, accounts_root) = (r.digest()?, r.digest()?);
+        let validators_root = r.digest()?;
         let (results, receipts_root) = (r.digest()?, r.digest()?);
         let n = r.count32("outcomes", BLOCK_TXS_MAX)?;
         let outcomes = r
@@ -90,6 +96,7 @@ impl Wire for BlockRow {
         Ok(Self {
             commitment,
             accounts_root,
+            validators_root,
             results,
             receipts_root,
             outcomes,

@@ -1,6 +1,7 @@
 //! The genesis document: all that must be equal on every node. A JSON file that a person can
 //! read; its identity is a hash over a canonical binary encoding, so spacing does not matter.
 
+use std::net::SocketAddrV6;
 use std::path::{Path, PathBuf};
 
 use falconet_crypto::falcon::PublicKey;
@@ -8,8 +9,8 @@ use falconet_crypto::hash::{self, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::BATCH_BYTES_MAX;
-use crate::ids::{AccountId, ChainId, Epoch};
-use crate::validators::{SetError, ValidatorSet};
+use crate::ids::{AccountId, ChainId, Epoch, Height};
+use crate::validators::{Member, SetError, ValidatorSet, is_name, is_plain, put_address};
 use crate::wire::put_count32;
 
 /// Longest name of a chain or a validator, in bytes.
@@ -22,6 +23,15 @@ pub const PARAM_BYTES_MAX: u64 = 1 << 40;
 /// Largest `block_bytes_max`: with the least length of a transaction, a block then has at most
 /// 2^20 of them.
 pub const BLOCK_BYTES_MAX: u64 = 64 << 20;
+/// Least heights of an epoch, unless there is one epoch for ever: the last block of an epoch needs
+/// some descendants before it is committed.
+pub const EPOCH_HEIGHTS_MIN: u64 = 16;
+/// Longest evidence window, epochs: the sets of so many past epochs are part of the state.
+pub const EVIDENCE_WINDOW_EPOCHS_MAX: u64 = 64;
+/// Most epochs that stake may take to return.
+pub const UNBONDING_EPOCHS_MAX: u64 = 1 << 20;
+/// Basis points in a whole.
+pub const BASIS_POINTS: u64 = 10_000;
 /// Latest time of genesis, milliseconds since 1970: the year 10,000.
 pub const TIME_MS_MAX: u64 = 253_402_300_800_000;
 
@@ -63,6 +73,10 @@ pub struct Params {
     pub history_heights_min: u64,
     /// Least fee of a transaction.
     pub fee_min: u64,
+    /// Heights of an epoch: the block at the last of them ends the epoch, and its descendants
+    /// carry nothing until it is committed. 0: one epoch for ever; else at least
+    /// [`EPOCH_HEIGHTS_MIN`].
+    pub epoch_heights: u64,
 }
 
 impl Default for Params {
@@ -79,13 +93,24 @@ impl Default for Params {
             lane_backlog_bytes_max: 64 << 20,
             history_heights_min: 10_000,
             fee_min: 1,
+            epoch_heights: 0,
         }
     }
 }
 
 impl Params {
+    /// Height of the block that ends the epoch whose first block has height `first`; `None` when
+    /// there is one epoch for ever.
+    #[must_use]
+    pub fn last_height(&self, first: Height) -> Option<Height> {
+        match self.epoch_heights {
+            0 => None,
+            heights => Some(Height(first.0 + heights - 1)),
+        }
+    }
+
     /// Each parameter with its name and the largest value that makes sense.
-    fn limits(&self) -> [(&'static str, u64, u64); 10] {
+    fn limits(&self) -> [(&'static str, u64, u64); 11] {
         [
             ("round_timeout_ms", self.round_timeout_ms, PARAM_MS_MAX),
             (
@@ -121,6 +146,7 @@ impl Params {
                 self.history_heights_min,
                 u64::MAX / 2,
             ),
+            ("epoch_heights", self.epoch_heights, u64::MAX / 2),
         ]
     }
 }
@@ -134,8 +160,79 @@ pub struct GenesisValidator {
     /// `scheme:base64`, as `falconet key show` prints it.
     #[serde(with = "text")]
     pub key: PublicKey,
-    /// Voting weight.
+    /// Voting weight; the validator begins with so many units of stake.
     pub weight: u64,
+    /// The account that the stake belongs to; the one of the validator's key when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text_option")]
+    pub owner: Option<AccountId>,
+    /// STOQ address for validators of later epochs, whose configuration does not name this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddrV6>,
+}
+
+impl GenesisValidator {
+    /// The account that the stake belongs to.
+    #[must_use]
+    pub fn owner(&self) -> AccountId {
+        self.owner.unwrap_or_else(|| self.key.id())
+    }
+}
+
+/// How stake becomes weight, and what misbehaviour costs. Without effect while there is one epoch
+/// for ever or the application is opaque.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StakeParams {
+    /// Stake that gives one unit of voting weight; a validator of genesis begins with its weight
+    /// times this.
+    pub unit: u64,
+    /// Least stake of a validator, at least one unit.
+    pub bond_min: u64,
+    /// Part of the stake that proven misbehaviour burns, in basis points.
+    pub slash_basis_points: u64,
+    /// For how many epochs after the one in which it happened misbehaviour can be reported.
+    pub evidence_window_epochs: u64,
+    /// Epochs after that of its unbonding in which stake is returned; above the evidence window,
+    /// so that nobody takes stake away before it answers for the last epoch in which it counted.
+    pub unbonding_epochs: u64,
+}
+
+impl Default for StakeParams {
+    fn default() -> Self {
+        Self {
+            unit: 1_000,
+            bond_min: 1_000,
+            slash_basis_points: 500,
+            evidence_window_epochs: 4,
+            unbonding_epochs: 5,
+        }
+    }
+}
+
+impl StakeParams {
+    fn check(&self) -> Result<(), String> {
+        if self.unit == 0 || self.bond_min < self.unit {
+            return Err("1 <= stake.unit <= stake.bond_min must hold".into());
+        }
+        if self.slash_basis_points > BASIS_POINTS {
+            return Err(format!(
+                "stake.slash_basis_points must be at most {BASIS_POINTS}"
+            ));
+        }
+        if self.evidence_window_epochs > EVIDENCE_WINDOW_EPOCHS_MAX {
+            return Err(format!(
+                "stake.evidence_window_epochs must be at most {EVIDENCE_WINDOW_EPOCHS_MAX}"
+            ));
+        }
+        if self.unbonding_epochs <= self.evidence_window_epochs
+            || self.unbonding_epochs > UNBONDING_EPOCHS_MAX
+        {
+            return Err(format!(
+                "stake.unbonding_epochs must be above stake.evidence_window_epochs and at most {UNBONDING_EPOCHS_MAX}"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// An account that exists from the start.
@@ -170,6 +267,9 @@ pub struct Genesis {
     /// Accounts, in ascending order of their ids. Empty for an opaque application.
     #[serde(default)]
     pub accounts: Vec<GenesisAccount>,
+    /// Rules of stake.
+    #[serde(default)]
+    pub stake: StakeParams,
 }
 
 /// Why a genesis document is refused.
@@ -248,7 +348,6 @@ impl Genesis {
         if self.application == ApplicationKind::Opaque && !self.accounts.is_empty() {
             return rule("an opaque application has no accounts".into());
         }
-        let mut supply = 0u64;
         for (i, account) in self.accounts.iter().enumerate() {
             if i > 0 && self.accounts[i - 1].id >= account.id {
                 return rule(format!(
@@ -263,10 +362,19 @@ impl Genesis {
             {
                 return rule(format!("account {} is not the id of its key", account.id));
             }
-            supply = match supply.checked_add(account.balance) {
-                Some(sum) => sum,
-                None => return rule("the balances add up to more than 2^64 - 1".into()),
-            };
+        }
+        if self.application == ApplicationKind::Ledger && self.supply().is_none() {
+            return rule("balances and stake add up to more than 2^64 - 1".into());
+        }
+        for (i, v) in self.validators.iter().enumerate() {
+            if v.address.is_some_and(|a| !is_plain(&a)) {
+                return rule(format!(
+                    "the address of validator {i} has a scope or flow label, which mean nothing on other machines"
+                ));
+            }
+        }
+        if let Err(text) = self.stake.check() {
+            return rule(text);
         }
         let p = &self.params;
         for (name, value, max) in p.limits() {
@@ -282,6 +390,11 @@ impl Genesis {
         }
         if p.block_interval_ms_min > p.block_interval_ms_idle {
             return rule("block_interval_ms_min must not exceed block_interval_ms_idle".into());
+        }
+        if p.epoch_heights != 0 && p.epoch_heights < EPOCH_HEIGHTS_MIN {
+            return rule(format!(
+                "epoch_heights must be 0 (one epoch for ever) or at least {EPOCH_HEIGHTS_MIN}"
+            ));
         }
         let batch_max = BATCH_BYTES_MAX as u64;
         if p.batch_bytes_target == 0 {
@@ -299,7 +412,7 @@ impl Genesis {
     /// The chain's identity: a hash over everything in the document.
     #[must_use]
     pub fn chain_id(&self) -> ChainId {
-        let mut out = vec![1u8]; // version of this encoding
+        let mut out = vec![2u8]; // version of this encoding
         put_bytes(&mut out, self.name.as_bytes());
         out.extend_from_slice(&self.time_ms.to_le_bytes());
         out.push(match self.application {
@@ -319,6 +432,12 @@ impl Genesis {
             p.lane_backlog_bytes_max,
             p.history_heights_min,
             p.fee_min,
+            p.epoch_heights,
+            self.stake.unit,
+            self.stake.bond_min,
+            self.stake.slash_basis_points,
+            self.stake.evidence_window_epochs,
+            self.stake.unbonding_epochs,
         ] {
             out.extend_from_slice(&value.to_le_bytes());
         }
@@ -327,6 +446,8 @@ impl Genesis {
             put_bytes(&mut out, v.name.as_bytes());
             put_bytes(&mut out, &v.key.to_wire());
             out.extend_from_slice(&v.weight.to_le_bytes());
+            out.extend_from_slice(v.owner().as_ref());
+            put_address(&mut out, v.address.as_ref());
         }
         put_count32(&mut out, self.accounts.len());
         for a in &self.accounts {
@@ -335,6 +456,35 @@ impl Genesis {
             out.push(u8::from(a.key.is_some()));
         }
         hash::hash("falconet/chain", &[&out])
+    }
+
+    /// All that there is at genesis: balances and, on a ledger, the stake of the validators.
+    /// `None` when that is more than 2^64 - 1, which [`Genesis::check`] refuses.
+    #[must_use]
+    pub fn supply(&self) -> Option<u64> {
+        let balances = self.accounts.iter().map(|a| Some(a.balance));
+        let stakes = match self.application {
+            ApplicationKind::Ledger => &self.validators[..],
+            ApplicationKind::Opaque => &[],
+        };
+        let stakes = stakes.iter().map(|v| v.weight.checked_mul(self.stake.unit));
+        balances
+            .chain(stakes)
+            .try_fold(0u64, |sum, part| sum.checked_add(part?))
+    }
+
+    /// The validators of epoch 0 as an epoch's proof lists those of later ones.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        self.validators
+            .iter()
+            .map(|v| Member {
+                name: v.name.clone(),
+                key: v.key.clone(),
+                weight: v.weight,
+                address: v.address,
+            })
+            .collect()
     }
 
     /// The validators of epoch 0.
@@ -348,10 +498,8 @@ impl Genesis {
     }
 }
 
-/// Names of validators are keys of the configuration file and stand in logs: short and plain.
 fn check_name(index: usize, name: &str) -> Result<(), GenesisError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(plain) {
+    if !is_name(name) {
         return Err(GenesisError::Rule(format!(
             "the name of validator {index} must be 1 to {NAME_LEN_MAX} letters, digits, '-', '_' or '.', not {name:?}"
         )));

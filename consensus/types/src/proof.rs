@@ -8,7 +8,7 @@
 //!    │ Merkle path                                │ Merkle path
 //!  tx_root in the header of batch (lane, seq)   receipts root of height h
 //!    │ prev_hash, ...                             │ fold, with the receipts roots of h+1 ..= e
-//!  the lane's tip in the cut of ...             results(e) ── with accounts root ── commitment(e)
+//!  the lane's tip in the cut of ...             results(e) ── with other roots ── commitment(e)
 //!    │                                            │ named as `executed` by ...
 //!  header h ──parent_id── ... ──parent_id── header x ── ... ── header p ── header c ◀── QC
 //! ```
@@ -226,6 +226,8 @@ pub struct TransactionProof {
     pub receipts_roots: Vec<Digest>,
     /// Accounts root at the height whose commitment is named.
     pub accounts_root: Digest,
+    /// Validators root at that height.
+    pub validators_root: Digest,
     /// From the block's header to a certified child of a committed one; names the commitment.
     pub chain: CommittedChain,
 }
@@ -296,6 +298,10 @@ impl TransactionProof {
                 .roots
                 .last()
                 .map_or(Digest::ZERO, |roots| roots.accounts),
+            validators_root: pieces
+                .roots
+                .last()
+                .map_or(Digest::ZERO, |roots| roots.validators),
             chain: pieces.chain.clone(),
         };
         proof.check_links(application)?;
@@ -421,6 +427,7 @@ impl TransactionProof {
         let roots = StateRoots {
             receipts: Digest::ZERO,
             accounts: self.accounts_root,
+            validators: self.validators_root,
             results,
         };
         let root = roots.commitment(height);
@@ -451,6 +458,7 @@ impl Wire for TransactionProof {
         out.extend_from_slice(self.results_before.as_ref());
         put_digests(out, &self.receipts_roots);
         out.extend_from_slice(self.accounts_root.as_ref());
+        out.extend_from_slice(self.validators_root.as_ref());
         self.chain.encode(out);
     }
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -484,6 +492,7 @@ impl Wire for TransactionProof {
             results_before: r.digest()?,
             receipts_roots: digests(r, "receipts roots", HEADERS_MAX)?,
             accounts_root: r.digest()?,
+            validators_root: r.digest()?,
             chain: CommittedChain::decode(r)?,
         })
     }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! results(h)    = H("falconet/results", results(h-1) ‖ h ‖ merkle_root(receipt leaves of h))
-//! commitment(h) = H("falconet/state", h ‖ accounts_root(h) ‖ results(h))
+//! commitment(h) = H("falconet/state", h ‖ accounts_root(h) ‖ validators_root(h) ‖ results(h))
 //! results(0)    = zero
 //! ```
 //!
@@ -163,7 +163,7 @@ impl Wire for Receipt {
 }
 
 /// The digests of one executed height, as execution yields them, the store keeps them and proofs
-/// use them. All zero but `accounts` at height 0.
+/// use them. All zero but `accounts` and `validators` at height 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StateRoots {
     /// Merkle root over the receipts of this height's block.
@@ -171,24 +171,27 @@ pub struct StateRoots {
     /// What the application commits to beside receipts: accounts of the ledger, zero when the
     /// application is opaque.
     pub accounts: Digest,
+    /// The validators of the next epoch and the registry of stake, see
+    /// [`crate::validators::validators_root`]; zero when the application has none.
+    pub validators: Digest,
     /// Results digest, this height's receipts included.
     pub results: Digest,
 }
 
 impl StateRoots {
     /// Bytes of encoded roots.
-    pub const LEN: usize = 3 * 32;
+    pub const LEN: usize = 4 * 32;
 
     /// The state commitment at `height`.
     #[must_use]
     pub fn commitment(&self, height: Height) -> Digest {
-        commitment(height, self.accounts, self.results)
+        commitment(height, self.accounts, self.validators, self.results)
     }
 }
 
 impl Wire for StateRoots {
     fn encode(&self, out: &mut Vec<u8>) {
-        for root in [self.receipts, self.accounts, self.results] {
+        for root in [self.receipts, self.accounts, self.validators, self.results] {
             out.extend_from_slice(root.as_ref());
         }
     }
@@ -196,6 +199,7 @@ impl Wire for StateRoots {
         Ok(Self {
             receipts: r.digest()?,
             accounts: r.digest()?,
+            validators: r.digest()?,
             results: r.digest()?,
         })
     }
@@ -216,12 +220,18 @@ pub fn fold_results(before: Digest, height: Height, receipts_root: Digest) -> Di
 
 /// The state commitment that headers carry.
 #[must_use]
-pub fn commitment(height: Height, accounts_root: Digest, results: Digest) -> Digest {
+pub fn commitment(
+    height: Height,
+    accounts_root: Digest,
+    validators_root: Digest,
+    results: Digest,
+) -> Digest {
     hash::hash(
         "falconet/state",
         &[
             &height.0.to_le_bytes(),
             accounts_root.as_ref(),
+            validators_root.as_ref(),
             results.as_ref(),
         ],
     )

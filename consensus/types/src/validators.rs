@@ -1,16 +1,138 @@
 //! The validator set of an epoch: keys, weights, quorums and the order of leaders.
 
+use std::net::{Ipv6Addr, SocketAddrV6};
 use std::sync::Arc;
 
-use falconet_crypto::falcon::{PreparedKey, PublicKey};
-use falconet_crypto::hash;
+use falconet_crypto::falcon::{PreparedKey, PublicKey, Scheme};
+use falconet_crypto::hash::{self, Digest};
 
+use crate::genesis::NAME_LEN_MAX;
 use crate::ids::{ChainId, Epoch, Round, ValidatorIndex};
+use crate::wire::{Reader, Wire, WireError, put_count16};
 
 /// Most validators in a set; bounds every table with one entry a validator.
 pub const VALIDATORS_MAX: usize = 256;
 /// Largest weight of one validator, so that sums never overflow.
 pub const WEIGHT_MAX: u64 = 1 << 40;
+
+/// A validator as the state names it for an epoch to come, and as the proof of that epoch carries
+/// it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// A name for people, unique among validators.
+    pub name: String,
+    /// Its key, for consensus and for the handshake.
+    pub key: PublicKey,
+    /// Voting weight, above 0.
+    pub weight: u64,
+    /// Where its STOQ endpoint listens, if it has said so.
+    pub address: Option<SocketAddrV6>,
+}
+
+impl Wire for Member {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_name(out, &self.name);
+        put_key(out, &self.key);
+        out.extend_from_slice(&self.weight.to_le_bytes());
+        put_address(out, self.address.as_ref());
+    }
+    fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self {
+            name: read_name(r)?,
+            key: read_key(r)?,
+            weight: r.u64()?,
+            address: read_address(r)?,
+        })
+    }
+}
+
+/// Digest of the set of an epoch: members in the order of their indices.
+#[must_use]
+pub fn members_digest(epoch: Epoch, members: &[Member]) -> Digest {
+    let mut out = epoch.to_bytes();
+    put_count16(&mut out, members.len());
+    members.iter().for_each(|member| member.encode(&mut out));
+    hash::hash("falconet/members", &[&out])
+}
+
+/// What a state commitment says about validators: the digest of the newest set that was computed
+/// ([`members_digest`]) and the root over the registry of stake. So the proof of a new epoch needs
+/// the set and one digest, not the registry.
+#[must_use]
+pub fn validators_root(members: Digest, registry: Digest) -> Digest {
+    hash::hash(
+        "falconet/validators",
+        &[members.as_ref(), registry.as_ref()],
+    )
+}
+
+/// Names of validators are keys of configuration files and stand in logs: short and plain.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && name.len() <= NAME_LEN_MAX && name.chars().all(plain)
+}
+
+/// True for an address that means the same on every machine.
+#[must_use]
+pub fn is_plain(address: &SocketAddrV6) -> bool {
+    address.scope_id() == 0 && address.flowinfo() == 0 && address.port() != 0
+}
+
+/// Appends a name: one byte of length, then its characters.
+pub fn put_name(out: &mut Vec<u8>, name: &str) {
+    out.push(u8::try_from(name.len()).expect("names are short"));
+    out.extend_from_slice(name.as_bytes());
+}
+
+/// Reads a name for which [`is_name`] holds.
+pub fn read_name(r: &mut Reader<'_>) -> Result<String, WireError> {
+    let len = usize::from(r.u8()?);
+    match std::str::from_utf8(r.bytes(len)?) {
+        Ok(name) if is_name(name) => Ok(name.to_owned()),
+        _ => Err(WireError::Value("name")),
+    }
+}
+
+/// Appends a key: scheme byte, then its bytes.
+pub fn put_key(out: &mut Vec<u8>, key: &PublicKey) {
+    out.push(key.scheme().as_byte());
+    out.extend_from_slice(key.as_bytes());
+}
+
+/// Reads a key with its scheme byte.
+pub fn read_key(r: &mut Reader<'_>) -> Result<PublicKey, WireError> {
+    let scheme = Scheme::try_from(r.u8()?).map_err(|_| WireError::Value("scheme"))?;
+    let bytes = r.bytes(scheme.public_key_len())?;
+    PublicKey::from_bytes(scheme, bytes).map_err(|_| WireError::Value("public key"))
+}
+
+/// Appends an address: 0, or 1 with 16 bytes of address and two of port, little-endian.
+pub fn put_address(out: &mut Vec<u8>, address: Option<&SocketAddrV6>) {
+    match address {
+        None => out.push(0),
+        Some(address) => {
+            out.push(1);
+            out.extend_from_slice(&address.ip().octets());
+            out.extend_from_slice(&address.port().to_le_bytes());
+        }
+    }
+}
+
+/// Reads what [`put_address`] appends.
+pub fn read_address(r: &mut Reader<'_>) -> Result<Option<SocketAddrV6>, WireError> {
+    match r.u8()? {
+        0 => Ok(None),
+        1 => {
+            let ip = Ipv6Addr::from(r.array::<16>()?);
+            match r.u16()? {
+                0 => Err(WireError::Value("port")),
+                port => Ok(Some(SocketAddrV6::new(ip, port, 0, 0))),
+            }
+        }
+        _ => Err(WireError::Value("address")),
+    }
+}
 
 /// One member of the set.
 #[derive(Clone)]

@@ -12,10 +12,10 @@ use falconet_probes::id;
 use falconet_store::{Reader, StateDb, StateUpdate, StoreError};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
-use falconet_types::genesis::ApplicationKind;
+use falconet_types::genesis::{ApplicationKind, Params};
 use falconet_types::receipt::Outcome;
 use falconet_types::wire::{Wire, WireError};
-use falconet_types::{AccountId, Digest, Height};
+use falconet_types::{AccountId, Digest, Epoch, Height};
 
 use crate::chain::Chain;
 use crate::clients::ReceiptSender;
@@ -36,6 +36,7 @@ const PRUNE_INTERVAL_HEIGHTS: u64 = 1024;
 pub struct Executor {
     application: Box<dyn Application>,
     state: StateDb,
+    params: Params,
 }
 
 /// Why the state cannot be used.
@@ -105,7 +106,11 @@ impl Executor {
                 expected: row.commitment,
             });
         }
-        Ok(Self { application, state })
+        Ok(Self {
+            application,
+            state,
+            params: chain.genesis.params.clone(),
+        })
     }
 
     /// The application.
@@ -135,6 +140,9 @@ impl Executor {
             .collect();
         let block = Block {
             height: header.height,
+            epoch: header.epoch,
+            ends_epoch: header.epoch == Epoch::ZERO
+                && self.params.last_height(Height(1)) == Some(header.height),
             time_ms: header.time_ms,
             batches: &batches,
         };
@@ -151,6 +159,7 @@ impl Executor {
             height: result.height,
             commitment: result.commitment(),
             accounts_root: result.roots.accounts,
+            validators_root: result.roots.validators,
             results: result.roots.results,
             receipts_root: result.roots.receipts,
             accounts: &accounts,

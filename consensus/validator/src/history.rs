@@ -115,6 +115,7 @@ impl History {
             roots.push(StateRoots {
                 receipts: row.receipts_root,
                 accounts: row.accounts_root,
+                validators: row.validators_root,
                 results: row.results,
             });
         }

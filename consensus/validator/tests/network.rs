@@ -9,7 +9,9 @@ use std::time::Duration;
 use falconet_client::{Client, ClientConfig, Wallet};
 use falconet_crypto::falcon::{KeyPair, Scheme};
 use falconet_crypto::keyfile;
-use falconet_types::genesis::{ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params};
+use falconet_types::genesis::{
+    ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
+};
 use falconet_types::receipt::Outcome;
 use falconet_validator::Node;
 use falconet_validator::config::{Config, HttpSection, LogSection, StoqSection, ThreadsSection};
@@ -50,6 +52,8 @@ impl Network {
                 name: format!("validator-{i}"),
                 key: key.public().clone(),
                 weight: 1,
+                owner: None,
+                address: None,
             });
         }
         let genesis = Genesis {
@@ -58,6 +62,7 @@ impl Network {
             application: ApplicationKind::Ledger,
             params: Params::default(),
             validators,
+            stake: StakeParams::default(),
             accounts: vec![GenesisAccount {
                 id: key.public().id(),
                 balance: BALANCE,

@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 
 use falconet_crypto::falcon::SigningMessage;
 use falconet_crypto::hash;
-use falconet_types::genesis::{ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params};
+use falconet_types::genesis::{
+    ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
+};
 use falconet_types::signing::Signer;
 use falconet_types::transaction::{Body, SignedTransaction, Transaction};
 use falconet_types::wire::Wire;
@@ -72,8 +74,11 @@ pub fn genesis(seed: u64, n: usize, params: Params) -> Genesis {
                 name: format!("validator-{i}"),
                 key: validator(i).clone(),
                 weight: 1,
+                owner: None,
+                address: None,
             })
             .collect(),
+        stake: StakeParams::default(),
         accounts,
     };
     genesis.check().expect("a valid genesis");

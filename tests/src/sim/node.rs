@@ -569,6 +569,8 @@ fn execute(ledger: &mut Ledger, header: &SignedHeader, batches: Vec<Batch>) -> B
         .collect();
     ledger.execute(&Block {
         height: header.height,
+        epoch: header.epoch,
+        ends_epoch: false, // simulated chains have one epoch
         time_ms: header.time_ms,
         batches: &batches,
     })

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use falconet_ledger::{Application, Block, Opaque, Verdicts};
 use falconet_types::receipt::{self, Outcome, StateRoots};
 use falconet_types::transaction::opaque_id;
-use falconet_types::{Digest, Height};
+use falconet_types::{Digest, Epoch, Height};
 
 use crate::world::*;
 
@@ -19,6 +19,8 @@ fn opaque_orders_bytes_and_executes_nothing() {
     assert!(opaque.view().is_none());
     let result = opaque.execute(&Block {
         height: Height(1),
+        epoch: Epoch::ZERO,
+        ends_epoch: false,
         time_ms: 1,
         batches: &batches,
     });
@@ -39,6 +41,8 @@ fn opaque_orders_bytes_and_executes_nothing() {
     assert_eq!(restored.commitment(), opaque.commitment());
     let next = Block {
         height: Height(2),
+        epoch: Epoch::ZERO,
+        ends_epoch: false,
         time_ms: 2,
         batches: &[],
     };

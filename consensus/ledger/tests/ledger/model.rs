@@ -8,7 +8,7 @@ use falconet_ledger::{Application, Block, Verdict, Verdicts};
 use falconet_types::genesis::Genesis;
 use falconet_types::receipt::Outcome::{self, *};
 use falconet_types::transaction::{Body, SignedTransaction, Transaction};
-use falconet_types::{AccountId, Digest};
+use falconet_types::{AccountId, Digest, Epoch};
 use proptest::prelude::*;
 
 use crate::world::*;
@@ -237,7 +237,7 @@ proptest! {
                 batches.push((world.lanes.seal(lane, &txs), verdicts));
             }
             let height = world.height().next();
-            let result = world.ledger.execute(&Block { height, time_ms, batches: &batches });
+            let result = world.ledger.execute(&Block { height, epoch: Epoch::ZERO, ends_epoch: false, time_ms, batches: &batches });
             prop_assert_eq!(&outcomes(&result), &expected);
             match expected[0] {
                 Executed => prop_assert_eq!(door, Ok(())),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use falconet_ledger::{Account, Application, Block, BlockResult, Ledger, RestoreError, Verdicts};
 use falconet_types::receipt::Outcome::*;
 use falconet_types::wire::Wire;
-use falconet_types::{AccountId, Digest, Height};
+use falconet_types::{AccountId, Digest, Epoch, Height};
 
 use crate::world::*;
 
@@ -73,6 +73,8 @@ fn restored_is_live() {
     let batches = [(batch.clone(), Verdicts::unknown(&batch))];
     let block = Block {
         height: Height(3),
+        epoch: Epoch::ZERO,
+        ends_epoch: false,
         time_ms: 3_000,
         batches: &batches,
     };
@@ -171,6 +173,8 @@ fn every_truncation_of_a_row_is_refused() {
 fn a_skipped_height_is_a_bug() {
     World::new().ledger.execute(&Block {
         height: Height(2),
+        epoch: Epoch::ZERO,
+        ends_epoch: false,
         time_ms: 1,
         batches: &[],
     });

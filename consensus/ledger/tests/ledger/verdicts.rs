@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use falconet_ledger::{Application, Block, Ledger, Verdict, Verdicts};
 use falconet_types::Digest;
+use falconet_types::Epoch;
 use falconet_types::batch::Batch;
 use falconet_types::receipt::Outcome::*;
 
@@ -38,6 +39,8 @@ fn every_subset_of_verdicts_gives_the_same_result() {
         let batches = [(batch.clone(), Verdicts(verdicts))];
         ledger.execute(&Block {
             height: ledger.height().next(),
+            epoch: Epoch::ZERO,
+            ends_epoch: false,
             time_ms: 2_000,
             batches: &batches,
         })

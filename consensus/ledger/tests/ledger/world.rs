@@ -7,7 +7,9 @@ use falconet_crypto::falcon::{KeyPair, Scheme};
 use falconet_ledger::{Application, Block, BlockResult, Ledger, Verdicts};
 use falconet_types::batch::Batch;
 use falconet_types::block::LaneTip;
-use falconet_types::genesis::{ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params};
+use falconet_types::genesis::{
+    ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
+};
 use falconet_types::receipt::Outcome;
 use falconet_types::transaction::{Body, Transaction};
 use falconet_types::{AccountId, ChainId, Epoch, Height, ValidatorIndex};
@@ -45,6 +47,8 @@ pub fn genesis() -> Genesis {
             name: format!("v{lane}"),
             key: key(200 + lane as u8).public().clone(),
             weight: 1,
+            owner: None,
+            address: None,
         })
         .collect();
     let genesis = Genesis {
@@ -56,6 +60,7 @@ pub fn genesis() -> Genesis {
             ..Params::default()
         },
         validators,
+        stake: StakeParams::default(),
         accounts,
     };
     genesis.check().expect("the test genesis is valid");
@@ -162,6 +167,8 @@ impl World {
         let height = self.ledger.height().next();
         self.ledger.execute(&Block {
             height,
+            epoch: Epoch::ZERO,
+            ends_epoch: false,
             time_ms,
             batches: &batches,
         })

@@ -162,6 +162,7 @@ proptest! {
         let row = BlockRow {
             commitment: Digest([1; 32]),
             accounts_root: Digest([2; 32]),
+            validators_root: Digest([2; 32]),
             results: Digest([3; 32]),
             receipts_root: Digest([4; 32]),
             outcomes: outcomes.into_iter().map(|i| Outcome::ALL[i]).collect(),

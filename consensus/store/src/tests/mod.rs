@@ -255,6 +255,7 @@ fn update<'a>(
         height: Height(height),
         commitment: tx(height),
         accounts_root: Digest([4; 32]),
+        validators_root: Digest([4; 32]),
         results: Digest([5; 32]),
         receipts_root: Digest([6; 32]),
         accounts,

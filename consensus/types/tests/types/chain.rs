@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use falconet_crypto::falcon::{KeyPair, Scheme};
 use falconet_types::block::{Cut, Executed, Header, HeaderKind};
 use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
-use falconet_types::genesis::{ApplicationKind, Genesis, GenesisValidator, Params};
+use falconet_types::genesis::{ApplicationKind, Genesis, GenesisValidator, Params, StakeParams};
 use falconet_types::validators::ValidatorSet;
 use falconet_types::{BlockId, ChainId, Digest, Epoch, Height, Round, ValidatorIndex};
 
@@ -24,6 +24,8 @@ pub fn genesis(application: ApplicationKind) -> Genesis {
         name: format!("v{n}"),
         key: key(n).public().clone(),
         weight,
+        owner: None,
+        address: None,
     });
     let genesis = Genesis {
         name: "proofs".into(),
@@ -31,6 +33,7 @@ pub fn genesis(application: ApplicationKind) -> Genesis {
         application,
         params: Params::default(),
         validators: validators.collect(),
+        stake: StakeParams::default(),
         accounts: Vec::new(),
     };
     genesis.check().expect("valid");

@@ -347,6 +347,7 @@ impl Generate for StateRoots {
         StateRoots {
             receipts: g.value(),
             accounts: g.value(),
+            validators: g.value(),
             results: g.value(),
         }
     }
@@ -474,6 +475,7 @@ impl Generate for TransactionProof {
             results_before: g.value(),
             receipts_roots: g.list(3, Gen::value),
             accounts_root: g.value(),
+            validators_root: g.value(),
             chain: g.value(),
         }
     }

@@ -3,7 +3,7 @@
 use falconet_crypto::falcon::Scheme;
 use falconet_types::genesis::{
     ApplicationKind, Genesis, GenesisAccount, GenesisError, GenesisValidator, NAME_LEN_MAX,
-    PARAM_MS_MAX, Params,
+    PARAM_MS_MAX, Params, StakeParams,
 };
 use falconet_types::validators::{ValidatorSet, WEIGHT_MAX};
 
@@ -19,6 +19,8 @@ pub fn example() -> Genesis {
         name: format!("validator-{n}"),
         key: public_key(&mut g, Scheme::Falcon1024),
         weight: 10 + n,
+        owner: None,
+        address: None,
     });
     let validators = validators.collect();
     let mut accounts: Vec<GenesisAccount> = (0..4u64)
@@ -38,6 +40,7 @@ pub fn example() -> Genesis {
         application: ApplicationKind::Ledger,
         params: Params::default(),
         validators,
+        stake: StakeParams::default(),
         accounts,
     }
 }
@@ -102,10 +105,32 @@ fn rules_on_validators() {
                 name: format!("v{n}"),
                 key: public_key(&mut keys, Scheme::Falcon512),
                 weight: 1,
+                owner: None,
+                address: None,
             })
             .collect();
     });
     assert!(text.contains("257 validators"), "{text}");
+}
+
+#[test]
+fn rules_on_stake() {
+    let text = refusal(|g| g.stake.unit = 0);
+    assert!(text.contains("stake.unit"), "{text}");
+    let text = refusal(|g| g.stake.bond_min = g.stake.unit - 1);
+    assert!(text.contains("stake.bond_min"), "{text}");
+    let text = refusal(|g| g.stake.slash_basis_points = 10_001);
+    assert!(text.contains("stake.slash_basis_points"), "{text}");
+    let text = refusal(|g| g.stake.evidence_window_epochs = 65);
+    assert!(text.contains("stake.evidence_window_epochs"), "{text}");
+    let text = refusal(|g| g.stake.unbonding_epochs = g.stake.evidence_window_epochs);
+    assert!(text.contains("stake.unbonding_epochs"), "{text}");
+    let text = refusal(|g| g.stake.unit = u64::MAX / 10);
+    assert!(text.contains("stake add up to more"), "{text}");
+    let text = refusal(|g| g.params.epoch_heights = 15);
+    assert!(text.contains("epoch_heights"), "{text}");
+    let text = refusal(|g| g.validators[0].address = Some("[fe80::1%3]:9".parse().unwrap()));
+    assert!(text.contains("address of validator 0"), "{text}");
 }
 
 #[test]
@@ -228,6 +253,14 @@ fn the_chain_id_covers_every_field() {
         Box::new(|g| g.params.lane_backlog_bytes_max += 1),
         Box::new(|g| g.params.history_heights_min += 1),
         Box::new(|g| g.params.fee_min += 1),
+        Box::new(|g| g.params.epoch_heights += 100),
+        Box::new(|g| g.stake.unit += 1),
+        Box::new(|g| g.stake.bond_min += 1),
+        Box::new(|g| g.stake.slash_basis_points += 1),
+        Box::new(|g| g.stake.evidence_window_epochs += 1),
+        Box::new(|g| g.stake.unbonding_epochs += 1),
+        Box::new(|g| g.validators[0].owner = Some(g.validators[1].key.id())),
+        Box::new(|g| g.validators[0].address = Some("[::1]:1".parse().unwrap())),
         Box::new(|g| g.validators[0].name.push('x')),
         Box::new(move |g| g.validators[0].key = other_key.clone()),
         Box::new(|g| g.validators[0].weight += 1),
@@ -258,10 +291,12 @@ fn the_chain_id_covers_every_field() {
     );
 
     // A new parameter must be added to the identity, to the test above and to the file format.
-    let fields = serde_json::to_value(&base.params).unwrap();
+    let fields = |value: serde_json::Value| value.as_object().unwrap().len();
+    let params = fields(serde_json::to_value(&base.params).unwrap());
+    let stake = fields(serde_json::to_value(&base.stake).unwrap());
     assert_eq!(
-        fields.as_object().unwrap().len(),
-        11,
+        (params, stake),
+        (12, 5),
         "parameters that this test changes"
     );
 }

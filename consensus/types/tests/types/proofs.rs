@@ -75,6 +75,7 @@ impl Story {
             StateRoots {
                 receipts,
                 accounts,
+                validators: Digest([31; 32]),
                 results,
             }
         };

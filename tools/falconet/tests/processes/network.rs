@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use falconet_client::{Client, ClientConfig, Wallet};
 use falconet_crypto::keyfile;
-use falconet_types::genesis::{ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params};
+use falconet_types::genesis::{
+    ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
+};
 use falconet_types::{AccountId, ChainId, KeyPair, Scheme, TxId};
 use falconet_validator::config::{Config, HttpSection, LogSection, StoqSection, ThreadsSection};
 use serde_json::Value;
@@ -80,8 +82,11 @@ impl Network {
                     name: name(i),
                     key: key.public().clone(),
                     weight: 1,
+                    owner: None,
+                    address: None,
                 })
                 .collect(),
+            stake: StakeParams::default(),
             accounts: funded,
         };
         let text = serde_json::to_string_pretty(&genesis).unwrap();
