@@ -99,7 +99,7 @@ fn sustained_twins_fork_nobody_and_are_accused() {
         if scenario.twins.is_empty() {
             continue;
         }
-        match World::new(scenario, false).with_setup(twin).run() {
+        match World::builder(scenario).setup(twin).build().run() {
             Ok(outcome) => accused += usize::from(outcome.accusations > 0),
             Err(violation) => panic!("with sustained twins: {violation}"),
         }
@@ -118,7 +118,9 @@ fn seeded_bugs_are_found() {
     fn find(name: &str, setup: fn(usize, &mut HotStuff)) {
         const TRIES: u64 = 200;
         for seed in 1..=TRIES {
-            let run = World::new(Scenario::from_seed(seed), false).with_setup(setup);
+            let run = World::builder(Scenario::from_seed(seed))
+                .setup(setup)
+                .build();
             // A flaw may also show as a broken assertion of another core.
             if let Err(violation) = run.run() {
                 let what = violation.lines().next().unwrap_or_default().to_owned();

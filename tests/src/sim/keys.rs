@@ -6,11 +6,13 @@ use std::sync::OnceLock;
 
 use falconet_crypto::falcon::SigningMessage;
 use falconet_crypto::hash;
+use falconet_ledger::Verdict;
 use falconet_types::genesis::{
     ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
 };
-use falconet_types::signing::Signer;
+use falconet_types::signing::{Claim, Signer};
 use falconet_types::transaction::{Body, SignedTransaction, Transaction};
+use falconet_types::validators::ValidatorSet;
 use falconet_types::wire::Wire;
 use falconet_types::{AccountId, ChainId, Digest, KeyPair, PublicKey, Scheme, Signature};
 
@@ -55,7 +57,7 @@ pub fn account(i: usize) -> AccountId {
 /// The genesis of a simulation. The name makes the chain's identity, and with it the order of
 /// leaders, depend on the seed.
 #[must_use]
-pub fn genesis(seed: u64, n: usize, params: Params) -> Genesis {
+pub fn genesis(seed: u64, weights: &[u64], params: Params) -> Genesis {
     let mut accounts: Vec<GenesisAccount> = (0..ACCOUNTS)
         .map(|i| GenesisAccount {
             id: account(i),
@@ -69,11 +71,13 @@ pub fn genesis(seed: u64, n: usize, params: Params) -> Genesis {
         time_ms: GENESIS_MS,
         application: ApplicationKind::Ledger,
         params,
-        validators: (0..n)
-            .map(|i| GenesisValidator {
+        validators: weights
+            .iter()
+            .enumerate()
+            .map(|(i, weight)| GenesisValidator {
                 name: format!("validator-{i}"),
                 key: validator(i).clone(),
-                weight: 1,
+                weight: *weight,
                 owner: None,
                 address: None,
             })
@@ -95,6 +99,33 @@ impl Signer for SimSigner {
     }
     fn key_id(&self) -> Digest {
         validator(self.0).id()
+    }
+}
+
+/// Whether a claim inside a message is a signature of the validator that it names.
+#[must_use]
+pub fn authentic(set: &ValidatorSet, claim: &Claim<'_>) -> bool {
+    set.get(claim.signer).is_some_and(|validator| {
+        *claim.signature == signature(validator.key.id(), &claim.message.as_bytes())
+    })
+}
+
+/// What the verify stage says of a transaction in a batch: only clients' own signatures count.
+#[must_use]
+pub fn verdict(bytes: &bytes::Bytes) -> Verdict {
+    let Ok(tx) = SignedTransaction::parse(bytes.clone()) else {
+        return Verdict::Invalid;
+    };
+    let all = tx.bytes();
+    let split = all.len().checked_sub(Scheme::Falcon512.signature_len());
+    let signed = split.is_some_and(|at| {
+        let expected = signature(tx.sender, &all[..at]);
+        expected.as_bytes() == &all[at..]
+    });
+    if signed {
+        Verdict::Valid
+    } else {
+        Verdict::Invalid
     }
 }
 

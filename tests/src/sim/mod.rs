@@ -6,11 +6,13 @@
 //!  world ───── virtual time, event queue, the run's log and its hash
 //!     ├── node ────── HotStuff + mempool + ledger, composed as the validator composes them
 //!     │     └── disk ─ durable records, and those that a crash may lose
+//!     ├── actor ───── Byzantine validators, in place of nodes or in front of them
 //!     ├── network ─── delay, loss, duplication, partitions
 //!     ├── workload ── clients: transfers, double submissions, conflicting transfers
 //!     └── checkers ── what must hold, in code of its own; called after every step
 //! ```
 
+pub mod actor;
 pub mod checkers;
 pub mod disk;
 pub mod keys;
@@ -21,5 +23,6 @@ pub mod scenario;
 pub mod workload;
 pub mod world;
 
-pub use scenario::Scenario;
-pub use world::{Outcome, World};
+pub use actor::{Actor, Stage};
+pub use scenario::{Fault, Scenario};
+pub use world::{Builder, Outcome, Pass, Passing, Sent, World};

@@ -1,5 +1,7 @@
 //! The network: how long a message takes, whether it arrives, how often.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::rng::Rng;
 
 /// How bad the network is. All chances are per mille.
@@ -61,12 +63,30 @@ pub enum Fate {
     Reset,
 }
 
+/// Messages that are lost although their connection stays. Everything that is not named matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// The sending node.
+    pub from: Option<usize>,
+    /// The receiving node.
+    pub to: Option<usize>,
+    /// Kinds of messages ([`falconet_types::message::kind`]); empty for all.
+    pub kinds: Vec<u8>,
+    /// How many of a thousand.
+    pub per_mille: u64,
+}
+
 /// Links between all nodes.
 #[derive(Debug)]
 pub struct Network {
     profile: Profile,
     /// Nodes of different groups do not reach one another.
     groups: Vec<u8>,
+    /// One way only: what `.0` sends to `.1` is lost, and nobody is told.
+    deaf: BTreeSet<(usize, usize)>,
+    /// Links that take longer, one way, microseconds.
+    slow: BTreeMap<(usize, usize), u64>,
+    losses: Vec<Loss>,
     /// Per link and direction (from * n + to): messages sent before the last break are lost.
     generation: Vec<u64>,
 }
@@ -78,6 +98,9 @@ impl Network {
         Self {
             profile: Profile::CALM,
             groups: vec![0; n],
+            deaf: BTreeSet::new(),
+            slow: BTreeMap::new(),
+            losses: Vec::new(),
             generation: vec![0; n * n],
         }
     }
@@ -87,13 +110,36 @@ impl Network {
         self.profile = profile;
     }
 
-    /// Splits the network, or heals it (all in one group).
+    /// Splits the network, or joins it (all in one group).
     pub fn set_groups(&mut self, groups: Vec<u8>) {
         assert_eq!(groups.len(), self.groups.len());
         self.groups = groups;
     }
 
-    /// True when `from` reaches `to`.
+    /// Silences directions; replaces what was silenced before.
+    pub fn set_deaf(&mut self, links: impl IntoIterator<Item = (usize, usize)>) {
+        self.deaf = links.into_iter().collect();
+    }
+
+    /// Slows one direction down, microseconds; 0 for not.
+    pub fn set_slow(&mut self, from: usize, to: usize, us: u64) {
+        self.slow.insert((from, to), us);
+    }
+
+    /// Losses of chosen messages; replaces those before.
+    pub fn set_losses(&mut self, losses: Vec<Loss>) {
+        self.losses = losses;
+    }
+
+    /// Everything but groups is as on the first day.
+    pub fn mend(&mut self) {
+        self.profile = Profile::CALM;
+        self.deaf.clear();
+        self.slow.clear();
+        self.losses.clear();
+    }
+
+    /// True when the connection of `from` and `to` can stand.
     #[must_use]
     pub fn connected(&self, from: usize, to: usize) -> bool {
         self.groups[from] == self.groups[to]
@@ -113,16 +159,25 @@ impl Network {
     }
 
     /// Decides over one message.
-    pub fn fate(&self, from: usize, to: usize, rng: &mut Rng) -> Fate {
+    pub fn fate(&self, from: usize, to: usize, kind: u8, rng: &mut Rng) -> Fate {
         let p = &self.profile;
-        if !self.connected(from, to) || rng.chance(p.loss) {
+        if !self.connected(from, to) || self.deaf.contains(&(from, to)) || rng.chance(p.loss) {
             return Fate::Lost;
+        }
+        for loss in &self.losses {
+            let this = loss.from.is_none_or(|node| node == from)
+                && loss.to.is_none_or(|node| node == to)
+                && (loss.kinds.is_empty() || loss.kinds.contains(&kind));
+            if this && rng.chance(loss.per_mille) {
+                return Fate::Lost;
+            }
         }
         if rng.chance(p.reset) {
             return Fate::Reset;
         }
+        let extra = self.slow.get(&(from, to)).copied().unwrap_or(0);
         let mut delay = || {
-            let ordinary = rng.between(p.delay_us_min, p.delay_us_max);
+            let ordinary = extra + rng.between(p.delay_us_min, p.delay_us_max);
             if rng.chance(p.slow) {
                 ordinary + rng.below(p.slow_us_max.max(1))
             } else {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use falconet_hotstuff::{Alarm, Committed, Evidence, HotStuff};
-use falconet_ledger::{Application, Block, BlockResult, Ledger, Verdict, Verdicts, View};
+use falconet_ledger::{Application, Block, BlockResult, Ledger, Verdicts, View};
 use falconet_mempool::{Mempool, Payload};
 use falconet_types::batch::Batch;
 use falconet_types::block::{self, Cut, SignedHeader};
@@ -21,7 +21,7 @@ use falconet_types::validators::ValidatorSet;
 use falconet_types::{ChainId, Digest, Height, TxId, ValidatorIndex};
 
 use super::disk::{Disk, LogRecord};
-use super::keys::SimSigner;
+use super::keys::{self, SimSigner};
 
 /// What all nodes share.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Chain {
 }
 
 /// Called for each HotStuff core at each start, with the node's index. A test can turn a rule off.
-pub type Setup = fn(usize, &mut HotStuff);
+pub type Setup = Box<dyn FnMut(usize, &mut HotStuff)>;
 
 /// What one input caused.
 #[derive(Debug, Default)]
@@ -107,6 +107,8 @@ pub struct Node {
     pub life: u64,
     /// Offset of its wall clock, milliseconds.
     pub skew_ms: i64,
+    /// Records appended since somebody looked.
+    pub appended: usize,
 }
 
 struct Layers<'a> {
@@ -156,11 +158,17 @@ impl Node {
             live: None,
             life: 0,
             skew_ms: 0,
+            appended: 0,
         }
     }
 
     /// Starts, or starts again from the disk. Returns the results of blocks executed again.
-    pub fn start(&mut self, chain: &Chain, now: Now, setup: Setup) -> Vec<BlockResult> {
+    pub fn start(
+        &mut self,
+        chain: &Chain,
+        now: Now,
+        setup: &mut dyn FnMut(usize, &mut HotStuff),
+    ) -> Vec<BlockResult> {
         assert!(self.live.is_none(), "a node is started once");
         self.life += 1;
         let me = ValidatorIndex(u16::try_from(self.validator).expect("few nodes"));
@@ -236,6 +244,7 @@ impl Node {
     /// The machine dies. `survive` of the records that were not synced are on the disk anyway.
     pub fn crash(&mut self, survive: usize) {
         self.live = None;
+        self.appended = 0;
         self.disk.crash(survive);
     }
 
@@ -275,7 +284,7 @@ impl Node {
             PeerMessage::Watermark(watermark) => Err(M::Watermark { from, watermark }),
             PeerMessage::GetBatches(request) => Err(M::GetBatches { from, request }),
             PeerMessage::Batch(bytes) => {
-                let batch = Batch::parse(bytes).expect("nobody sends garbage here");
+                let batch = Batch::parse(bytes).expect("the verify stage parsed it");
                 Err(M::Batch {
                     from,
                     batch: Verified::trusted(batch),
@@ -437,6 +446,7 @@ impl Node {
                 turn.acknowledged.extend(ids);
             }
         }
+        self.appended += records.len();
         self.disk.append(records);
         live.turns.push_back(turn);
     }
@@ -563,8 +573,8 @@ fn execute(ledger: &mut Ledger, header: &SignedHeader, batches: Vec<Batch>) -> B
     let batches: Vec<(Batch, Verdicts)> = batches
         .into_iter()
         .map(|batch| {
-            let count = batch.header().tx_count as usize;
-            (batch, Verdicts(vec![Verdict::Valid; count]))
+            let verdicts = batch.transactions().map(|tx| keys::verdict(&tx)).collect();
+            (batch, Verdicts(verdicts))
         })
         .collect();
     ledger.execute(&Block {

@@ -1,8 +1,8 @@
-//! What happens in a run, all of it from the seed: size, network, faults, load.
+//! What happens in a run: size, faults, load. All of it from a seed, or written down by a test.
 
 use falconet_types::genesis::Params;
 
-use super::network::Profile;
+use super::network::{Loss, Profile};
 use super::rng::Rng;
 
 /// Where a node dies inside a turn.
@@ -10,10 +10,16 @@ use super::rng::Rng;
 pub enum CrashPoint {
     /// Records appended, not synced; nothing sent.
     BeforeSync,
+    /// The sync fails: the store is poisoned and the process ends. Of what was to be synced, some
+    /// is on disk and the rest is lost.
+    SyncFails,
     /// Records synced, nothing sent.
     AfterSync,
     /// Records synced, some of the messages sent.
     WhileSending,
+    /// Right after the node's effect of this number since the beginning of the run: a record
+    /// appended (and found on disk afterwards), a sync, a message handed out.
+    Effect(u64),
 }
 
 /// Something that goes wrong, or right again.
@@ -27,10 +33,21 @@ pub enum Fault {
     Restart(Option<usize>),
     /// Nodes reach only others of their group.
     Partition(Vec<u8>),
-    /// Everybody reaches everybody.
+    /// The partition ends.
     Heal,
+    /// What the first of each pair sends to the second is lost; nobody is told. Replaces what was
+    /// deaf before; none for an end.
+    Deaf(Vec<(usize, usize)>),
+    /// Chosen messages are lost; replaces what was chosen before.
+    Lose(Vec<Loss>),
     /// The network gets better or worse.
     Network(Profile),
+    /// The way from the first node to the second takes so many microseconds more.
+    SlowLink(usize, usize, u64),
+    /// A node takes so many microseconds for each thing that it handles.
+    SlowCpu(usize, u64),
+    /// A node's sync takes so long, microseconds: least and most.
+    SlowDisk(usize, (u64, u64)),
     /// A node's wall clock jumps, milliseconds.
     ClockJump(usize, i64),
     /// All wall clocks are right again. A clock that is off by more than the allowed drift counts
@@ -47,16 +64,20 @@ pub struct Scenario {
     pub seed: u64,
     /// Validators.
     pub n: usize,
+    /// Weight of each.
+    pub weights: Vec<u64>,
     /// Validators that never start; weigh less than a third.
     pub silent: Vec<usize>,
-    /// Validators that run twice with one key; together with the silent ones they weigh less than
-    /// a third. Their second selves are the nodes `n`, `n + 1`, ….
+    /// Validators that run twice with one key; together with the silent and the Byzantine ones
+    /// they weigh less than a third. Their second selves are the nodes `n`, `n + 1`, ….
     pub twins: Vec<usize>,
+    /// Validators that an [`super::Actor`] speaks for. Set by [`super::Builder::actor`].
+    pub byzantine: Vec<usize>,
     /// Parameters of genesis.
     pub params: Params,
-    /// What happens when, microseconds, ascending.
+    /// What happens when, microseconds, ascending; all before `calm_us`.
     pub faults: Vec<(u64, Fault)>,
-    /// From here on nothing goes wrong any more.
+    /// From here on nothing goes wrong any more: everything heals, everybody restarts.
     pub calm_us: u64,
     /// By then everything must have been put right.
     pub end_us: u64,
@@ -64,64 +85,172 @@ pub struct Scenario {
     pub sync_us: (u64, u64),
     /// Time that a block takes to execute, microseconds: least and most.
     pub execute_us: (u64, u64),
+    /// Clients send transactions.
+    pub clients: bool,
 }
 
 /// Time after the last fault within which everything must be in order again, microseconds.
 const RECOVERY_US: u64 = 10_000_000;
 
 impl Scenario {
-    /// The run of a seed.
+    /// The run of a seed: size, weights, faulty validators, faults and load are random.
     #[must_use]
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let n = if rng.chance(250) { 7 } else { 4 };
+        Self::random(seed, n, true, rng)
+    }
+
+    /// The run of a seed with so many validators, all of whom keep to the rules: room for
+    /// Byzantine ones that the caller adds.
+    #[must_use]
+    pub fn honest_from_seed(seed: u64, n: usize) -> Self {
+        Self::random(seed, n, false, Rng::new(seed))
+    }
+
+    fn random(seed: u64, n: usize, faulty: bool, mut rng: Rng) -> Self {
+        let rng = &mut rng;
         let calm_us = rng.between(1_500_000, 5_000_000);
+        let mut weights = vec![1; n];
+        if faulty && rng.chance(250) {
+            weights.fill_with(|| rng.between(1, 5));
+        }
         let (mut silent, mut twins) = (Vec::new(), Vec::new());
-        if rng.chance(400) {
+        if faulty && rng.chance(400) {
+            let total: u64 = weights.iter().sum();
             let first = rng.index(n);
+            let mut weight = 0;
             for i in 0..rng.between(1, (n as u64 - 1) / 3) as usize {
-                let faulty = (first + i) % n;
+                let validator = (first + i) % n;
+                weight += weights[validator];
+                if weight * 3 >= total {
+                    break;
+                }
                 if rng.chance(500) {
-                    silent.push(faulty);
+                    silent.push(validator);
                 } else {
-                    twins.push(faulty);
+                    twins.push(validator);
                 }
             }
         }
         let mut scenario = Self {
-            seed,
-            n,
+            weights,
             silent,
             twins,
-            params: Params {
-                round_timeout_ms: 200,
-                round_timeout_ms_max: 1_500,
-                block_interval_ms_min: rng.between(0, 20),
-                block_interval_ms_idle: 80,
-                clock_drift_ms_max: 500,
-                batch_bytes_target: rng.between(1_000, 100_000),
-                batch_interval_ms: rng.between(1, 20),
-                ..Params::default()
-            },
-            faults: Vec::new(),
             calm_us,
             end_us: calm_us + RECOVERY_US,
             sync_us: (50, rng.between(100, 20_000)),
             execute_us: (10, rng.between(20, 10_000)),
+            params: Params {
+                block_interval_ms_min: rng.between(0, 20),
+                batch_bytes_target: rng.between(1_000, 100_000),
+                batch_interval_ms: rng.between(1, 20),
+                ..Self::params()
+            },
+            ..Self::scripted(seed, n)
         };
-        scenario.plan(&mut rng);
+        scenario.plan(rng);
         scenario
     }
 
-    /// A run without faults.
+    fn params() -> Params {
+        Params {
+            round_timeout_ms: 200,
+            round_timeout_ms_max: 1_500,
+            block_interval_ms_min: 5,
+            block_interval_ms_idle: 80,
+            clock_drift_ms_max: 500,
+            batch_bytes_target: 10_000,
+            batch_interval_ms: 5,
+            ..Params::default()
+        }
+    }
+
+    /// A run in which nothing happens until the test adds something ([`Scenario::at`]). Calm
+    /// begins after three seconds.
+    #[must_use]
+    pub fn scripted(seed: u64, n: usize) -> Self {
+        let calm_us = 3_000_000;
+        Self {
+            seed,
+            n,
+            weights: vec![1; n],
+            silent: Vec::new(),
+            twins: Vec::new(),
+            byzantine: Vec::new(),
+            params: Self::params(),
+            faults: Vec::new(),
+            calm_us,
+            end_us: calm_us + RECOVERY_US,
+            sync_us: (50, 1_000),
+            execute_us: (10, 500),
+            clients: true,
+        }
+    }
+
+    /// A run without faults, of the parameters and the load of a seed.
     #[must_use]
     pub fn calm(seed: u64, n: usize) -> Self {
-        let mut scenario = Self::from_seed(seed);
-        scenario.n = n;
-        scenario.silent.clear();
-        scenario.twins.clear();
+        let mut scenario = Self::honest_from_seed(seed, n);
         scenario.faults.clear();
         scenario
+    }
+
+    /// Adds something that happens.
+    #[must_use]
+    pub fn at(mut self, us: u64, fault: Fault) -> Self {
+        assert!(
+            us < self.calm_us,
+            "nothing goes wrong after {}",
+            self.calm_us
+        );
+        self.faults.push((us, fault));
+        self.faults.sort_by_key(|(at, _)| *at);
+        self
+    }
+
+    /// Changes when calm begins, microseconds.
+    #[must_use]
+    pub fn calm_at(mut self, us: u64) -> Self {
+        self.calm_us = us;
+        self.end_us = us + RECOVERY_US;
+        self
+    }
+
+    /// Validators that never start.
+    #[must_use]
+    pub fn with_silent(mut self, validators: &[usize]) -> Self {
+        self.silent = validators.to_vec();
+        self
+    }
+
+    /// Validators that run twice.
+    #[must_use]
+    pub fn with_twins(mut self, validators: &[usize]) -> Self {
+        self.twins = validators.to_vec();
+        self
+    }
+
+    /// Weights of the validators.
+    #[must_use]
+    pub fn with_weights(mut self, weights: &[u64]) -> Self {
+        assert_eq!(weights.len(), self.n);
+        self.weights = weights.to_vec();
+        self
+    }
+
+    /// Changes parameters of genesis.
+    #[must_use]
+    pub fn with_params(mut self, change: impl FnOnce(&mut Params)) -> Self {
+        change(&mut self.params);
+        self
+    }
+
+    /// No transactions.
+    #[must_use]
+    pub fn without_clients(mut self) -> Self {
+        self.clients = false;
+        self
     }
 
     /// Nodes, twins counted twice.
@@ -144,68 +273,108 @@ impl Scenario {
     #[must_use]
     pub fn correct(&self, node: usize) -> bool {
         let validator = self.validator_of(node);
-        !self.silent.contains(&validator) && !self.twins.contains(&validator)
+        !self.silent.contains(&validator) && !self.faulty(validator)
     }
 
+    /// True for a validator that may sign what no correct one does.
+    #[must_use]
+    pub fn faulty(&self, validator: usize) -> bool {
+        self.twins.contains(&validator) || self.byzantine.contains(&validator)
+    }
+
+    /// Swarm testing (Groce et al., 2012): each kind of fault is on in some runs only, and then at
+    /// a rate of its own.
     fn plan(&mut self, rng: &mut Rng) {
         let n = self.nodes();
+        let end = self.calm_us;
         let mut faults = Vec::new();
-        // Swarm testing: each kind of fault is on in some runs only, and then often.
-        if rng.chance(700) {
-            for _ in 0..rng.between(1, 3) {
-                let at = rng.below(self.calm_us);
-                faults.push((at, Fault::Network(Profile::random(rng))));
+        // Times a kind of fault happens; 0 in so many of a thousand runs.
+        let often = |rng: &mut Rng, on: u64, most: u64| {
+            if rng.chance(on) {
+                rng.between(1, most)
+            } else {
+                0
             }
+        };
+        for _ in 0..often(rng, 700, 3) {
+            faults.push((rng.below(end), Fault::Network(Profile::random(rng))));
         }
-        if rng.chance(600) {
-            for _ in 0..rng.between(1, 8) {
-                let at = rng.below(self.calm_us);
-                let node = rng.index(n);
-                let points = [
-                    CrashPoint::BeforeSync,
-                    CrashPoint::AfterSync,
-                    CrashPoint::WhileSending,
-                ];
-                faults.push((at, Fault::Crash(node, points[rng.index(3)])));
-                let back = at + rng.between(1_000, 1_500_000);
-                faults.push((back, Fault::Restart(Some(node))));
-            }
+        for _ in 0..often(rng, 600, 8) {
+            let at = rng.below(end);
+            let node = rng.index(n);
+            let points = [
+                CrashPoint::BeforeSync,
+                CrashPoint::SyncFails,
+                CrashPoint::AfterSync,
+                CrashPoint::WhileSending,
+            ];
+            faults.push((at, Fault::Crash(node, points[rng.index(points.len())])));
+            let back = at + rng.between(1_000, 1_500_000);
+            faults.push((back, Fault::Restart(Some(node))));
         }
-        if rng.chance(200) {
-            let at = rng.below(self.calm_us);
+        for _ in 0..often(rng, 200, 2) {
+            let at = rng.below(end);
             faults.push((at, Fault::CrashAll));
             faults.push((at + rng.below(500_000), Fault::Restart(None)));
         }
-        if rng.chance(500) {
-            for _ in 0..rng.between(1, 3) {
-                let at = rng.below(self.calm_us);
-                let groups = (0..n).map(|_| rng.below(2) as u8).collect();
-                faults.push((at, Fault::Partition(groups)));
-                faults.push((at + rng.between(10_000, 1_500_000), Fault::Heal));
+        for _ in 0..often(rng, 500, 3) {
+            let at = rng.below(end);
+            let groups = (0..n).map(|_| rng.below(2) as u8).collect();
+            faults.push((at, Fault::Partition(groups)));
+            faults.push((at + rng.between(10_000, 1_500_000), Fault::Heal));
+        }
+        for _ in 0..often(rng, 300, 4) {
+            let at = rng.below(end);
+            let share = rng.below(500);
+            let all = (0..n).flat_map(|a| (0..n).map(move |b| (a, b)));
+            let deaf = all.filter(|(a, b)| a != b && rng.chance(share)).collect();
+            faults.push((at, Fault::Deaf(deaf)));
+            let back = at + rng.between(10_000, 1_500_000);
+            faults.push((back, Fault::Deaf(Vec::new())));
+        }
+        for _ in 0..often(rng, 200, 2) {
+            let at = rng.below(end);
+            let loss = Loss {
+                from: rng.chance(500).then(|| rng.index(n)),
+                to: rng.chance(500).then(|| rng.index(n)),
+                kinds: vec![rng.between(16, 27) as u8],
+                per_mille: rng.between(100, 1_000),
+            };
+            faults.push((at, Fault::Lose(vec![loss])));
+            let back = at + rng.between(10_000, 1_500_000);
+            faults.push((back, Fault::Lose(Vec::new())));
+        }
+        for _ in 0..often(rng, 200, 3) {
+            let (from, to) = (rng.index(n), rng.index(n));
+            let us = rng.below(400_000);
+            faults.push((rng.below(end), Fault::SlowLink(from, to, us)));
+        }
+        for _ in 0..often(rng, 150, 2) {
+            let (node, us) = (rng.index(n), rng.below(3_000));
+            faults.push((rng.below(end), Fault::SlowCpu(node, us)));
+        }
+        for _ in 0..often(rng, 200, 3) {
+            let (node, us) = (rng.index(n), rng.below(400_000));
+            faults.push((rng.below(end), Fault::SlowDisk(node, (us / 4, us))));
+        }
+        for _ in 0..often(rng, 300, 4) {
+            let jump = rng.below(4_000) as i64 - 2_000;
+            let at = rng.below(end);
+            let node = rng.index(n);
+            faults.push((at, Fault::ClockJump(node, jump)));
+            if rng.chance(500) {
+                let back = at + rng.below(1_000_000);
+                faults.push((back, Fault::ClockJump(node, -jump)));
             }
         }
-        if rng.chance(300) {
-            for _ in 0..rng.between(1, 4) {
-                let jump = rng.below(4_000_000) as i64 - 2_000_000;
-                let at = rng.below(self.calm_us);
-                let node = rng.index(n);
-                faults.push((at, Fault::ClockJump(node, jump / 1_000)));
-                if rng.chance(500) {
-                    let back = at + rng.below(1_000_000);
-                    faults.push((back, Fault::ClockJump(node, -jump / 1_000)));
-                }
-            }
-        }
-        if rng.chance(300) {
-            for _ in 0..rng.between(1, 3) {
-                let at = rng.below(self.calm_us);
-                faults.push((at, Fault::Stall(rng.index(n), rng.below(1_500_000))));
-            }
+        for _ in 0..often(rng, 300, 3) {
+            let at = rng.below(end);
+            faults.push((at, Fault::Stall(rng.index(n), rng.below(1_500_000))));
         }
         // Twins do harm when each talks to another part of the network.
         if !self.twins.is_empty() {
             for _ in 0..rng.between(2, 6) {
-                let at = rng.below(self.calm_us);
+                let at = rng.below(end);
                 let mut groups: Vec<u8> = (0..n).map(|_| rng.below(2) as u8).collect();
                 for (k, twin) in self.twins.iter().enumerate() {
                     groups[self.n + k] = 1 - groups[*twin];
@@ -213,11 +382,7 @@ impl Scenario {
                 faults.push((at, Fault::Partition(groups)));
             }
         }
-        faults.retain(|(at, _)| *at < self.calm_us);
-        faults.push((self.calm_us, Fault::Network(Profile::CALM)));
-        faults.push((self.calm_us, Fault::Heal));
-        faults.push((self.calm_us, Fault::ClocksRight));
-        faults.push((self.calm_us, Fault::Restart(None)));
+        faults.retain(|(at, _)| *at < end);
         faults.sort_by_key(|(at, _)| *at);
         self.faults = faults;
     }

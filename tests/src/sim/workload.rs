@@ -30,6 +30,15 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// No clients at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            submissions: Vec::new(),
+            conflicts: Vec::new(),
+        }
+    }
+
     /// A random load until `end_us`.
     #[must_use]
     pub fn random(rng: &mut Rng, chain: ChainId, n: usize, end_us: u64) -> Self {

@@ -1,24 +1,48 @@
 //! Virtual time and everything in it.
+//!
+//! A test that only wants a seed calls [`World::new`] and [`World::run`]. A scripted one builds a
+//! world, lets it run until something holds, looks, changes things, and lets it finish:
+//!
+//! ```
+//! use falconet_tests::sim::{Fault, Pass, Scenario, World};
+//! use falconet_types::message::kind;
+//!
+//! let scenario = Scenario::scripted(1, 4).at(500_000, Fault::Partition(vec![0, 0, 0, 1]));
+//! let mut world = World::builder(scenario)
+//!     .filter(|passing| match (passing.from, passing.message.kind()) {
+//!         (2, kind::VOTE) => Pass::Drop,
+//!         _ => Pass::On,
+//!     })
+//!     .build();
+//! assert!(world.run_until(2_000_000, |world| world.committed(0) >= 5)?);
+//! let outcome = world.run()?; // heals at `calm_us` and must then recover
+//! assert!(outcome.height >= 5);
+//! # Ok::<(), String>(())
+//! ```
 
+mod building;
+mod delivery;
 mod lifecycle;
+mod report;
+mod watching;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::Arc;
 
 use falconet_crypto::hash::Hasher;
-use falconet_types::Digest;
 use falconet_types::message::PeerMessage;
-use falconet_types::signing::Signed;
 use falconet_types::time::Now;
+use falconet_types::{Digest, Round};
 
+pub use building::Builder;
+pub use watching::Sent;
+
+use super::actor::{Actor, Sending};
 use super::checkers::{
     Agreement, Availability, Check, Locks, Promises, SelfConsistency, Violation, conservation,
-    extends_genesis,
 };
-use super::keys::{self, GENESIS_MS};
-use super::network::{Fate, Network};
-use super::node::{Chain, Node, Setup, Turn};
+use super::keys::GENESIS_MS;
+use super::network::Network;
+use super::node::{Chain, Node, Setup};
 use super::rng::Rng;
 use super::scenario::{CrashPoint, Fault, Scenario};
 use super::workload::{Submission, Workload};
@@ -27,11 +51,6 @@ use super::workload::{Submission, Workload};
 const EVENTS_MAX: u64 = 3_000_000;
 /// Blocks that every correct node must commit after the last fault.
 const BLOCKS_AFTER_CALM: u64 = 5;
-/// One message in so many is encoded, parsed and compared, and its structure checked as a
-/// receiver's verify stage would.
-const WIRE_CHECK: u64 = 16;
-/// A client waits this long before it tries the next validator, microseconds.
-const CLIENT_RETRY_US: u64 = 100_000;
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,11 +65,42 @@ pub struct Outcome {
     pub acknowledged: usize,
     /// Crashes that happened.
     pub crashes: u64,
-    /// Pieces of evidence that correct nodes found; only against twins.
+    /// Pieces of evidence that correct nodes found; only against faulty validators.
     pub accusations: usize,
+    /// Messages of faulty validators that a verify stage refused.
+    pub refused: u64,
     /// From the last fault until all was in order, virtual microseconds.
     pub recovery_us: u64,
+    /// Rounds from the last fault until every correct node had committed a block above the
+    /// highest that anybody had committed before.
+    pub recovery_rounds: u64,
 }
+
+/// What a filter sees of a message that leaves a node.
+#[derive(Debug)]
+pub struct Passing<'a> {
+    /// Virtual time, microseconds.
+    pub now_us: u64,
+    /// The sending node.
+    pub from: usize,
+    /// The receiving node.
+    pub to: usize,
+    /// The message.
+    pub message: &'a PeerMessage,
+}
+
+/// What a filter decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// As if there were no filter.
+    On,
+    /// Lost.
+    Drop,
+    /// So many microseconds later than otherwise.
+    Later(u64),
+}
+
+type Filter = Box<dyn FnMut(&Passing<'_>) -> Pass>;
 
 #[derive(Debug)]
 enum Event {
@@ -74,8 +124,33 @@ enum Event {
         peer: usize,
         up: bool,
     },
+    ActorSends {
+        node: usize,
+        sending: Box<Sending>,
+    },
     Submit(Box<Submission>),
     Fault(Fault),
+    Calm,
+}
+
+/// Where the run's log goes, besides into its hash.
+#[derive(Debug)]
+enum Telling {
+    Nothing,
+    Print,
+    Keep(String),
+}
+
+/// Recovery after the last fault, being measured.
+#[derive(Debug, Clone, Copy)]
+struct Calm {
+    /// Height that every correct node must reach.
+    target: u64,
+    /// Highest committed height, and highest round, when calm began.
+    height: u64,
+    round: Round,
+    /// Rounds until everybody had committed something new.
+    rounds: Option<u64>,
 }
 
 /// A run under way.
@@ -84,17 +159,31 @@ pub struct World {
     rng: Rng,
     chain: Chain,
     nodes: Vec<Node>,
+    actors: Vec<Option<Box<dyn Actor>>>,
+    filter: Option<Filter>,
     network: Network,
     workload: Workload,
     now_us: u64,
     queue: BTreeMap<(u64, u64), Event>,
     sequence: u64,
+    started: bool,
+    events: u64,
+    calm: Option<Calm>,
+    /// A node handles nothing before.
     stalled_until_us: Vec<u64>,
+    cpu_us: Vec<u64>,
+    sync_us: Vec<(u64, u64)>,
     crash_points: Vec<Option<CrashPoint>>,
+    /// Effects carried out by each node since the beginning.
+    effects: Vec<u64>,
     crashes: u64,
-    accusations: usize,
+    /// Who accused which validator.
+    accusations: Vec<(usize, usize)>,
+    /// Refused messages, by the validator that sent them.
+    refused: Vec<u64>,
+    sent: Option<Vec<Sent>>,
     log: Hasher,
-    tell: bool,
+    telling: Telling,
     setup: Setup,
     agreement: Agreement,
     consistency: SelfConsistency,
@@ -107,104 +196,100 @@ impl World {
     /// The world of a scenario at time 0. With `tell`, every event is printed.
     #[must_use]
     pub fn new(scenario: Scenario, tell: bool) -> Self {
-        let n = scenario.n;
-        let count = scenario.nodes();
-        let genesis = keys::genesis(scenario.seed, n, scenario.params.clone());
-        let chain = Chain {
-            id: genesis.chain_id(),
-            set: Arc::new(genesis.validator_set().expect("a valid set")),
-            genesis,
-        };
-        let mut rng = Rng::new(!scenario.seed);
-        let workload = Workload::random(&mut rng, chain.id, n, scenario.calm_us);
-        let mut world = Self {
-            nodes: (0..count)
-                .map(|i| Node::new(i, scenario.validator_of(i)))
-                .collect(),
-            network: Network::new(count),
-            now_us: 0,
-            queue: BTreeMap::new(),
-            sequence: 0,
-            stalled_until_us: vec![0; count],
-            crash_points: vec![None; count],
-            crashes: 0,
-            accusations: 0,
-            log: Hasher::new("simulation/log"),
-            tell,
-            setup: |_, _| {},
-            agreement: Agreement::default(),
-            consistency: SelfConsistency::default(),
-            locks: Locks::default(),
-            availability: Availability::default(),
-            promises: Promises::default(),
-            rng,
-            chain,
-            workload,
-            scenario,
-        };
-        for (at, fault) in world.scenario.faults.clone() {
-            world.schedule(at, Event::Fault(fault));
-        }
-        for submission in world.workload.submissions.clone() {
-            world.schedule(submission.at_us, Event::Submit(Box::new(submission)));
-        }
-        world
+        let builder = Self::builder(scenario);
+        if tell { builder.tell() } else { builder }.build()
     }
 
-    /// Calls `setup` for each HotStuff core that starts.
+    /// A world with something added.
     #[must_use]
-    pub fn with_setup(mut self, setup: Setup) -> Self {
-        self.setup = setup;
-        self
+    pub fn builder(scenario: Scenario) -> Builder {
+        Builder::new(scenario)
     }
 
     /// Runs to the end, or to the first broken promise.
     pub fn run(mut self) -> Result<Outcome, Violation> {
-        self.run_to_end().map_err(|violation| {
-            format!(
-                "seed {}: at {} us: {violation}\n  {:?}\n  again, told step by step: cargo run -p falconet-tests --example seed -- {}",
-                self.scenario.seed, self.now_us, self.scenario, self.scenario.seed
-            )
-        })
+        self.run_on().map_err(|violation| self.placed(&violation))
     }
 
-    fn run_to_end(&mut self) -> Result<Outcome, Violation> {
-        for i in 0..self.nodes.len() {
-            self.start(i)?;
-        }
-        let mut events = 0;
-        let mut target = None;
+    /// As [`World::run`]; the world can be looked at afterwards.
+    pub fn run_on(&mut self) -> Result<Outcome, Violation> {
+        while !self.step()? {}
+        self.finish()
+    }
+
+    /// Runs until something holds, at the latest until `until_us`: whether it held.
+    pub fn run_until(
+        &mut self,
+        until_us: u64,
+        mut holds: impl FnMut(&Self) -> bool,
+    ) -> Result<bool, Violation> {
+        self.begin()?;
         loop {
-            let Some((at, due)) = self.next() else {
-                return Err("nothing will ever happen again".into());
-            };
-            if at > self.scenario.end_us {
-                return Err(self.stuck());
+            if holds(self) {
+                return Ok(true);
             }
-            self.now_us = self.now_us.max(at);
-            match due {
-                None => {
-                    let event = self.queue.pop_first().expect("it was there").1;
-                    self.handle(event)?;
+            match self.next() {
+                Some((at, _)) if at <= until_us => {
+                    if self.step().map_err(|violation| self.placed(&violation))? {
+                        return Ok(holds(self));
+                    }
                 }
-                Some(node) => {
-                    let now = self.now(node);
-                    self.nodes[node].tick(now);
-                    self.after_turns(node)?;
-                }
-            }
-            events += 1;
-            if events > EVENTS_MAX {
-                return Err(format!("{EVENTS_MAX} events and no end"));
-            }
-            if self.now_us > self.scenario.calm_us {
-                let target =
-                    *target.get_or_insert_with(|| self.agreement.highest() + BLOCKS_AFTER_CALM);
-                if self.in_order(target) {
-                    break;
+                _ => {
+                    self.now_us = self.now_us.max(until_us);
+                    return Ok(false);
                 }
             }
         }
+    }
+
+    fn begin(&mut self) -> Check {
+        if !std::mem::replace(&mut self.started, true) {
+            for i in 0..self.nodes.len() {
+                self.start(i)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One event. True when the run is over and all is in order.
+    fn step(&mut self) -> Result<bool, Violation> {
+        self.begin()?;
+        let Some((at, due)) = self.next() else {
+            return Err("nothing will ever happen again".into());
+        };
+        if at > self.scenario.end_us {
+            return Err(self.stuck());
+        }
+        self.now_us = self.now_us.max(at);
+        match due {
+            None => {
+                let event = self.queue.pop_first().expect("it was there").1;
+                self.handle(event)?;
+            }
+            Some(node) => self.tick(node)?,
+        }
+        self.events += 1;
+        if self.events > EVENTS_MAX {
+            return Err(format!("{EVENTS_MAX} events and no end"));
+        }
+        self.measure_recovery()
+    }
+
+    fn measure_recovery(&mut self) -> Result<bool, Violation> {
+        let Some(mut calm) = self.calm else {
+            return Ok(false);
+        };
+        if calm.rounds.is_none() {
+            let everybody = self.correct().all(|i| self.committed(i) > calm.height);
+            if everybody {
+                calm.rounds = Some(self.highest_round().0.saturating_sub(calm.round.0));
+                self.calm = Some(calm);
+            }
+        }
+        Ok(calm.rounds.is_some() && self.in_order(calm.target))
+    }
+
+    fn finish(&mut self) -> Result<Outcome, Violation> {
         for (i, node) in self.nodes.iter().enumerate() {
             if let Some(view) = node.view().filter(|_| self.scenario.correct(i)) {
                 conservation(i, &view)?;
@@ -214,12 +299,14 @@ impl World {
         let log = std::mem::replace(&mut self.log, Hasher::new("simulation/log"));
         Ok(Outcome {
             log: log.finish(),
-            events,
+            events: self.events,
             height: self.agreement.highest(),
             acknowledged: self.promises.count(),
             crashes: self.crashes,
-            accusations: self.accusations,
-            recovery_us: self.now_us - self.scenario.calm_us,
+            accusations: self.accusations.len(),
+            refused: self.refused.iter().sum(),
+            recovery_us: self.now_us.saturating_sub(self.scenario.calm_us),
+            recovery_rounds: self.calm.and_then(|calm| calm.rounds).unwrap_or(0),
         })
     }
 
@@ -229,8 +316,10 @@ impl World {
         let timer = self
             .nodes
             .iter()
-            .filter_map(|node| {
-                let at = node.deadline_us()?;
+            .zip(&self.actors)
+            .filter_map(|(node, actor)| {
+                let actor = actor.as_ref().and_then(|actor| actor.next_tick_us());
+                let at = node.deadline_us().into_iter().chain(actor).min()?;
                 Some((at.max(self.stalled_until_us[node.index]), node.index))
             })
             .min();
@@ -242,41 +331,29 @@ impl World {
         }
     }
 
-    /// Everybody who is correct committed enough, executed all of it, and owes no client anything.
-    fn in_order(&self, target: u64) -> bool {
-        (0..self.nodes.len())
-            .filter(|i| self.scenario.correct(*i))
-            .all(|i| {
-                let (committed, executed) = self.agreement.heights_of(i);
-                committed >= target && executed >= target && self.promises.open(i) == 0
-            })
+    fn tick(&mut self, i: usize) -> Check {
+        let now = self.now(i);
+        if self.actor_due(i) {
+            self.act(i, |actor, stage| actor.on_tick(stage))?;
+            assert!(
+                !self.actor_due(i),
+                "after a tick an actor's next one lies in the future"
+            );
+        }
+        if self.nodes[i]
+            .deadline_us()
+            .is_some_and(|at| at <= self.now_us)
+        {
+            self.nodes[i].tick(now);
+        }
+        self.after_turns(i)
     }
 
-    fn stuck(&self) -> Violation {
-        let mut text = String::from("not in order long after the last fault:");
-        for (i, node) in self.nodes.iter().enumerate() {
-            let (committed, executed) = self.agreement.heights_of(i);
-            let open = self.promises.open(i);
-            let _ = write!(
-                text,
-                "\n  node {i}: committed {committed}, executed {executed}, {open} transactions open"
-            );
-            if let Some(live) = &node.live {
-                let hotstuff = live.hotstuff.status();
-                let _ = write!(
-                    text,
-                    "; round {} by QC {} or TC {}, locked {}, not signing: {:?}, syncing: {}",
-                    hotstuff.round,
-                    hotstuff.high_qc_round,
-                    hotstuff.high_tc_round,
-                    hotstuff.locked_round,
-                    hotstuff.not_signing,
-                    hotstuff.syncing
-                );
-                let _ = write!(text, "; own lane {:?}", live.mempool.status().own_lane);
-            }
-        }
-        text
+    fn actor_due(&self, i: usize) -> bool {
+        let due = self.actors[i]
+            .as_ref()
+            .and_then(|actor| actor.next_tick_us());
+        due.is_some_and(|at| at <= self.now_us)
     }
 
     fn handle(&mut self, event: Event) -> Check {
@@ -286,30 +363,7 @@ impl World {
                 to,
                 generation,
                 message,
-            } => {
-                let same = self.network.generation(from, to) == generation;
-                if !same || !self.network.connected(from, to) || self.nodes[to].live.is_none() {
-                    return Ok(());
-                }
-                if self.postpone(to) {
-                    let at = self.stalled_until_us[to];
-                    self.schedule(
-                        at,
-                        Event::Deliver {
-                            from,
-                            to,
-                            generation,
-                            message,
-                        },
-                    );
-                    return Ok(());
-                }
-                self.note(|| format!("{to} <- {from}: {}", brief(&message)));
-                let now = self.now(to);
-                let from = self.scenario.validator_of(from);
-                self.nodes[to].peer(now, from, *message);
-                self.after_turns(to)
-            }
+            } => self.deliver(from, to, generation, message),
             Event::Synced { node, life } => self.synced(node, life),
             Event::Executed { node, life } => self.executed(node, life),
             Event::Link {
@@ -317,252 +371,12 @@ impl World {
                 life,
                 peer,
                 up,
-            } => {
-                if self.nodes[node].life != life || self.nodes[node].live.is_none() {
-                    return Ok(());
-                }
-                if up && (!self.network.connected(node, peer) || self.nodes[peer].live.is_none()) {
-                    return Ok(());
-                }
-                self.note(|| {
-                    format!(
-                        "{node}: connection to {peer} {}",
-                        if up { "up" } else { "down" }
-                    )
-                });
-                let now = self.now(node);
-                let peer = self.scenario.validator_of(peer);
-                self.nodes[node].link(now, peer, up);
-                self.after_turns(node)
-            }
+            } => self.link(node, life, peer, up),
+            Event::ActorSends { node, sending } => self.actor_sends(node, *sending),
             Event::Submit(submission) => self.submit(*submission),
             Event::Fault(fault) => self.fault(fault),
+            Event::Calm => self.calm_down(),
         }
-    }
-
-    fn submit(&mut self, submission: Submission) -> Check {
-        let to = submission.to;
-        let now = self.now(to);
-        let answer = if self.postpone(to) {
-            None
-        } else {
-            self.nodes[to].submit(now, &submission.tx)
-        };
-        let id = submission.tx.id();
-        self.note(|| format!("{to} <- client: {} {answer:?}", id.short()));
-        // Clients retry until calm is over: what was never accepted is no promise.
-        if Workload::tries_again(answer) && self.now_us < self.scenario.calm_us + 1_000_000 {
-            let next = Submission {
-                to: (to + 1) % self.scenario.n,
-                ..submission
-            };
-            let at = self.now_us + CLIENT_RETRY_US;
-            self.schedule(at, Event::Submit(Box::new(next)));
-        }
-        self.after_turns(to)
-    }
-
-    /// After anything that made turns: starts a sync, or dies before it.
-    fn after_turns(&mut self, i: usize) -> Check {
-        if self.nodes[i].live.is_none() {
-            return Ok(());
-        }
-        if self.crash_points[i] == Some(CrashPoint::BeforeSync) && self.nodes[i].disk.pending() > 0
-        {
-            let survive = self.rng.index(self.nodes[i].disk.pending() + 1);
-            return self.crash(i, survive);
-        }
-        let node = &mut self.nodes[i];
-        let life = node.life;
-        let live = node.live.as_mut().expect("checked above");
-        if live.syncing.is_none() && !live.turns.is_empty() {
-            let nothing = live.turns.iter().all(|turn| turn.records == 0);
-            live.syncing = Some(live.turns.len());
-            let (least, most) = self.scenario.sync_us;
-            let wait = if nothing {
-                0
-            } else {
-                self.rng.between(least, most)
-            };
-            let at = self.now_us + wait;
-            self.schedule(at, Event::Synced { node: i, life });
-        }
-        Ok(())
-    }
-
-    fn synced(&mut self, i: usize, life: u64) -> Check {
-        let node = &mut self.nodes[i];
-        if node.life != life {
-            return Ok(());
-        }
-        let Some(live) = &mut node.live else {
-            return Ok(());
-        };
-        let count = live.syncing.take().expect("a sync was under way");
-        let turns: Vec<Turn> = live.turns.drain(..count).collect();
-        let records: usize = turns.iter().map(|turn| turn.records).sum();
-        node.disk.sync(records);
-        if let Some(record) = node.disk.safety()
-            && self.scenario.correct(i)
-        {
-            self.locks.durable(i, record)?;
-        }
-        if records > 0 && self.crash_points[i] == Some(CrashPoint::AfterSync) {
-            return self.crash(i, 0);
-        }
-        for turn in turns {
-            self.release(i, turn)?;
-            if self.nodes[i].live.is_none() {
-                return Ok(());
-            }
-        }
-        self.execute_next(i);
-        self.after_turns(i)
-    }
-
-    /// What a durable turn promised may leave now.
-    fn release(&mut self, i: usize, turn: Turn) -> Check {
-        let correct = self.scenario.correct(i);
-        if correct {
-            if let Some(alarm) = turn.alarms.first() {
-                return Err(format!("node {i} raises an alarm: {alarm:?}"));
-            }
-            let wrong = |accused: &&usize| !self.scenario.twins.contains(accused);
-            if let Some(accused) = turn.accused.iter().find(wrong) {
-                return Err(format!(
-                    "node {i} accuses validator {accused}, which is correct"
-                ));
-            }
-            self.accusations += turn.accused.len();
-            for id in &turn.acknowledged {
-                self.promises.acknowledged(*id);
-            }
-        }
-        for block in &turn.commits {
-            self.note(|| {
-                let (height, id) = (block.header.height, block.header.id());
-                format!("{i} commits {height} {}", id.short())
-            });
-            if correct {
-                extends_genesis(block, self.chain.id)?;
-                let disk = &self.nodes[i].disk;
-                self.agreement.committed(i, block, &self.chain.set, disk)?;
-                let disks: Vec<_> = self
-                    .nodes
-                    .iter()
-                    .filter(|node| self.scenario.correct(node.index))
-                    .map(|node| &node.disk)
-                    .collect();
-                self.availability.committed(block, &disks)?;
-            }
-        }
-        let mut left = usize::MAX;
-        if self.crash_points[i] == Some(CrashPoint::WhileSending) && turn.sends.len() > 1 {
-            left = self.rng.index(turn.sends.len());
-        }
-        for (to, message) in turn.sends {
-            if left == 0 {
-                return self.crash(i, 0);
-            }
-            left -= 1;
-            if correct {
-                self.consistency.sent(i, &message)?;
-            }
-            self.send_to(i, to, message)?;
-        }
-        for (to, request) in turn.history {
-            for message in self.nodes[i].history(&request) {
-                self.send_to(i, Some(to), message)?;
-            }
-        }
-        let live = self.nodes[i].live.as_mut().expect("it did not crash");
-        live.to_execute.extend(turn.payloads);
-        Ok(())
-    }
-
-    /// Sends to a validator (twins both get it), or to all others.
-    fn send_to(&mut self, from: usize, to: Option<usize>, message: PeerMessage) -> Check {
-        let me = self.scenario.validator_of(from);
-        if let Some(to) = to
-            && (to >= self.scenario.n || to == me)
-        {
-            return Err(format!("node {from} sends {} to {to}", brief(&message)));
-        }
-        for node in 0..self.nodes.len() {
-            let validator = self.scenario.validator_of(node);
-            if validator != me && to.is_none_or(|to| to == validator) {
-                self.send(from, node, message.clone())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, from: usize, to: usize, message: PeerMessage) -> Check {
-        if self.rng.below(WIRE_CHECK) == 0 {
-            let parsed = PeerMessage::parse(message.kind(), &message.payload());
-            if parsed.as_ref() != Ok(&message) {
-                return Err(format!("{message:?} does not survive its own encoding"));
-            }
-            let structure = message.claims(self.chain.id, &self.chain.set, &mut Vec::new());
-            structure.map_err(|why| format!("node {from} sends {message:?}: {why}"))?;
-        }
-        match self.network.fate(from, to, &mut self.rng) {
-            Fate::Lost => {}
-            Fate::Reset => self.reset(from, to),
-            Fate::Arrives(delay, again) => {
-                let generation = self.network.generation(from, to);
-                for delay in [Some(delay), again].into_iter().flatten() {
-                    let event = Event::Deliver {
-                        from,
-                        to,
-                        generation,
-                        message: Box::new(message.clone()),
-                    };
-                    self.schedule(self.now_us + delay, event);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn execute_next(&mut self, i: usize) {
-        if self.nodes[i].begin_execution() {
-            let (least, most) = self.scenario.execute_us;
-            let at = self.now_us + self.rng.between(least, most);
-            let life = self.nodes[i].life;
-            self.schedule(at, Event::Executed { node: i, life });
-        }
-    }
-
-    fn executed(&mut self, i: usize, life: u64) -> Check {
-        if self.nodes[i].life != life {
-            return Ok(());
-        }
-        let now = self.now(i);
-        let Some((payload, result)) = self.nodes[i].executed(now) else {
-            return Ok(());
-        };
-        self.note(|| {
-            format!(
-                "{i} executed {} {}",
-                result.height,
-                result.commitment().short()
-            )
-        });
-        if payload.header.height != result.height {
-            return Err(format!("node {i} executed another height than delivered"));
-        }
-        if self.scenario.correct(i) {
-            self.agreement.executed(i, &result)?;
-            self.promises.executed(i, &result)?;
-        }
-        if !result.receipts.is_empty()
-            && let Some(view) = self.nodes[i].view()
-        {
-            conservation(i, &view)?;
-        }
-        self.execute_next(i);
-        self.after_turns(i)
     }
 
     fn postpone(&self, i: usize) -> bool {
@@ -584,37 +398,11 @@ impl World {
 
     fn note(&mut self, text: impl FnOnce() -> String) {
         let line = format!("{} {}\n", self.now_us, text());
-        if self.tell {
-            print!("{line}");
+        match &mut self.telling {
+            Telling::Nothing => {}
+            Telling::Print => print!("{line}"),
+            Telling::Keep(all) => all.push_str(&line),
         }
         self.log.update(line.as_bytes());
-    }
-}
-
-/// A message in a few words.
-fn brief(message: &PeerMessage) -> String {
-    match message {
-        PeerMessage::Header(h) => format!(
-            "header {} round {} {:?} on {} {}",
-            h.height,
-            h.round,
-            h.kind,
-            h.parent_round,
-            h.id().short()
-        ),
-        PeerMessage::Vote(v) => format!("vote round {} {}", v.round, v.block_id.short()),
-        PeerMessage::Timeout(t) => format!("timeout round {} with {}", t.round, t.hqc_round),
-        PeerMessage::Qc(qc) => format!("QC round {} {}", qc.round, qc.block_id.short()),
-        PeerMessage::Tc(tc) => format!("TC round {} max {}", tc.round, tc.max_hqc_round()),
-        PeerMessage::Blocks(headers) => format!("{} headers", headers.len()),
-        PeerMessage::Batch(bytes) => format!("batch of {} bytes", bytes.len()),
-        PeerMessage::Watermark(w) => format!(
-            "watermark {:?}",
-            w.tips
-                .iter()
-                .map(|(lane, tip)| (lane.0, tip.seq.0))
-                .collect::<Vec<_>>()
-        ),
-        other => format!("{other:?}"),
     }
 }

@@ -1,10 +1,18 @@
 //! Starts, crashes, connections and all other faults.
 
+use falconet_hotstuff::Misbehaviour;
+
 use super::super::checkers::Check;
 use super::super::scenario::Fault;
-use super::{Event, World};
+use super::{BLOCKS_AFTER_CALM, Calm, Event, World};
 
 impl World {
+    /// True for a node that runs, and for an actor that has none behind it.
+    pub(super) fn up(&self, i: usize) -> bool {
+        let alone = self.actors[i].as_ref().is_some_and(|actor| !actor.wraps());
+        self.nodes[i].live.is_some() || alone
+    }
+
     pub(super) fn reset(&mut self, a: usize, b: usize) {
         self.network.break_link(a, b);
         self.connect(a, b, false);
@@ -33,15 +41,41 @@ impl World {
         }
     }
 
+    pub(super) fn link(&mut self, node: usize, life: u64, peer: usize, up: bool) -> Check {
+        if self.nodes[node].life != life || self.nodes[node].live.is_none() {
+            return Ok(());
+        }
+        if up && (!self.network.connected(node, peer) || !self.up(peer)) {
+            return Ok(());
+        }
+        self.note(|| {
+            format!(
+                "{node}: connection to {peer} {}",
+                if up { "up" } else { "down" }
+            )
+        });
+        let now = self.now(node);
+        let peer = self.scenario.validator_of(peer);
+        self.nodes[node].link(now, peer, up);
+        self.after_turns(node)
+    }
+
     pub(super) fn start(&mut self, i: usize) -> Check {
         let validator = self.scenario.validator_of(i);
-        if self.scenario.silent.contains(&validator) || self.nodes[i].live.is_some() {
+        if self.scenario.silent.contains(&validator) || self.up(i) {
             return Ok(());
         }
         self.note(|| format!("{i} starts"));
         self.crash_points[i] = None;
         let now = self.now(i);
-        let results = self.nodes[i].start(&self.chain, now, self.setup);
+        let setup = &mut self.setup;
+        let bent = self.actors[i].is_some();
+        let results = self.nodes[i].start(&self.chain, now, &mut |i, core| {
+            if bent {
+                core.misbehave(Misbehaviour::Twin);
+            }
+            setup(i, core);
+        });
         if self.scenario.correct(i) {
             let committed = self.nodes[i].disk.committed();
             self.agreement.restarted(i, committed)?;
@@ -53,7 +87,7 @@ impl World {
         }
         for peer in 0..self.nodes.len() {
             let other = self.scenario.validator_of(peer) != validator;
-            if other && self.nodes[peer].live.is_some() && self.network.connected(i, peer) {
+            if other && self.up(peer) && self.network.connected(i, peer) {
                 self.network.break_link(i, peer);
                 self.connect(i, peer, true);
             }
@@ -81,6 +115,29 @@ impl World {
         Ok(())
     }
 
+    /// The last fault is over.
+    pub(super) fn calm_down(&mut self) -> Check {
+        self.note(|| "calm".to_owned());
+        self.network.mend();
+        self.regroup(vec![0; self.nodes.len()]);
+        for i in 0..self.nodes.len() {
+            self.nodes[i].skew_ms = 0;
+            self.stalled_until_us[i] = self.stalled_until_us[i].min(self.now_us);
+            self.cpu_us[i] = 0;
+            self.sync_us[i] = self.scenario.sync_us;
+            self.crash_points[i] = None;
+        }
+        (0..self.nodes.len()).try_for_each(|i| self.start(i))?;
+        let height = self.agreement.highest();
+        self.calm = Some(Calm {
+            target: height + BLOCKS_AFTER_CALM,
+            height,
+            round: self.highest_round(),
+            rounds: None,
+        });
+        Ok(())
+    }
+
     pub(super) fn fault(&mut self, fault: Fault) -> Check {
         self.note(|| format!("{fault:?}"));
         match fault {
@@ -88,7 +145,6 @@ impl World {
                 if self.nodes[i].live.is_some() {
                     self.crash_points[i] = Some(point);
                 }
-                Ok(())
             }
             Fault::CrashAll => {
                 for i in 0..self.nodes.len() {
@@ -97,41 +153,28 @@ impl World {
                         self.crash(i, survive)?;
                     }
                 }
-                Ok(())
             }
-            Fault::Restart(Some(i)) => self.start(i),
+            Fault::Restart(Some(i)) => return self.start(i),
             Fault::Restart(None) => {
                 self.crash_points.fill(None);
-                (0..self.nodes.len()).try_for_each(|i| self.start(i))
+                return (0..self.nodes.len()).try_for_each(|i| self.start(i));
             }
-            Fault::Partition(groups) => {
-                self.regroup(groups);
-                Ok(())
-            }
-            Fault::Heal => {
-                self.regroup(vec![0; self.nodes.len()]);
-                Ok(())
-            }
-            Fault::Network(profile) => {
-                self.network.set_profile(profile);
-                Ok(())
-            }
-            Fault::ClockJump(i, ms) => {
-                self.nodes[i].skew_ms += ms;
-                Ok(())
-            }
-            Fault::ClocksRight => {
-                self.nodes.iter_mut().for_each(|node| node.skew_ms = 0);
-                Ok(())
-            }
-            Fault::Stall(i, us) => {
-                self.stalled_until_us[i] = self.now_us + us;
-                Ok(())
-            }
+            Fault::Partition(groups) => self.regroup(groups),
+            Fault::Heal => self.regroup(vec![0; self.nodes.len()]),
+            Fault::Deaf(links) => self.network.set_deaf(links),
+            Fault::Lose(losses) => self.network.set_losses(losses),
+            Fault::Network(profile) => self.network.set_profile(profile),
+            Fault::SlowLink(from, to, us) => self.network.set_slow(from, to, us),
+            Fault::SlowCpu(i, us) => self.cpu_us[i] = us,
+            Fault::SlowDisk(i, us) => self.sync_us[i] = us,
+            Fault::ClockJump(i, ms) => self.nodes[i].skew_ms += ms,
+            Fault::ClocksRight => self.nodes.iter_mut().for_each(|node| node.skew_ms = 0),
+            Fault::Stall(i, us) => self.stalled_until_us[i] = self.now_us + us,
         }
+        Ok(())
     }
 
-    pub(super) fn regroup(&mut self, groups: Vec<u8>) {
+    fn regroup(&mut self, groups: Vec<u8>) {
         let n = self.nodes.len();
         let pairs: Vec<(usize, usize, bool)> = (0..n)
             .flat_map(|a| (a + 1..n).map(move |b| (a, b)))
