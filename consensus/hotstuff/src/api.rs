@@ -17,7 +17,8 @@ use crate::safety::SafetyRecord;
 pub struct Config {
     /// The chain.
     pub chain_id: ChainId,
-    /// This validator's place in `set`.
+    /// This validator's place in `set`; [`ValidatorIndex::NOBODY`] when its key is not in there:
+    /// then the core follows, that is, it commits and serves and signs nothing.
     pub me: ValidatorIndex,
     /// The validators of the epoch.
     pub set: Arc<ValidatorSet>,
@@ -219,7 +220,7 @@ pub struct Recovered {
 /// Why a core cannot start from what was recovered.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// This node is not a member of the set.
+    /// The index is beyond the set and not [`ValidatorIndex::NOBODY`].
     #[error(
         "validator {0} is not in the validator set of the epoch; check the key and the genesis"
     )]

@@ -64,7 +64,7 @@ impl HotStuff {
             height: parent.height.next(),
             cut: payload.propose(&parent.cut),
             time_ms: now.wall_ms.max(parent.time_ms.saturating_add(1)),
-            executed: executed_to_name(&parent, self.tree.settled(&parent.id), payload),
+            executed: self.executed_to_name(&parent, self.tree.settled(&parent.id), payload),
             evidence_root: Digest::ZERO,
             author: self.config.me,
         };
@@ -114,22 +114,29 @@ impl HotStuff {
             .min(interval_ms);
         entered.mono_us + wait_ms * 1_000
     }
-}
 
-/// Rule H4: the highest state that this node knows and voters must come to know, never below the
-/// parent's. Voters surely commit what the proposal's own chain commits, nothing more.
-fn executed_to_name(parent: &Parent, settled: Height, payload: &dyn Payload) -> Executed {
-    let before = executed_of(parent, payload);
-    let height = payload
-        .executed()
-        .height
-        .min(settled)
-        .min(highest_named(parent.height.next()));
-    if height <= before.height {
-        return before;
-    }
-    match payload.commitment_at(height) {
-        Some(root) => Executed { height, root },
-        None => before,
+    /// Rule H4: the highest state that this node knows and voters must come to know, never below
+    /// the parent's, never beyond the next checkpoint. Voters surely commit what the proposal's own
+    /// chain commits, nothing more.
+    fn executed_to_name(
+        &self,
+        parent: &Parent,
+        settled: Height,
+        payload: &dyn Payload,
+    ) -> Executed {
+        let before = executed_of(parent, payload);
+        let height = payload
+            .executed()
+            .height
+            .min(settled)
+            .min(highest_named(parent.height.next()))
+            .min(self.config.params.checkpoint_above(before.height));
+        if height <= before.height {
+            return before;
+        }
+        match payload.commitment_at(height) {
+            Some(root) => Executed { height, root },
+            None => before,
+        }
     }
 }

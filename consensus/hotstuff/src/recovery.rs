@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use falconet_types::block::{self, Cut, SignedHeader};
 use falconet_types::certificate::Qc;
+use falconet_types::ids::FOLLOWERS_MAX;
 use falconet_types::signing::Signer;
 use falconet_types::time::Now;
+use falconet_types::validators::VALIDATORS_MAX;
 use falconet_types::{Height, Round, ValidatorIndex};
 
 use crate::api::{Config, Counters, Effect, RecoverError, Recovered};
@@ -29,15 +31,17 @@ impl HotStuff {
         recovered: Recovered,
     ) -> Result<Self, RecoverError> {
         let me = config.me;
-        let member = config.set.get(me).ok_or(RecoverError::NotAMember(me))?;
-        let expected = member.key.id();
         let found = signer.key_id();
-        if expected != found {
-            return Err(RecoverError::OtherKey {
-                me,
-                expected,
-                found,
-            });
+        if me != ValidatorIndex::NOBODY {
+            let member = config.set.get(me).ok_or(RecoverError::NotAMember(me))?;
+            let expected = member.key.id();
+            if expected != found {
+                return Err(RecoverError::OtherKey {
+                    me,
+                    expected,
+                    found,
+                });
+            }
         }
         let epoch = config.set.epoch();
         let fresh = SafetyRecord::fresh(config.chain_id, found, epoch);
@@ -76,7 +80,8 @@ impl HotStuff {
                 resend_us: 0,
                 failed_rounds: 0,
             },
-            peers: vec![Peer::default(); config.set.len()],
+            // Members by index, then followers by slot.
+            peers: vec![Peer::default(); VALIDATORS_MAX + FOLLOWERS_MAX],
             rules: SafetyRules::new(config.chain_id, me, signer, record, first),
             not_signing,
             tree,
@@ -131,6 +136,12 @@ impl HotStuff {
 
 /// Why a node must not sign, if so (rules S3 to S5).
 fn refusal(recovered: &Recovered, fresh: &SafetyRecord, me: ValidatorIndex) -> Option<String> {
+    if me == ValidatorIndex::NOBODY {
+        return Some(format!(
+            "a follower: the key is not in the validator set of epoch {}",
+            fresh.epoch
+        ));
+    }
     if let Some(damage) = &recovered.safety_damage {
         return Some(format!(
             "the safety record cannot be used: {damage}; this key must not sign in epoch {} again",

@@ -143,7 +143,9 @@ impl HotStuff {
                 Verdict::Refuse
             };
         }
-        if claim.height > highest_named(header.height) {
+        if claim.height > highest_named(header.height)
+            || claim.height > self.config.params.checkpoint_above(before.height)
+        {
             return Verdict::Refuse;
         }
         match payload.commitment_at(claim.height) {

@@ -59,6 +59,8 @@ impl Mempool {
     /// the batch knows that its owner has it.
     pub(crate) fn announce_due_us(&self) -> Option<u64> {
         let me = self.config.me.at();
+        // A follower's word counts for nothing.
+        self.lanes.get(me)?;
         let dirty = (self.lanes.iter().zip(&self.announced.tips).enumerate())
             .any(|(i, (lane, told))| i != me && lane.tip() != *told);
         let n = self.lanes.len() as u64;

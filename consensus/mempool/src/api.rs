@@ -15,7 +15,8 @@ use falconet_types::{ChainId, Height, Seq, Signature, ValidatorIndex};
 pub struct Config {
     /// The chain; part of every signed batch.
     pub chain_id: ChainId,
-    /// This validator.
+    /// This validator; [`ValidatorIndex::NOBODY`] when its key is not in the set: then it has no
+    /// lane, acknowledges nothing, and only fetches what is committed.
     pub me: ValidatorIndex,
     /// The validators of the epoch.
     pub set: Arc<ValidatorSet>,
@@ -43,7 +44,7 @@ pub struct Recovered {
 /// Why the mempool cannot start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecoverError {
-    /// The key of this node is not in the set.
+    /// The index of this node is beyond the set and not [`ValidatorIndex::NOBODY`].
     #[error("validator {0} is not in the validator set of {1}; check the genesis file and the key")]
     NotInSet(ValidatorIndex, usize),
     /// The recovered cut belongs to another set.
@@ -211,6 +212,8 @@ impl Evidence {
 /// Whether this node may seal batches, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnLaneState {
+    /// Never: this node's key is not in the set, it has no lane.
+    Absent,
     /// Not yet: a quorum must tell first how far it saw this lane, because the disk may be an old
     /// copy. Costs nothing: without a quorum no batch could be committed.
     Waiting,

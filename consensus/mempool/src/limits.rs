@@ -87,8 +87,5 @@ pub const SERVE_CHARGE_MIN_BYTES: u64 = 16 << 10;
 
 /// Points within the kept history at which it can be cut off.
 pub const PRUNE_CHECKPOINTS: u64 = 16;
-/// Heights that are kept whatever genesis says: execution becomes durable with a delay, and a
-/// restart delivers again what was not.
-pub const HISTORY_HEIGHTS_FLOOR: u64 = 1_024;
 /// Bounds of the time that a refused client is told to wait, milliseconds.
 pub const RETRY_AFTER_MS: std::ops::RangeInclusive<u64> = 10..=5_000;

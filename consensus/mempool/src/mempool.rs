@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use falconet_types::batch::{Batch, Watermark};
 use falconet_types::block::{Cut, LaneTip, SignedHeader};
+use falconet_types::ids::FOLLOWERS_MAX;
 use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::signing::Signer;
 use falconet_types::time::Now;
+use falconet_types::validators::VALIDATORS_MAX;
 use falconet_types::{Height, Seq, TxId, ValidatorIndex};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::api::{
 use crate::delivery::Delivery;
 use crate::fetch::Fetch;
 use crate::lane::{Lane, Offer, payload_bytes};
-use crate::limits::{HISTORY_HEIGHTS_FLOOR, PRUNE_CHECKPOINTS, SEALS_PER_TURN_MAX};
+use crate::limits::{PRUNE_CHECKPOINTS, RETRY_AFTER_MS, SEALS_PER_TURN_MAX};
 use crate::own::OwnLane;
 use crate::serve::Allowance;
 use crate::watermarks::{Observed, Watermarks};
@@ -54,7 +56,7 @@ impl Mempool {
         recovered: Recovered,
     ) -> Result<Self, RecoverError> {
         let n = config.set.len();
-        if config.set.get(config.me).is_none() {
+        if config.set.get(config.me).is_none() && config.me != ValidatorIndex::NOBODY {
             return Err(RecoverError::NotInSet(config.me, n));
         }
         if recovered.cut.0.len() != n {
@@ -75,20 +77,20 @@ impl Mempool {
         let lanes: Vec<Lane> = (config.set.iter().zip(&recovered.cut.0).zip(batches))
             .map(|((owner, base), batches)| Lane::recover(owner.index, *base, backlog, batches))
             .collect();
-        let own_lane = &lanes[config.me.at()];
-        let state = if own_lane.durable_seq() > own_lane.tip().seq {
-            OwnLaneState::Behind {
-                target: own_lane.durable_seq(),
-            }
-        } else {
-            OwnLaneState::Waiting
+        let state = match lanes.get(config.me.at()) {
+            None => OwnLaneState::Absent,
+            Some(lane) if lane.durable_seq() > lane.tip().seq => OwnLaneState::Behind {
+                target: lane.durable_seq(),
+            },
+            Some(_) => OwnLaneState::Waiting,
         };
         Ok(Self {
             marks: Watermarks::new(n),
             own: OwnLane::new(&config.params, state),
             delivery: Delivery::new(recovered.executed, recovered.cut),
             fetch: Fetch::new(n),
-            allowances: vec![Allowance::default(); n],
+            // Members by index, then followers by slot.
+            allowances: vec![Allowance::default(); VALIDATORS_MAX + FOLLOWERS_MAX],
             counters: Counters::default(),
             claimed: vec![Seq::ZERO; n],
             heard: vec![false; n],
@@ -105,12 +107,15 @@ impl Mempool {
     /// Takes a client's transaction, whose signature was verified, into the own lane. It is
     /// sealed by a later [`Self::handle`].
     pub fn admit(&mut self, _now: Now, id: TxId, bytes: Bytes) -> Admission {
-        self.own.admit(
-            &self.lanes[self.config.me.at()],
-            id,
-            bytes,
-            &mut self.counters,
-        )
+        match self.lanes.get(self.config.me.at()) {
+            Some(lane) => self.own.admit(lane, id, bytes, &mut self.counters),
+            None => {
+                self.counters.busy += 1;
+                Admission::Busy {
+                    retry_after_ms: u32::try_from(*RETRY_AFTER_MS.end()).expect("seconds"),
+                }
+            }
+        }
     }
 
     /// Handles one input and appends what is to be done.
@@ -123,13 +128,15 @@ impl Mempool {
             Input::Watermark { from, watermark } if from.at() < n && from != self.config.me => {
                 self.observe(from, &watermark);
             }
-            Input::GetBatches { from, request } if from.at() < n => {
+            Input::GetBatches { from, request } if from.at() < self.allowances.len() => {
                 self.serve(now, from, request, out);
             }
             Input::PeerUp(peer) if peer.at() < n && peer != self.config.me => {
                 self.fetch.peer_up(peer);
-                let message = PeerMessage::Watermark(self.full_watermark());
-                out.push(Effect::Send { to: peer, message });
+                if self.own.state != OwnLaneState::Absent {
+                    let message = PeerMessage::Watermark(self.full_watermark());
+                    out.push(Effect::Send { to: peer, message });
+                }
             }
             Input::PeerDown(peer) if peer.at() < n => self.fetch.peer_down(peer),
             Input::Committed { header, parent_cut } => self.commit(now, header, &parent_cut),
@@ -370,11 +377,7 @@ impl Mempool {
             lane.drop_executed(*tip);
         }
         self.changed = true;
-        let history = self
-            .config
-            .params
-            .history_heights_min
-            .max(HISTORY_HEIGHTS_FLOOR);
+        let history = self.config.params.history_heights();
         let stride = history / PRUNE_CHECKPOINTS;
         let height = header.height;
         if self
@@ -399,7 +402,7 @@ impl Mempool {
     /// Somebody has batches of this node's lane, up to `seq`, that it does not have itself.
     fn fall_behind(&mut self, seq: Seq) {
         self.own.state = match self.own.state {
-            OwnLaneState::Forked => OwnLaneState::Forked,
+            state @ (OwnLaneState::Forked | OwnLaneState::Absent) => state,
             OwnLaneState::Behind { target } => OwnLaneState::Behind {
                 target: target.max(seq),
             },
@@ -412,7 +415,10 @@ impl Mempool {
     /// Opens the own lane when nothing speaks against it (any more).
     fn review_own_lane(&mut self) {
         let (me, set) = (self.config.me, &self.config.set);
-        let tip = self.lanes[me.at()].tip().seq;
+        let Some(lane) = self.lanes.get(me.at()) else {
+            return;
+        };
+        let tip = lane.tip().seq;
         // One peer may lie; among peers of weight F1 one does not.
         if self.claimed[me.at()] > tip {
             let claimed = self.marks.claimed(me, me, set, set.weak_weight());
@@ -446,7 +452,7 @@ impl Mempool {
         if self.delivery.is_congested(self.execution_debt_bytes_max()) {
             return None;
         }
-        self.own.seal_due_us(&self.lanes[self.config.me.at()])
+        self.own.seal_due_us(self.lanes.get(self.config.me.at())?)
     }
 
     fn seal(&mut self, now: Now, out: &mut Vec<Effect>) {

@@ -62,7 +62,8 @@ impl Mempool {
             && request.lane.at() < self.lanes.len()
             && Seq::ZERO < request.first
             && request.first <= request.last
-            && from != self.config.me;
+            && from != self.config.me
+            && (from.at() < self.lanes.len() || from.follower_slot().is_some());
         if !known || !self.allowances[from.at()].refill(now) {
             self.counters.serve_refused += 1;
             return;

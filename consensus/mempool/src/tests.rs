@@ -2,6 +2,7 @@
 
 mod cluster;
 mod fixtures;
+mod following;
 mod lanes;
 mod net;
 mod own;

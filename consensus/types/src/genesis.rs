@@ -98,6 +98,13 @@ impl Default for Params {
     }
 }
 
+/// Heights that are kept whatever genesis says: execution becomes durable with a delay, and a
+/// restart delivers again what was not.
+pub const HISTORY_HEIGHTS_FLOOR: u64 = 1_024;
+/// Checkpoints, of which a node keeps snapshots, in the heights that are kept: enough that the
+/// history above an older snapshot outlasts its transfer.
+const CHECKPOINTS_IN_HISTORY: u64 = 4;
+
 impl Params {
     /// Height of the block that ends the epoch whose first block has height `first`; `None` when
     /// there is one epoch for ever.
@@ -107,6 +114,32 @@ impl Params {
             0 => None,
             heights => Some(Height(first.0 + heights - 1)),
         }
+    }
+
+    /// Committed heights whose headers and batches every node keeps.
+    #[must_use]
+    pub fn history_heights(&self) -> u64 {
+        self.history_heights_min.max(HISTORY_HEIGHTS_FLOOR)
+    }
+
+    /// Every so many heights the state is a checkpoint: some header names exactly this state
+    /// (rule H4), so a snapshot of it can be proven.
+    #[must_use]
+    pub fn checkpoint_heights(&self) -> u64 {
+        self.history_heights() / CHECKPOINTS_IN_HISTORY
+    }
+
+    /// The first checkpoint above a height.
+    #[must_use]
+    pub fn checkpoint_above(&self, height: Height) -> Height {
+        let every = self.checkpoint_heights();
+        Height((height.0 / every + 1).saturating_mul(every))
+    }
+
+    /// True for the height of a checkpoint.
+    #[must_use]
+    pub fn is_checkpoint(&self, height: Height) -> bool {
+        height > Height::ZERO && height.0.is_multiple_of(self.checkpoint_heights())
     }
 
     /// Each parameter with its name and the largest value that makes sense.

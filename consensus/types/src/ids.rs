@@ -78,7 +78,29 @@ number!(
     ValidatorIndex(u16), u16
 );
 
+/// Most followers that one validator serves; the peers' tables of the cores have room for them.
+pub const FOLLOWERS_MAX: usize = 16;
+
 impl ValidatorIndex {
+    /// Stands for this node itself when its key is not in the set: it follows the chain.
+    pub const NOBODY: Self = Self(u16::MAX);
+
+    /// Names a connected follower towards the cores: numbers that no member of a set can have.
+    /// They are local, never on the wire, and are used again after a follower has gone.
+    #[must_use]
+    pub fn of_follower(slot: usize) -> Self {
+        assert!(slot < FOLLOWERS_MAX, "a follower's slot is below the limit");
+        let number = crate::validators::VALIDATORS_MAX + slot;
+        Self(u16::try_from(number).expect("both limits are small"))
+    }
+
+    /// The slot of a follower; `None` for a validator.
+    #[must_use]
+    pub fn follower_slot(self) -> Option<usize> {
+        let slot = self.at().checked_sub(crate::validators::VALIDATORS_MAX)?;
+        (slot < FOLLOWERS_MAX).then_some(slot)
+    }
+
     /// As an index into a table with one entry a validator.
     #[must_use]
     pub fn at(self) -> usize {

@@ -37,7 +37,7 @@ use crate::verdicts::VerdictTable;
 /// Inputs that share one turn, and so one fsync.
 const TURN_INPUTS_MAX: usize = 256;
 /// State commitments that are remembered to check headers against.
-const COMMITMENTS_MAX: usize = 4096;
+pub const COMMITMENTS_MAX: usize = 4096;
 
 /// Everything the core thread owns.
 pub struct Core {
@@ -92,13 +92,19 @@ pub struct Executions {
 }
 
 impl Executions {
-    /// What is known at start: genesis, and the block that execution stands at.
+    /// What is known at start: genesis, the block that execution stands at, and `recent` blocks
+    /// before it. Headers that may still be judged or proposed name states as old as those that
+    /// the last committed header names, so these must be among them.
     #[must_use]
-    pub fn new(genesis: Digest, height: Height, commitment: Digest) -> Self {
-        Self {
-            by_height: BTreeMap::from([(height, commitment)]),
-            genesis,
-        }
+    pub fn new(
+        genesis: Digest,
+        recent: impl IntoIterator<Item = (Height, Digest)>,
+        height: Height,
+        commitment: Digest,
+    ) -> Self {
+        let mut by_height: BTreeMap<_, _> = recent.into_iter().collect();
+        by_height.insert(height, commitment);
+        Self { by_height, genesis }
     }
 
     fn add(&mut self, executed: &Executed) {

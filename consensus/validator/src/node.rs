@@ -26,7 +26,7 @@ use falconet_mempool::Mempool;
 use falconet_store::{Reader, Safety, Store, StoreConfig, StoreError};
 use falconet_types::block::SignedHeader;
 use falconet_types::wire::Wire;
-use falconet_types::{Height, ValidatorIndex};
+use falconet_types::{Digest, Height, ValidatorIndex};
 use rustix::thread::CapabilitySet;
 use tokio::sync::watch;
 
@@ -34,7 +34,7 @@ use crate::chain::{Chain, ChainError};
 use crate::clients::{ClientTable, ReceiptSender};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, IoBackend};
-use crate::core::{Core, Executions};
+use crate::core::{COMMITMENTS_MAX, Core, Executions};
 use crate::door::Door;
 use crate::execute::{ExecuteError, ExecuteThread, Executor};
 use crate::filter::Guard;
@@ -402,6 +402,8 @@ struct Found {
     mempool: falconet_mempool::Recovered,
     /// Committed blocks above the executed one, whose payload must be fetched first.
     unexecuted: VecDeque<Arc<SignedHeader>>,
+    /// State commitments that headers to come may name.
+    commitments: Vec<(Height, Digest)>,
 }
 
 struct StoreParts {
@@ -442,6 +444,7 @@ fn recover(config: &Config, chain: &Chain, key: &KeyPair) -> Result<Found, RunEr
         })?;
         unexecuted.push_back(Arc::new(header));
     }
+    let commitments = recent_commitments(&reader, executed)?;
     let mut batches = Vec::new();
     for (lane, tip) in chain.set.iter().zip(&cut.0) {
         for above in reader.lane_above(chain.set.epoch(), lane.index, tip.seq) {
@@ -475,7 +478,25 @@ fn recover(config: &Config, chain: &Chain, key: &KeyPair) -> Result<Found, RunEr
             batches,
         },
         unexecuted,
+        commitments,
     })
+}
+
+/// The commitments from the state that the last executed block names up to its own.
+fn recent_commitments(
+    reader: &Reader,
+    executed: Height,
+) -> Result<Vec<(Height, Digest)>, StoreError> {
+    let named = reader
+        .header_at(executed)?
+        .map(|header| header.executed.height);
+    let oldest = Height(executed.0.saturating_sub(COMMITMENTS_MAX as u64 - 1));
+    let mut commitments = Vec::new();
+    for height in named.unwrap_or(executed).max(oldest).0..executed.0 {
+        let row = reader.block_row(Height(height))?;
+        commitments.extend(row.map(|row| (Height(height), row.commitment)));
+    }
+    Ok(commitments)
 }
 
 /// Puts the stages together.
@@ -523,7 +544,8 @@ impl Assembly<'_> {
         let application = found.executor.application();
         let height = application.height();
         let commitment = application.commitment();
-        let executions = Executions::new(application.genesis_commitment(), height, commitment);
+        let genesis_commitment = application.genesis_commitment();
+        let executions = Executions::new(genesis_commitment, found.commitments, height, commitment);
         let cut = found.mempool.cut.clone();
         let (hotstuff, mempool) = self.cores(found.hotstuff, found.mempool)?;
         let board = Arc::new(StatusBoard::new(

@@ -3,7 +3,7 @@
 use falconet_types::block::{Executed, HeaderKind};
 use falconet_types::{Height, Round};
 
-use super::harness::{GENESIS_MS, Solo, set, state};
+use super::harness::{GENESIS_MS, Solo, params, set, state};
 use crate::Input;
 
 fn leader_of(round: u64) -> Solo {
@@ -217,6 +217,18 @@ fn h4_the_state_never_goes_back_behind_the_parents() {
         Height(2),
         "this node executed nothing yet"
     );
+}
+
+#[test]
+fn h4_no_checkpoint_is_passed_over() {
+    let every = params().checkpoint_heights();
+    let mut solo = leader_of(every + 50);
+    let chain = solo.maker.chain(1..every + 50);
+    solo.payload.executed = Height(every + 40);
+    solo.feed(&chain);
+    let header = solo.said().headers().pop().expect("a proposal");
+    let named = (header.executed.height, header.executed.root);
+    assert_eq!(named, (Height(every), state(Height(every))));
 }
 
 #[test]

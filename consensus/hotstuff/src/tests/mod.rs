@@ -3,6 +3,7 @@
 mod chain;
 mod cluster;
 mod evidence;
+mod following;
 mod harness;
 mod leading;
 mod rounds;

@@ -4,7 +4,7 @@ use falconet_types::block::{Executed, HeaderKind};
 use falconet_types::message::{CertRef, PeerMessage};
 use falconet_types::{Digest, Height, Round, ValidatorIndex};
 
-use super::harness::{Solo, state, tip};
+use super::harness::{Solo, params, state, tip};
 use crate::{Alarm, Effect, Input};
 
 #[test]
@@ -326,4 +326,26 @@ fn v_messages_of_another_epoch_are_ignored() {
     let said = solo.said();
     assert_eq!(said.votes().len(), 1);
     assert!(said.evidence().is_empty());
+}
+
+/// Every checkpoint is named by some header, or its snapshot could not be proven.
+#[test]
+fn v1_a_state_beyond_the_next_checkpoint_gets_no_vote() {
+    let every = params().checkpoint_heights();
+    for (named, votes) in [(every + 1, 0), (every, 1)] {
+        let round = every + 50;
+        let mut solo = Solo::follower([round]);
+        let chain = solo.maker.chain(1..round);
+        solo.feed(&chain);
+        solo.payload.executed = Height(every + 40);
+        let mut draft = solo.maker.draft(chain.last(), round);
+        draft.executed = Executed {
+            height: Height(named),
+            root: state(Height(named)),
+        };
+        let header = solo.maker.sign(draft);
+        solo.said();
+        solo.header(&header);
+        assert_eq!(solo.said().votes().len(), votes, "naming {named}");
+    }
 }

@@ -7,6 +7,7 @@ use falconet_types::{Digest, Epoch, Height, Seq};
 use super::fixtures::*;
 use crate::limits::*;
 use crate::{Effect, Input, RecoverError, Recovered};
+use falconet_types::genesis::HISTORY_HEIGHTS_FLOOR;
 
 const GENESIS: LaneTip = LaneTip {
     seq: Seq::ZERO,
