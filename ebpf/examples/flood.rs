@@ -17,9 +17,8 @@ mod support;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use aya::Ebpf;
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
-use falconet_ebpf::{Attach, Cause, Fate, Filter, FilterConfig};
+use falconet_ebpf::live::Generator;
+use falconet_ebpf::{Attach, Cause, Fate, Filter, FilterConfig, PlainVerdict, PlainXdp};
 
 use net::{Net, ask, client, echo};
 use support::{Frame, PORT, initial, short};
@@ -28,11 +27,6 @@ use support::{Frame, PORT, initial, short};
 const TIME: Duration = Duration::from_secs(2);
 /// Packets between two looks at the clock.
 const BATCH: u32 = 16384;
-
-/// Programs to measure beside.
-#[repr(C, align(8))]
-struct Object<T: ?Sized>(T);
-static BENCH: &Object<[u8]> = &Object(*include_bytes!("../bench.bpf.o"));
 
 fn main() -> anyhow::Result<()> {
     if let Some(reason) = support::cannot() {
@@ -51,7 +45,7 @@ fn main() -> anyhow::Result<()> {
             Frame::new(initial(1200)).from("fd00:1::1".parse()?).bytes(),
         ),
     ];
-    let pass = net.here(|| Plain::attach("pass", "vb"))?;
+    let pass = net.here(|| PlainXdp::attach("vb", PlainVerdict::Pass))?;
     let quiet = honest(&net, None)?.0;
     println!("honest answers without a flood: {quiet:.0}/s\n");
     let mut unfiltered = Vec::new();
@@ -79,7 +73,7 @@ fn main() -> anyhow::Result<()> {
     let rate = |net: &Net| net.there(|| generate("va", malformed, || false));
     let with = rate(&net)?;
     drop(filter);
-    let empty = net.here(|| Plain::attach("drop", "vb"))?;
+    let empty = net.here(|| PlainXdp::attach("vb", PlainVerdict::Drop))?;
     let alone = rate(&net)?;
     drop(empty);
     println!(
@@ -120,50 +114,12 @@ fn honest(net: &Net, flood: Option<&[u8]>) -> anyhow::Result<(f64, f64)> {
 /// Sends a frame out of a device as fast as it goes, for the time of a measurement or until told
 /// to stop; packets a second.
 fn generate(device: &str, frame: &[u8], stop: impl Fn() -> bool) -> anyhow::Result<f64> {
-    let mut ebpf = Ebpf::load(&BENCH.0)?;
-    let program = Plain::program(&mut ebpf, "transmit")?;
-    let socket = rustix::net::socket(
-        rustix::net::AddressFamily::INET6,
-        rustix::net::SocketType::DGRAM,
-        None,
-    )?;
-    let index = rustix::net::netdevice::name_to_index(socket, device)?;
-    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-    let mut context = Vec::new();
-    for word in [0, frame.len() as u32, 0, index, 0, 0] {
-        context.extend(word.to_ne_bytes());
-    }
+    let mut generator = Generator::new(device)?;
     let start = Instant::now();
     let mut sent = 0u64;
     while start.elapsed() < TIME * 2 && !stop() {
-        program.test_run(TestRunOptions {
-            data_in: Some(frame),
-            ctx_in: Some(&context),
-            repeat: BATCH,
-            attrs: TestRunAttrs::new().xdp_live_frames(64),
-            ..TestRunOptions::default()
-        })?;
+        generator.send(frame, BATCH)?;
         sent += u64::from(BATCH);
     }
     Ok(sent as f64 / start.elapsed().as_secs_f64())
-}
-
-/// A program of the object for measuring, attached as long as the value lives.
-struct Plain {
-    _ebpf: Ebpf,
-}
-
-impl Plain {
-    fn attach(name: &str, device: &str) -> anyhow::Result<Self> {
-        let mut ebpf = Ebpf::load(&BENCH.0)?;
-        Self::program(&mut ebpf, name)?.attach(device, XdpMode::Driver)?;
-        Ok(Self { _ebpf: ebpf })
-    }
-
-    fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
-        let program = ebpf.program_mut(name);
-        let program: &mut Xdp = program.expect("the object has it").try_into()?;
-        program.load()?;
-        Ok(program)
-    }
 }

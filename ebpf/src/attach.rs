@@ -169,7 +169,7 @@ fn attach_tc(ebpf: &mut Ebpf, device: &Device) -> Result<FdLink, Failure> {
 }
 
 /// The reason in words for people.
-fn why(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn why(error: &(dyn std::error::Error + 'static)) -> String {
     match os_error(error) {
         Some(libc::EBUSY | libc::EEXIST) => {
             "another XDP program is attached, see: ip link; falconet replaces only its own".into()

@@ -106,6 +106,9 @@ pub enum FilterError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel does not send generated frames.
+    #[error("sending generated frames failed: {0}; Linux 5.18 or newer is needed")]
+    Generate(String),
     /// Somebody else reads the samples.
     #[error("another process reads the dropped packets of this filter; stop it first")]
     Watched,

@@ -10,6 +10,8 @@
 //! - `src/bpf/` holds the programs in C: one source for XDP and tc. They are compiled by
 //!   `make bpf`; the small object is part of the repository, so that a build needs no clang.
 //! - [`Filter`] loads, attaches, steers and reads them.
+//! - [`Steer`] feeds AF_XDP sockets on a device without filter.
+//! - [`live`] sends packets at the rate of the kernel, for floods and measurements.
 //! - [`parse`] is the parser again in Rust, against which the programs are tested.
 //! - [`Cause`] is the one list of verdicts.
 //!
@@ -28,9 +30,13 @@ mod device;
 pub mod dry;
 mod error;
 mod filter;
+mod lists;
+pub mod live;
 pub mod parse;
 mod pins;
+mod plain;
 mod samples;
+mod steer;
 mod sys;
 mod tables;
 
@@ -40,12 +46,18 @@ pub use causes::{CAUSES, Cause, Fate, header, table};
 pub use config::{Budgets, FilterConfig, Limits, Owner, Rate};
 pub use counters::Counters;
 pub use error::FilterError;
-pub use filter::{Allowed, Filter, Status};
+pub use filter::{Filter, Status};
+pub use lists::Allowed;
 pub use pins::{BPFFS, PIN_ROOT, is_bpffs, mount_bpffs};
+pub use plain::{PlainVerdict, PlainXdp};
 pub use samples::{Sample, Samples};
+pub use steer::Steer;
 
 /// The compiled programs, made by `make bpf` from `src/bpf/filter.bpf.c`.
 pub const OBJECT: &[u8] = include_bytes_aligned!("../filter.bpf.o");
+
+/// The compiled programs of `src/bpf/plain.bpf.c`.
+const PLAIN: &[u8] = include_bytes_aligned!("../plain.bpf.o");
 
 /// Addresses that the allow list holds at most.
 pub const ALLOWED_MAX: usize = 1024;

@@ -11,6 +11,8 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 3;
+const ETHTOOL_GGRO: u32 = 0x2b;
+const ETHTOOL_SGRO: u32 = 0x2c;
 /// Bytes of `struct ethtool_drvinfo`, and of the name at its beginning (behind the command).
 const DRVINFO_BYTES: usize = 196;
 const DRIVER_BYTES: usize = 32;
@@ -135,6 +137,22 @@ pub(crate) fn driver(device: &str) -> io::Result<Option<String>> {
     let name = CStr::from_bytes_until_nul(&info[4..4 + DRIVER_BYTES])
         .map(|name| name.to_string_lossy().into_owned());
     Ok(name.ok().filter(|name| !name.is_empty()))
+}
+
+/// Switches generic receive offload; returns how it was.
+pub(crate) fn receive_offload(device: &str, on: bool) -> io::Result<bool> {
+    // struct ethtool_value: command, value.
+    let mut value = [ETHTOOL_GGRO, 0];
+    let mut request = request(device)?;
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    ioctl(SIOCETHTOOL, &mut request)?;
+    let before = value[1] != 0;
+    if before != on {
+        value = [ETHTOOL_SGRO, on.into()];
+        request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+        ioctl(SIOCETHTOOL, &mut request)?;
+    }
+    Ok(before)
 }
 
 fn request(device: &str) -> io::Result<libc::ifreq> {

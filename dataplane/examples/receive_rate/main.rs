@@ -10,12 +10,11 @@
 //!
 //! `… --example receive_rate -- --listen [2001:db8::1]:4433 --device eth0 --seconds 5`
 
-mod generator;
+mod frame;
 #[path = "../../tests/netns/mod.rs"]
 mod netns;
 
 use std::{
-    ffi::CString,
     net::SocketAddrV6,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -25,12 +24,15 @@ use std::{
 };
 
 use falconet_dataplane::{Backend, DeviceName, IoOptions, measure::Receiver};
-use generator::Generator;
+use falconet_ebpf::{PlainVerdict, PlainXdp, live::Generator};
 use netns::{Pair, at};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const PORT: u16 = 4433;
+
+/// Frames of one call of the generator.
+const FRAMES: u32 = 1 << 14;
 
 /// How long a receiver waits for the first datagram.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,6 +51,10 @@ struct Arguments {
     listen: Option<SocketAddrV6>,
     device: Option<DeviceName>,
     busy_poll_us: u32,
+    /// Where the generator runs, and where the receiver.
+    cores: [usize; 2],
+    /// Only this backend, for profiles.
+    only: Option<String>,
 }
 
 fn main() -> Result<(), Error> {
@@ -73,10 +79,12 @@ fn compare(arguments: &Arguments) -> Result<(), Error> {
         for _ in 0..arguments.rounds {
             let mut results = Vec::new();
             for (name, backend) in BACKENDS {
-                results.push(round(&pair, name, backend, *size, arguments)?);
+                if arguments.only.as_deref().is_none_or(|only| only == name) {
+                    results.push(round(&pair, name, backend, *size, arguments)?);
+                }
             }
             let [plain, gro, xdp] = results[..] else {
-                unreachable!("one for each backend");
+                continue;
             };
             println!(
                 "{size} B: AF_XDP receives {:.2} times what recvmmsg does, {:.2} times with GRO; \
@@ -116,10 +124,11 @@ fn round(
     std::thread::scope(|scope| {
         let receiver = scope.spawn(|| {
             let rate = pair.b.enter(|| {
+                pin(arguments.cores[1])?;
                 // AF_XDP attaches a program of its own.
                 let _pass = match backend {
                     Backend::Xdp => None,
-                    _ => Some(generator::attach_pass(index("eth0")?)?),
+                    _ => Some(PlainXdp::attach("eth0", PlainVerdict::Pass)?),
                 };
                 let options = options(arguments, backend);
                 let mut receiver = Receiver::open(at(2, PORT), &options)?;
@@ -154,10 +163,11 @@ fn round(
         // An error when the receiver failed, which it reports itself.
         if is_ready.recv().is_ok() {
             pair.a.enter(|| {
-                let frame = generator::frame(macs, at(1, 1), at(2, PORT), size);
-                let generator = Generator::new(index("eth0")?, frame)?;
+                pin(arguments.cores[0])?;
+                let frame = frame::frame(macs, at(1, 1), at(2, PORT), size);
+                let mut generator = Generator::new("eth0")?;
                 while !is_done.load(Ordering::Relaxed) {
-                    generator.send()?;
+                    generator.send(&frame, FRAMES)?;
                 }
                 Ok::<_, Error>(())
             })?;
@@ -199,13 +209,14 @@ fn thread_cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn index(device: &str) -> Result<u32, Error> {
-    let name = CString::new(device)?;
-    // SAFETY: the name is a C string that lives through the call.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => Err(std::io::Error::last_os_error().into()),
-        index => Ok(index),
-    }
+/// Keeps this thread on one core. What the kernel does for a packet before the socket it does
+/// where the generator runs.
+fn pin(core: usize) -> Result<(), Error> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|error| format!("cannot run on core {core}: {error}"))?;
+    Ok(())
 }
 
 fn arguments() -> Result<Arguments, Error> {
@@ -216,6 +227,8 @@ fn arguments() -> Result<Arguments, Error> {
         listen: None,
         device: None,
         busy_poll_us: 0,
+        cores: [0, 1],
+        only: None,
     };
     let mut all = std::env::args().skip(1);
     while let Some(name) = all.next() {
@@ -226,6 +239,9 @@ fn arguments() -> Result<Arguments, Error> {
             "--size" => parsed.sizes = vec![value.parse()?],
             "--listen" => parsed.listen = Some(value.parse()?),
             "--device" => parsed.device = Some(value.parse()?),
+            "--only" => parsed.only = Some(value),
+            "--generator-core" => parsed.cores[0] = value.parse()?,
+            "--receiver-core" => parsed.cores[1] = value.parse()?,
             "--busy-poll-us" => parsed.busy_poll_us = value.parse()?,
             _ => return Err(format!("unknown option {name}").into()),
         }
