@@ -1,13 +1,13 @@
 //! The filter before the network stack, as far as the validator looks after it: the other
-//! validators are in its allow list, and prefixes from which clients broke the protocol are
-//! blocked for a while.
+//! validators are in its allow list, where they are said to be and where they connect from, and
+//! prefixes from which clients broke the protocol are blocked for a while.
 //!
 //! The filter is pinned: when the validator crashes it stays as it is, so that a flood cannot use
 //! the time of a restart; the next start takes it over. A validator that stops in good order takes
 //! its filter along, and of an operator's filter its entries. Without the rights or the kernel for
 //! a filter the validator says why and runs without.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -36,8 +36,19 @@ pub struct Guard {
     pins: PathBuf,
     /// Whether the filter is this validator's own and goes with it.
     own: bool,
-    validators: Vec<Ipv6Addr>,
+    validators: Mutex<Validators>,
     clients: Mutex<Clients>,
+}
+
+/// Whose packets get a validator's budget.
+#[derive(Default)]
+struct Validators {
+    /// Where the validators of the set are said to be.
+    known: Vec<Ipv6Addr>,
+    /// From where they are connected, which their keys proved; the endpoint bounds their number.
+    connected: HashMap<ConnId, Ipv6Addr>,
+    /// What the allow list holds.
+    entered: BTreeSet<Ipv6Addr>,
 }
 
 #[derive(Default)]
@@ -110,15 +121,51 @@ impl Guard {
             filter,
             pins: section.pins.clone(),
             own,
-            validators,
+            validators: Mutex::default(),
             clients: Mutex::default(),
         };
-        guard.filter.allow_exactly(&guard.validators, Owner::Node)?;
+        // Also takes out what a crash left there.
+        guard.filter.allow_exactly(&validators, Owner::Node)?;
+        guard.validators.lock().entered = validators.iter().copied().collect();
+        guard.validators.lock().known = validators;
         Ok(guard)
     }
 
     fn attach(section: &XdpSection, config: &FilterConfig) -> Result<Filter, FilterError> {
         Filter::attach(&section.device, config, section.mode, Some(&section.pins))
+    }
+
+    /// The validator set, or where its validators are, changed: `addresses` are those of all of
+    /// them now. To be called at each change; without one it does nothing.
+    pub fn set_validators(&self, addresses: Vec<Ipv6Addr>) {
+        let mut validators = self.validators.lock();
+        validators.known = addresses;
+        self.enter(&mut validators);
+    }
+
+    /// A validator of the set connected and proved its key. It may be elsewhere than was said: it
+    /// has a validator's budget there too, as long as it is connected.
+    pub fn validator_up(&self, conn: ConnId, address: Ipv6Addr) {
+        let mut validators = self.validators.lock();
+        validators.connected.insert(conn, address);
+        self.enter(&mut validators);
+    }
+
+    /// Makes the allow list what it should be, when that changed.
+    fn enter(&self, validators: &mut Validators) {
+        let wanted = validators.wanted();
+        if wanted == validators.entered {
+            return;
+        }
+        let list: Vec<Ipv6Addr> = wanted.iter().copied().collect();
+        match self.filter.allow_exactly(&list, Owner::Node) {
+            Ok(()) => {
+                tracing::info!(addresses = list.len(), "allow list of the filter changed");
+                validators.entered = wanted;
+            }
+            // Tried again at the next change; meanwhile those left out have a client's budget.
+            Err(error) => tracing::warn!(%error, "cannot change the allow list of the filter"),
+        }
     }
 
     /// A client connected: its handshake proved its address.
@@ -128,6 +175,12 @@ impl Guard {
 
     /// A connection ended; a client who broke the protocol is remembered.
     pub fn down(&self, conn: ConnId, reason: &CloseReason) {
+        let mut validators = self.validators.lock();
+        if validators.connected.remove(&conn).is_some() {
+            self.enter(&mut validators);
+            return;
+        }
+        drop(validators);
         let mut clients = self.clients.lock();
         let Some(address) = clients.addresses.remove(&conn) else {
             return;
@@ -147,7 +200,9 @@ impl Guard {
     }
 
     fn holds_a_validator(&self, prefix: Prefix) -> bool {
-        self.validators
+        let validators = self.validators.lock();
+        validators
+            .wanted()
             .iter()
             .any(|address| prefix.covers(&Prefix::new(*address, 128)))
     }
@@ -164,6 +219,14 @@ impl Drop for Guard {
         if let Err(error) = result {
             tracing::warn!(%error, "the filter stays behind");
         }
+    }
+}
+
+impl Validators {
+    /// Addresses that belong into the allow list.
+    fn wanted(&self) -> BTreeSet<Ipv6Addr> {
+        let connected = self.connected.values();
+        self.known.iter().chain(connected).copied().collect()
     }
 }
 

@@ -65,6 +65,9 @@ impl Inbound {
                         return Some(());
                     };
                     tracing::info!(validator = index.0, %addr, "connected");
+                    if let Some(guard) = &self.guard {
+                        guard.validator_up(conn, *addr.ip());
+                    }
                     self.to_core(CoreInput::PeerUp(index))
                 }
                 Remote::Anonymous => {

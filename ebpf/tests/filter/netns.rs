@@ -1,19 +1,23 @@
 //! Real packets between two network namespaces.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use falconet_ebpf::live::{Generator, receive_offload};
 use falconet_ebpf::{
-    Attach, Cause, Counters, Filter, FilterConfig, FilterError, Mode, Owner, is_bpffs, mount_bpffs,
+    Attach, Cause, Counters, Filter, FilterConfig, FilterError, Mode, Owner, Rate, is_bpffs,
+    mount_bpffs,
 };
 
 use crate::need_root;
-use crate::net::{NEXT, Net, Raw, ask, client, echo, without_namespaces};
-use crate::support::{Frame, PORT, THERE, handshake, initial, short};
+use crate::net::{NEXT, Net, RETRY, Raw, ask, client, echo, without_namespaces};
+use crate::support::{Frame, HERE, PORT, THERE, handshake, initial, short};
 
 const OTHER_PORT: u16 = 26601;
 
@@ -172,6 +176,58 @@ fn each_kind_of_junk_is_dropped_under_its_own_cause() {
             }
             assert_eq!(since[Cause::Client], 0, "{mode}: {cause}");
         }
+        filter.detach().unwrap();
+    }
+}
+
+#[test]
+fn generated_frames_arrive_and_forged_sources_are_many() {
+    need_namespaces!();
+    let net = Net::new();
+    let here = net.here(|| {
+        assert!(
+            !receive_offload("vb", true).unwrap(),
+            "off at first on veth"
+        );
+        let socket = UdpSocket::bind(SocketAddrV6::new(HERE, PORT, 0, 0)).unwrap();
+        socket.set_read_timeout(Some(RETRY)).unwrap();
+        socket
+    });
+    // Words of 0x00 and of 0xff where the generator writes a number and its complement.
+    let source: Ipv6Addr = "fd00::ffff:ffff:0:1".parse().unwrap();
+    let frame = Frame::new(initial(1200)).from(source).bytes();
+    let mut sources = BTreeSet::new();
+    net.there(|| {
+        let mut forging = Generator::forging("va").unwrap();
+        let mut buffer = [0; 2048];
+        while sources.len() < 100 {
+            forging.send(&frame, 32).unwrap();
+            while let Ok((bytes, from)) = here.recv_from(&mut buffer) {
+                // The kernel compared the checksum.
+                assert_eq!(buffer[..bytes], initial(1200));
+                let SocketAddr::V6(from) = from else {
+                    panic!("bound to IPv6");
+                };
+                sources.insert(from.ip().segments()[..4].to_vec());
+            }
+        }
+    });
+    // Each of them has a budget of its own.
+    let mut config = FilterConfig::new(PORT);
+    config.limits.client.initials = Rate::new(1, 1);
+    for (how, _) in MODES {
+        let filter = net
+            .here(|| Filter::attach("vb", &config, how, None))
+            .unwrap();
+        let counts = net.there(|| {
+            Generator::new("va").unwrap().send(&frame, 64).unwrap();
+            let one = wait_for(&filter, &Counters::default(), Cause::ClientInitials, 63);
+            let before = filter.counters().unwrap();
+            Generator::forging("va").unwrap().send(&frame, 64).unwrap();
+            let many = wait_for(&filter, &before, Cause::Client, 64);
+            [one[Cause::Client], many[Cause::ClientInitials]]
+        });
+        assert_eq!(counts, [1, 0]);
         filter.detach().unwrap();
     }
 }
