@@ -90,6 +90,9 @@ impl HotStuff {
             self.start(now, out);
         }
         self.proposed_this_input = false;
+        if self.rules.misbehaving.by(Misbehaviour::LateRecord) {
+            self.write_safety(out);
+        }
         self.take(now, input, out);
         self.drive(now, payload, out);
         self.persist_safety(out);
@@ -179,8 +182,14 @@ impl HotStuff {
     }
 
     fn persist_safety(&mut self, out: &mut Vec<Effect>) {
+        if !self.rules.misbehaving.by(Misbehaviour::LateRecord) {
+            self.write_safety(out);
+        }
+    }
+
+    fn write_safety(&mut self, out: &mut Vec<Effect>) {
         if self.rules.take_dirty() {
-            let record = Box::new(self.rules.record().clone());
+            let record = Box::new(self.rules.to_write());
             out.push(Effect::Persist(Record::Safety(record)));
         }
     }
@@ -343,7 +352,12 @@ impl HotStuff {
 
     pub(crate) fn count_vote(&mut self, now: Now, vote: Vote, out: &mut Vec<Effect>) {
         match self.votes.add(vote.clone()) {
-            tally::Added::Known => return,
+            tally::Added::Known => {
+                let again = self.rules.misbehaving.by(Misbehaviour::DuplicateSigner);
+                if !again {
+                    return;
+                }
+            }
             tally::Added::Conflict(first) => {
                 self.report(Evidence::Votes(first, vote), out);
                 return;

@@ -9,8 +9,24 @@ pub enum Misbehaviour {
     CommitAcrossGaps,
     /// Votes in a round that it gave up (against V2).
     VoteAfterTimeout,
-    /// Names the genesis QC when it gives up a round, whatever it is locked on (against P2).
+    /// Names the genesis QC when it gives up a round, whatever it is locked on (against P2): a
+    /// timeout below the lock.
     ForgetLock,
+    /// Takes any TC of the round before for a justification, whatever QC its timeouts name
+    /// (against V4).
+    TcMaxUnchecked,
+    /// Votes for a child of a block that it has no QC of (against V3).
+    VoteWithoutParentQc,
+    /// Writes its safety record without the lock (against S1).
+    LostLock,
+    /// Forgets after a restart in which rounds it voted and gave up (against S2).
+    ForgetVotes,
+    /// Writes its safety record in the turn after the message that depends on it (against S1).
+    LateRecord,
+    /// Counts heads instead of weight when it makes a QC (against C1).
+    QuorumByHeads,
+    /// Counts a vote as often as it arrives when it makes a QC (against C1).
+    DuplicateSigner,
     /// Goes on when its own key signs elsewhere (against S5): one of two twins.
     Twin,
 }
@@ -30,5 +46,9 @@ impl crate::HotStuff {
     /// Turns a rule off.
     pub fn misbehave(&mut self, rule: Misbehaviour) {
         self.rules.misbehaving = Misbehaving(Some(rule));
+        self.votes.misbehaving = Misbehaving(Some(rule));
+        if rule == Misbehaviour::ForgetVotes {
+            self.rules.forget_votes();
+        }
     }
 }

@@ -66,6 +66,11 @@ impl SafetyRules {
             && high_qc.round < round
     }
 
+    /// Rule V4: the timeouts of the TC name no QC above the parent.
+    pub(crate) fn tc_allows(&self, tc: &Tc, parent_round: Round) -> bool {
+        tc.max_hqc_round() <= parent_round || self.misbehaving.by(Misbehaviour::TcMaxUnchecked)
+    }
+
     /// Signs a vote. `qc` certifies the parent; `tc` is the TC of the round before, if one is
     /// held.
     pub(crate) fn vote(&mut self, header: &SignedHeader, qc: &Qc, tc: Option<&Tc>) -> Vote {
@@ -75,11 +80,12 @@ impl SafetyRules {
             header.round
         );
         assert!(
-            qc.block_id == header.parent_id && qc.round == header.parent_round,
+            (qc.block_id == header.parent_id && qc.round == header.parent_round)
+                || self.misbehaving.by(Misbehaviour::VoteWithoutParentQc),
             "V3: the parent's QC is not held"
         );
         let by_tc = tc.is_some_and(|tc| {
-            tc.round.next() == header.round && tc.max_hqc_round() <= header.parent_round
+            tc.round.next() == header.round && self.tc_allows(tc, header.parent_round)
         });
         assert!(
             header.parent_round.next() == header.round || by_tc,
@@ -156,6 +162,23 @@ impl SafetyRules {
         *slot = Some(signed.clone());
         self.dirty = true;
         signed
+    }
+
+    /// The record as it is written.
+    pub(crate) fn to_write(&self) -> SafetyRecord {
+        let mut record = self.record.clone();
+        if self.misbehaving.by(Misbehaviour::LostLock) {
+            record.locked = Qc::genesis(self.chain_id, record.epoch);
+        }
+        record
+    }
+
+    #[cfg(feature = "misbehave")]
+    pub(crate) fn forget_votes(&mut self) {
+        self.record.last_voted_round = Round::ZERO;
+        self.record.highest_timeout_round = Round::ZERO;
+        self.record.last_vote = None;
+        self.record.last_timeout = None;
     }
 
     /// Remembers the highest QC that a signed message relies on, so that this node can always

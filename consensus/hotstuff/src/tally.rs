@@ -10,6 +10,7 @@ use falconet_types::validators::ValidatorSet;
 use falconet_types::{Round, ValidatorIndex};
 
 use crate::certificates::Certificates;
+use crate::misbehaviour::{Misbehaving, Misbehaviour};
 
 /// What came of adding a message.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,12 +25,15 @@ pub(crate) enum Added<T> {
 struct Slot {
     vote: Vote,
     conflict_reported: bool,
+    /// Times it arrived. Counts for nothing.
+    copies: u64,
 }
 
 /// Votes by round and voter.
 #[derive(Debug, Default)]
 pub(crate) struct Votes {
     rounds: BTreeMap<Round, BTreeMap<ValidatorIndex, Slot>>,
+    pub(crate) misbehaving: Misbehaving,
 }
 
 impl Votes {
@@ -42,6 +46,7 @@ impl Votes {
                     Slot {
                         vote,
                         conflict_reported: false,
+                        copies: 1,
                     },
                 );
                 Added::New
@@ -50,6 +55,7 @@ impl Votes {
                 if slot.vote.block_id == vote.block_id
                     && slot.vote.parent_round == vote.parent_round =>
             {
+                slot.copies += 1;
                 Added::Known
             }
             Some(slot) if slot.conflict_reported => Added::Known,
@@ -62,14 +68,26 @@ impl Votes {
 
     /// The QC that the votes equal to `vote` make, if their weight is a quorum.
     pub(crate) fn qc(&self, vote: &Vote, set: &ValidatorSet) -> Option<Qc> {
-        let same: Vec<&Vote> = self
-            .rounds
-            .get(&vote.round)?
-            .values()
-            .map(|slot| &slot.vote)
-            .filter(|v| v.block_id == vote.block_id && v.parent_round == vote.parent_round)
+        let slots = self.rounds.get(&vote.round)?.values();
+        let same: Vec<&Vote> = slots
+            .filter(|slot| {
+                slot.vote.block_id == vote.block_id && slot.vote.parent_round == vote.parent_round
+            })
+            .flat_map(|slot| {
+                let again = self.misbehaving.by(Misbehaviour::DuplicateSigner);
+                let copies = if again { slot.copies } else { 1 };
+                (0..copies).map(move |_| &slot.vote)
+            })
             .collect();
-        if set.weight_of(same.iter().map(|v| v.voter)) < set.quorum_weight() {
+        let (have, need) = if self.misbehaving.by(Misbehaviour::QuorumByHeads) {
+            (same.len() as u64, set.len() as u64 * 2 / 3 + 1)
+        } else {
+            (
+                set.weight_of(same.iter().map(|v| v.voter)),
+                set.quorum_weight(),
+            )
+        };
+        if have < need {
             return None;
         }
         Some(Qc {

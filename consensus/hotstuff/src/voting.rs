@@ -7,6 +7,7 @@ use falconet_types::{Digest, Height};
 
 use crate::api::{Alarm, Effect, Payload, Record};
 use crate::core::HotStuff;
+use crate::misbehaviour::Misbehaviour;
 use crate::tree::Parent;
 
 /// A header commits to the state of an ancestor at least this far below it, so that voters had
@@ -51,6 +52,10 @@ impl HotStuff {
         let qc = self
             .certificates
             .qc(header.parent_round, &header.parent_id)
+            .or_else(|| {
+                let blind = self.rules.misbehaving.by(Misbehaviour::VoteWithoutParentQc);
+                blind.then(|| self.certificates.high_qc())
+            })
             .expect("the verdict saw it")
             .clone();
         let tc = self.certificates.tc(header.round.prev()).cloned();
@@ -80,7 +85,7 @@ impl HotStuff {
             .certificates
             .qc(header.parent_round, &header.parent_id)
             .is_some();
-        if !qc_held {
+        if !qc_held && !self.rules.misbehaving.by(Misbehaviour::VoteWithoutParentQc) {
             self.pull_what_justifies(now, header.author, header);
             return Verdict::Wait;
         }
@@ -98,7 +103,7 @@ impl HotStuff {
         let tc = self.certificates.tc(before);
         let skips = header.parent_round != before;
         if skips || header.kind == HeaderKind::Recovery {
-            let justified = tc.is_some_and(|tc| tc.max_hqc_round() <= header.parent_round);
+            let justified = tc.is_some_and(|tc| self.rules.tc_allows(tc, header.parent_round));
             if !justified {
                 self.pull_what_justifies(now, header.author, header);
                 return Verdict::Wait;
