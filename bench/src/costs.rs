@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 /// Lines of one answer that are read at most.
 const LINES_MAX: usize = 20_000;
 
-const BYTES_OUT: &str = "falconet_stoq_bytes_out_total";
+const BYTES_OUT: &str = "falconet_stoq_sent_bytes_total";
 const FSYNCS: &str = "falconet_fsync_time_seconds_count";
 const VERIFIED: &str = "falconet_signatures_verified_total";
-const LOG_BYTES: &str = "falconet_log_bytes_bytes_total";
+const LOG_BYTES: &str = "falconet_log_written_bytes_total";
 const COMMIT_LATENCY: &str = "falconet_commit_latency_seconds";
 
 /// Counters of one validator or of all, by name with labels.

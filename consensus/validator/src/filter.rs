@@ -7,14 +7,15 @@
 //! its filter along, and of an operator's filter its entries. Without the rights or the kernel for
 //! a filter the validator says why and runs without.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use falconet_dataplane::{CloseCode, CloseReason, ConnId};
-use falconet_ebpf::{Filter, FilterConfig, FilterError, Owner, Prefix};
+use falconet_ebpf::{Counters, Fate, Filter, FilterConfig, FilterError, Owner, Prefix};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::config::XdpSection;
 use crate::inbound::CLOSE_BAD_MESSAGE;
@@ -49,6 +50,42 @@ struct Validators {
     connected: HashMap<ConnId, Ipv6Addr>,
     /// What the allow list holds.
     entered: BTreeSet<Ipv6Addr>,
+}
+
+/// What a validator's filter is and did, as `GET /v1/live` answers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterStatus {
+    /// The network device.
+    pub device: String,
+    /// Where it is attached: native XDP, generic XDP or tc.
+    pub mode: String,
+    /// Whether it filters: false when its device has gone, or its tables cannot be read.
+    pub attached: bool,
+    /// Packets that went on to the network stack, since it was attached.
+    pub passed: u64,
+    /// Packets that went to an AF_XDP socket.
+    pub redirected: u64,
+    /// Packets that ended there.
+    pub dropped: u64,
+    /// Packets by cause; every cause is there. `docs/xdp.md` says what each means.
+    pub causes: BTreeMap<String, u64>,
+}
+
+impl FilterStatus {
+    fn new(device: &str, mode: String, attached: bool, counters: &Counters) -> Self {
+        Self {
+            device: device.into(),
+            mode,
+            attached,
+            passed: counters.total(Fate::Pass),
+            redirected: counters.total(Fate::Redirect),
+            dropped: counters.total(Fate::Drop),
+            causes: counters
+                .iter()
+                .map(|(cause, packets)| (cause.name().into(), packets))
+                .collect(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -199,6 +236,26 @@ impl Guard {
         }
     }
 
+    /// What it counted, and whether it filters. `None` when its tables cannot be read.
+    #[must_use]
+    pub fn counters(&self) -> Option<Counters> {
+        // Who may not ask for the link hears of a missing device from the network itself.
+        let alive = self.filter.status().map_or(true, |status| status.alive);
+        self.filter.counters().ok().filter(|_| alive)
+    }
+
+    /// The same for people and scripts.
+    #[must_use]
+    pub fn status(&self) -> FilterStatus {
+        let counters = self.counters();
+        FilterStatus::new(
+            self.filter.device(),
+            self.filter.attachment().mode.to_string(),
+            counters.is_some(),
+            &counters.unwrap_or_default(),
+        )
+    }
+
     fn holds_a_validator(&self, prefix: Prefix) -> bool {
         let validators = self.validators.lock();
         validators
@@ -307,6 +364,16 @@ mod tests {
         assert_eq!(clients.faults.len(), PREFIXES_MAX);
         clients.fault(prefix(u16::MAX), start + FAULT_WINDOW);
         assert_eq!(clients.faults.len(), 1);
+    }
+
+    #[test]
+    fn every_cause_is_reported_from_the_start() {
+        let status = FilterStatus::new("eth0", "native XDP".into(), true, &Counters::default());
+        assert_eq!(status.causes.len(), falconet_ebpf::CAUSES);
+        assert_eq!(
+            (status.passed, status.redirected, status.dropped),
+            (0, 0, 0)
+        );
     }
 
     #[test]

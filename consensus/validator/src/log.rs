@@ -80,7 +80,7 @@ impl LogThread {
             self.writer.append(record)?;
             written += 1;
             if let Record::Batch(batch) = record {
-                self.metrics.log_bytes.inc_by(batch.bytes().len() as u64);
+                self.metrics.log_written.inc_by(batch.bytes().len() as u64);
             }
         }
         let start = Instant::now();

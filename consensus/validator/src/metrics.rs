@@ -11,7 +11,7 @@ pub mod latency;
 pub mod publish;
 pub mod stages;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use falconet_dataplane::{StatsSnapshot, StoqHandle};
 use falconet_types::message::Admission;
@@ -23,9 +23,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use self::collectors::{ProcessFigures, StageTimes, TransportCounters};
+use self::collectors::{FilterCounters, ProcessFigures, StageTimes, TransportCounters};
 use self::latency::LatencyCounts;
 use self::stages::Stages;
+use crate::filter::{FilterStatus, Guard};
 
 /// Label of a counter that is split by cause.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -71,19 +72,22 @@ pub enum Group {
     Disk,
     /// Connections and frames.
     Network,
+    /// The filter before the network stack.
+    Filter,
     /// The operating system's view.
     Process,
 }
 
 impl Group {
     /// Every group, in the order of the dashboard.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Consensus,
         Self::Transactions,
         Self::Verification,
         Self::Stages,
         Self::Disk,
         Self::Network,
+        Self::Filter,
         Self::Process,
     ];
 }
@@ -141,6 +145,7 @@ macro_rules! metrics {
             /// [`Metrics::commit_latency`] once more, for the live view.
             pub latency: LatencyCounts,
             stoq: StoqHandle,
+            filter: Option<Weak<Guard>>,
             registry: Registry,
         }
 
@@ -157,10 +162,10 @@ macro_rules! metrics {
         ];
 
         impl Metrics {
-            /// All metrics at zero, with the figures of transport, stages and process joined to
-            /// them.
+            /// All metrics at zero, with the figures of transport, filter, stages and process joined
+            /// to them. They do not keep the filter, which goes when the validator stops.
             #[must_use]
-            pub fn new(stoq: StoqHandle) -> Arc<Self> {
+            pub fn new(stoq: StoqHandle, filter: Option<&Arc<Guard>>) -> Arc<Self> {
                 let mut registry = Registry::with_prefix("falconet");
                 $(
                     let $name: $ty = $make;
@@ -175,12 +180,15 @@ macro_rules! metrics {
                 let stages = Arc::new(Stages::default());
                 registry.register_collector(Box::new(StageTimes(Arc::clone(&stages))));
                 registry.register_collector(Box::new(TransportCounters(stoq.clone())));
+                let filter = filter.map(Arc::downgrade);
+                registry.register_collector(Box::new(FilterCounters(filter.clone())));
                 registry.register_collector(Box::new(ProcessFigures::default()));
                 let metrics = Self {
                     $($name,)+
                     stages,
                     latency: LatencyCounts::default(),
                     stoq,
+                    filter,
                     registry,
                 };
                 metrics.name_causes();
@@ -232,7 +240,7 @@ metrics! {
     /// Turns that shared one fdatasync.
     fsync_turns: Histogram = Histogram::new(SIZES), Plain, Disk;
     /// Bytes appended to the log.
-    log_bytes: Counter = Counter::default(), Bytes, Disk;
+    log_written: Counter = Counter::default(), Bytes, Disk;
     /// Time to execute one block.
     execute_time: Histogram = Histogram::new(LATENCY_S), Seconds, Stages;
     /// Time to hand one block's state to the store.
@@ -357,6 +365,13 @@ impl Metrics {
     #[must_use]
     pub fn transport(&self) -> StatsSnapshot {
         self.stoq.stats()
+    }
+
+    /// The filter before the network stack, where there is one.
+    #[must_use]
+    pub fn filter(&self) -> Option<FilterStatus> {
+        let guard = self.filter.as_ref()?.upgrade()?;
+        Some(guard.status())
     }
 
     /// The text that `/metrics` answers (OpenMetrics 1.0).

@@ -526,7 +526,7 @@ impl Assembly<'_> {
     ) -> Result<Assembled, RunError> {
         let chain = self.chain;
         let peers = Arc::new(Peers::new(Arc::clone(&chain.set), chain.me));
-        let metrics = Metrics::new(self.stoq.handle());
+        let metrics = Metrics::new(self.stoq.handle(), self.guard.as_ref());
         let outbound = Outbound::new(self.stoq.handle(), Arc::clone(&peers), Arc::clone(&metrics));
         let verdicts = Arc::new(VerdictTable::default());
         let clients = Arc::new(ClientTable::default());

@@ -13,6 +13,7 @@ use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
+use super::Caller;
 use super::error::ApiError;
 use crate::logging;
 
@@ -26,7 +27,7 @@ pub struct LogLevel {
 }
 
 pub(super) async fn log_level(
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    ConnectInfo(Caller(from)): ConnectInfo<Caller>,
     headers: HeaderMap,
 ) -> Result<Json<LogLevel>, ApiError> {
     local(from, &headers)?;
@@ -34,7 +35,7 @@ pub(super) async fn log_level(
 }
 
 pub(super) async fn set_log_level(
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    ConnectInfo(Caller(from)): ConnectInfo<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<LogLevel>, ApiError> {

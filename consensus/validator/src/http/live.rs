@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{Api, Shared, health};
+use crate::filter::FilterStatus;
 use crate::metrics::collectors;
 use crate::metrics::latency::LatencySnapshot;
 use crate::metrics::stages::{QueueStatus, StageStatus};
@@ -47,6 +48,9 @@ pub struct LiveAnswer {
     pub latency: LatencyStatus,
     /// The transport's counters.
     pub transport: BTreeMap<String, u64>,
+    /// The filter before the network stack, where `[xdp]` asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xdp: Option<FilterStatus>,
     /// One entry a second, oldest first.
     pub samples: Vec<Sample>,
     /// The blocks executed last, newest first.
@@ -223,6 +227,7 @@ impl Sampler {
                 .values()
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
+            xdp: api.metrics.filter(),
             samples: self.samples.iter().copied().collect(),
             blocks: api.board.recent_blocks(),
         };

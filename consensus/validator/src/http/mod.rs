@@ -5,6 +5,7 @@ mod accounts;
 mod admin;
 mod blocks;
 mod error;
+mod gate;
 mod health;
 mod live;
 mod page;
@@ -16,10 +17,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::extract::connect_info::Connected;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use axum::serve::IncomingStream;
 use crossbeam_channel::Sender;
 use falconet_dataplane::StoqHandle;
 use falconet_ledger::View;
@@ -108,8 +111,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let sampler = live::Sampler::new(Arc::clone(&api));
-    let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
-    let serving = axum::serve(listener, service)
+    let service = router(api).into_make_service_with_connect_info::<Caller>();
+    let serving = axum::serve(gate::Gate::new(listener), service)
         .with_graceful_shutdown(async move {
             // An error means that the sender is gone, which also means stop.
             let _ = stop.wait_for(|stop| *stop).await;
@@ -118,6 +121,16 @@ pub async fn serve(
     tokio::select! {
         served = serving => served,
         () = sampler.run() => unreachable!("it runs until it is dropped"),
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+struct Caller(SocketAddr);
+
+impl Connected<IncomingStream<'_, gate::Gate>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, gate::Gate>) -> Self {
+        Self(*stream.remote_addr())
     }
 }
 

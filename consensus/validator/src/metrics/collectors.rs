@@ -2,7 +2,7 @@
 //! what the operating system knows of the process.
 
 use std::fmt::Error;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use falconet_dataplane::{StatsSnapshot, StoqHandle};
@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::stages::{Stages, State};
 use super::{Group, Kind, Measure, Row};
+use crate::filter::Guard;
 
 /// Prefix of the transport's counters.
 const STOQ: &str = "stoq_";
@@ -22,6 +23,19 @@ const NOW: &str = "Now:";
 
 /// The transport's ratio of copied to delivered bytes.
 const COPIES: &str = "stoq_copies_per_byte";
+
+/// The filter's packets.
+const XDP_PACKETS: &str = "xdp_packets";
+/// Whether there is a filter.
+const XDP_ATTACHED: &str = "xdp_attached";
+
+/// The transport's counters of bytes, and how they are published: the unit ends the name.
+const TRANSPORT_BYTES: [(&str, &str); 4] = [
+    ("bytes_in", "received"),
+    ("bytes_out", "sent"),
+    ("payload_bytes_copied", "payload_copied"),
+    ("payload_bytes_delivered", "payload_delivered"),
+];
 
 /// Rows of the figures in this module, without the transport's.
 pub const TABLE: &[Row] = &[
@@ -66,6 +80,22 @@ pub const TABLE: &[Row] = &[
         group: Group::Network,
     },
     Row {
+        name: XDP_ATTACHED,
+        help: "1 while this validator's filter is attached, 0 without one.",
+        kind: Kind::Gauge,
+        measure: Measure::Plain,
+        labels: &[],
+        group: Group::Filter,
+    },
+    Row {
+        name: XDP_PACKETS,
+        help: "Packets that the filter before the network stack decided on since it was attached, by fate (pass, redirect, drop) and cause, see docs/xdp.md.",
+        kind: Kind::Counter,
+        measure: Measure::Plain,
+        labels: &["fate", "cause"],
+        group: Group::Filter,
+    },
+    Row {
         name: "process_start_time",
         help: "When the process started, since 1970.",
         kind: Kind::Gauge,
@@ -101,17 +131,20 @@ pub const TABLE: &[Row] = &[
 
 /// Rows of the transport's counters; names are joined with [`STOQ`] by the caller.
 pub fn transport_rows() -> impl Iterator<Item = Row> {
-    StatsSnapshot::NAMES.iter().map(|&(name, help)| Row {
-        name,
-        help,
-        kind: if help.trim().starts_with(NOW) {
-            Kind::Gauge
-        } else {
-            Kind::Counter
-        },
-        measure: Measure::Plain,
-        labels: &[],
-        group: Group::Network,
+    StatsSnapshot::NAMES.iter().map(|&(name, help)| {
+        let bytes = TRANSPORT_BYTES.iter().find(|(of, _)| *of == name);
+        Row {
+            name: bytes.map_or(name, |(_, published)| published),
+            help,
+            kind: if help.trim().starts_with(NOW) {
+                Kind::Gauge
+            } else {
+                Kind::Counter
+            },
+            measure: bytes.map_or(Measure::Plain, |_| Measure::Bytes),
+            labels: &[],
+            group: Group::Network,
+        }
     })
 }
 
@@ -132,11 +165,12 @@ impl Collector for TransportCounters {
             let (name, help) = (transport_name(row.name), row.help.trim());
             if row.kind == Kind::Gauge {
                 let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-                gauge.encode(encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?)?;
+                let (unit, kind) = (row.measure.unit(), MetricType::Gauge);
+                gauge.encode(encoder.encode_descriptor(&name, help, unit, kind)?)?;
             } else {
                 let counter = ConstCounter::new(value);
-                let kind = MetricType::Counter;
-                counter.encode(encoder.encode_descriptor(&name, help, None, kind)?)?;
+                let (unit, kind) = (row.measure.unit(), MetricType::Counter);
+                counter.encode(encoder.encode_descriptor(&name, help, unit, kind)?)?;
             }
         }
         let copies = snapshot.copies_per_byte().unwrap_or(0.0);
@@ -148,6 +182,31 @@ impl Collector for TransportCounters {
 fn row_of(name: &str) -> &'static Row {
     let row = TABLE.iter().find(|row| row.name == name);
     row.expect("named by a constant of this module")
+}
+
+/// What the filter before the network stack counted; zeros where there is none.
+pub(super) struct FilterCounters(pub(super) Option<Weak<Guard>>);
+
+impl std::fmt::Debug for FilterCounters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("FilterCounters").finish_non_exhaustive()
+    }
+}
+
+impl Collector for FilterCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let guard = self.0.as_ref().and_then(Weak::upgrade);
+        let counters = guard.and_then(|guard| guard.counters());
+        let attached = ConstGauge::new(i64::from(counters.is_some()));
+        attached.encode(open(&mut encoder, row_of(XDP_ATTACHED))?)?;
+        let mut family = open(&mut encoder, row_of(XDP_PACKETS))?;
+        for (cause, packets) in counters.unwrap_or_default().iter() {
+            let fate = cause.fate().to_string();
+            let labels = [("fate", fate.as_str()), ("cause", cause.name())];
+            ConstCounter::new(packets).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
 }
 
 /// Time and queues of the stages.

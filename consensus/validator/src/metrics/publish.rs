@@ -235,6 +235,30 @@ pub const ALERTS: &[Alert] = &[
         remedy: "A peer or the way to it is slow; it fetches what it misses.",
     },
     Alert {
+        name: "FalconetFilterGone",
+        expression: "falconet_xdp_attached < max_over_time(falconet_xdp_attached[1d])",
+        lasts: "2m",
+        severity: "ticket",
+        summary: "The filter before the network stack is no longer attached.",
+        remedy: "Its device has gone or somebody detached it: `falconet xdp status`, then restart the validator.",
+    },
+    Alert {
+        name: "FalconetFilterDropsValidators",
+        expression: "rate(falconet_xdp_packets_total{cause=~\"validator_(initials|packets)\"}[5m]) > 1",
+        lasts: "5m",
+        severity: "ticket",
+        summary: "The filter drops packets of validators: an allowed address uses up its budget.",
+        remedy: "`falconet xdp watch` names the address; raise the limits, or ask its operator.",
+    },
+    Alert {
+        name: "FalconetFilterFull",
+        expression: "rate(falconet_xdp_packets_total{cause=~\"clients_(initials|packets)\"}[5m]) > 100",
+        lasts: "5m",
+        severity: "ticket",
+        summary: "All clients together use up the filter's budget, so honest ones are refused too.",
+        remedy: "A flood from many sources: close the door to clients with `falconet xdp limits`, or raise it.",
+    },
+    Alert {
         name: "FalconetManyFiles",
         expression: "falconet_process_open_files > 50000",
         lasts: "10m",
@@ -402,14 +426,51 @@ mod tests {
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
                 "{name}"
             );
+            // https://prometheus.io/docs/practices/naming/: one base unit, in the plural, at the
+            // end and nowhere else; `_total` ends a counter and nothing else does; the type is not in
+            // the name.
+            let words: Vec<&str> = name.split('_').collect();
+            assert!(words.iter().all(|word| !word.is_empty()), "{name}");
             for wrong in [
-                "_ms", "_us", "_ns", "_kb", "_mb", "_kib", "_percent", "_total", "_count",
+                "ms",
+                "us",
+                "ns",
+                "milliseconds",
+                "microseconds",
+                "kb",
+                "mb",
+                "kib",
+                "mib",
+                "bits",
+                "percent",
+                "ratio",
+                "total",
+                "count",
+                "sum",
+                "bucket",
+                "counter",
+                "gauge",
+                "histogram",
             ] {
-                assert!(!name.ends_with(wrong), "{name} ends in {wrong}");
+                assert!(!words.contains(&wrong), "{name} contains {wrong}");
             }
+            let unit = metric.row.measure.suffix().trim_start_matches('_');
+            let units = words
+                .iter()
+                .filter(|word| ["seconds", "bytes"].contains(word));
+            let expected: Vec<&str> = words.iter().rev().take(1).copied().collect();
+            assert_eq!(
+                units.copied().collect::<Vec<_>>(),
+                if unit.is_empty() { vec![] } else { expected },
+                "{name}: unit {unit:?}"
+            );
+            assert_eq!(
+                metric.row.kind == Kind::Counter,
+                metric.sample().ends_with("_total")
+            );
             for label in metric.row.labels {
                 assert!(
-                    ["cause", "stage", "state", "queue", "peer", "tier", "thread"].contains(label),
+                    ["cause", "fate", "stage", "state", "queue"].contains(label),
                     "{name}: {label}"
                 );
             }

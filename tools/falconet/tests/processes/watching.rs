@@ -79,6 +79,65 @@ fn dashboard_and_alerts_name_only_what_a_scrape_holds() {
     network.stop();
 }
 
+/// The same exposition in Prometheus's own text format, where a counter's type is written with its
+/// suffix and there are no units.
+fn prometheus_text(openmetrics: &str) -> String {
+    let counters: BTreeSet<&str> = openmetrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut text = String::new();
+    for line in openmetrics.lines() {
+        let mut words: Vec<&str> = line.splitn(4, ' ').collect();
+        let total;
+        match words[..] {
+            ["#", "UNIT" | "EOF", ..] => continue,
+            ["#", _, name, ..] if counters.contains(name) => {
+                total = format!("{name}_total");
+                words[2] = &total;
+            }
+            _ => {}
+        }
+        text += &words.join(" ");
+        text.push('\n');
+    }
+    text
+}
+
+/// Prometheus's own checks of names, types and help texts, and of the alerts' queries.
+#[test]
+fn promtool_finds_no_fault_with_metrics_and_alerts() {
+    let promtool = |arguments: &[&str], input: &Path| {
+        Command::new("promtool")
+            .args(arguments)
+            .stdin(fs::File::open(input).unwrap())
+            .output()
+    };
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let rules = tree.join("tools/dashboards/alerts.yml");
+    let checked = match promtool(&["check", "rules", rules.to_str().unwrap()], &rules) {
+        Ok(output) => output,
+        Err(error) => {
+            eprintln!("skipped: promtool does not start: {error}; apt-get install prometheus");
+            return;
+        }
+    };
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.success(), "{checked:?}");
+    assert!(
+        said.contains(&format!("{} rules found", publish::ALERTS.len())),
+        "{said}"
+    );
+
+    let mut network = Network::running(1, 1, Scheme::Falcon512);
+    let file = network.dir().join("scrape");
+    fs::write(&file, prometheus_text(&network.text(0, "/metrics"))).unwrap();
+    let checked = promtool(&["check", "metrics"], &file).unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(checked.status.success() && said.is_empty(), "{said}");
+    network.stop();
+}
+
 #[test]
 fn generated_documents_are_current() {
     for (path, current) in [

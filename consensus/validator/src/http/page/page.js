@@ -4,6 +4,8 @@
 
 const INTERVAL_MS = 1000;
 const RETRY_MS = 3000;
+// From this score on, of 100, a peer is not marked.
+const SCORE_GOOD = 50;
 const SVG = "http://www.w3.org/2000/svg";
 
 const byId = (id) => document.getElementById(id);
@@ -135,6 +137,20 @@ function show(live) {
     before = live;
   }
   queues(live.queues);
+  packetFilter(live.xdp);
+}
+
+// Where [xdp] asks for a filter: what it let pass and what it dropped, and why.
+function packetFilter(xdp) {
+  byId("filter").hidden = !xdp;
+  if (!xdp) return;
+  const total = `passed ${count.format(xdp.passed)}, redirected ${count.format(xdp.redirected)}, dropped ${count.format(xdp.dropped)}`;
+  say("filter-total", xdp.attached ? `${xdp.device}, ${xdp.mode}: ${total} packets` : `${xdp.device}: not attached`);
+  const seen = Object.entries(xdp.causes).filter(([, packets]) => packets > 0);
+  seen.sort((a, b) => b[1] - a[1]);
+  byId("causes").replaceChildren(
+    ...seen.map(([cause, packets]) => row([[cause.replaceAll("_", " "), ""], [count.format(packets), "number"]])),
+  );
 }
 
 function charts(samples) {
@@ -155,10 +171,14 @@ function validators(status) {
       let link = peer.connected ? "connected" : "not connected";
       if (peer.index === status.validator) link = "this validator";
       else if (peer.connected && peer.path) link += `, ${peer.path.tier}, ${millis(peer.path.rtt_us / 1000)}`;
+      const banned = peer.banned_until_ms > Date.now();
+      let score = Number.isFinite(peer.score) ? String(Math.round(peer.score)) : "-";
+      if (banned) score += `, banned for ${span((peer.banned_until_ms - Date.now()) / 1000)}`;
       return row([
         [String(peer.index), ""],
         [peer.name, ""],
         [link, peer.connected ? "up" : "down"],
+        [score, banned || peer.score < SCORE_GOOD ? "number down" : "number"],
         [peer.index === status.leader ? "leader" : "", ""],
       ]);
     }),

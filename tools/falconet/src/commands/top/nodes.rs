@@ -29,6 +29,11 @@ impl Said {
             .context("the validator is of another version; use its own falconet")?;
         Ok(Self { live, raw })
     }
+
+    /// The validator's clock when it spoke, milliseconds since 1970; zero before its first sample.
+    pub fn now_ms(&self) -> f64 {
+        self.live.samples.last().map_or(0.0, |s| s.time_ms as f64)
+    }
 }
 
 /// One validator.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use falconet_ebpf::{Cause, Fate};
 use falconet_validator::http::LiveAnswer;
 
 use super::nodes::{Node, Nodes, Said};
@@ -65,7 +66,16 @@ pub fn state(live: &LiveAnswer) -> String {
     word.into()
 }
 
-/// A peer as its validator sees it: name, and in brackets what is known of the path.
+/// From this score on, of 100, a peer is not marked.
+const SCORE_GOOD: f64 = 50.0;
+
+/// Seconds until a ban ends, if it has not.
+fn banned_s(until_ms: f64, now_ms: f64) -> Option<f64> {
+    (until_ms > now_ms).then(|| ((until_ms - now_ms) / 1e3).ceil())
+}
+
+/// A peer as its validator sees it: name, in brackets what is known of the path and of its
+/// behaviour; and whether all is well with it.
 pub fn peers(said: &Said) -> Vec<(String, bool)> {
     let list = said.raw["status"]["peers"].as_array();
     list.map_or(&[][..], Vec::as_slice)
@@ -79,31 +89,60 @@ pub fn peers(said: &Said) -> Vec<(String, bool)> {
                 known.push(format!("{:.1} ms", rtt_us / 1e3));
             }
             known.extend(path["tier"].as_str().map(str::to_owned));
+            let score = peer["score"].as_f64();
+            known.extend(score.map(|score| format!("score {score:.0}")));
+            let until = peer["banned_until_ms"].as_f64();
+            let banned = until.and_then(|until| banned_s(until, said.now_ms()));
+            known.extend(banned.map(|seconds| format!("BANNED {seconds:.0} s")));
             let name = peer["name"].as_str().unwrap_or("?");
-            let text = match (connected, known.is_empty()) {
-                (false, _) => format!("{name} DOWN"),
-                (true, true) => name.to_owned(),
-                (true, false) => format!("{name} ({})", known.join(", ")),
+            let name = match connected {
+                true => name.to_owned(),
+                false => format!("{name} DOWN"),
             };
-            (text, connected)
+            let text = match known.is_empty() {
+                true => name,
+                false => format!("{name} ({})", known.join(", ")),
+            };
+            let spotless = banned.is_none() && score.is_none_or(|score| score >= SCORE_GOOD);
+            (text, connected && spotless)
         })
         .collect()
 }
 
-/// Counters of the packet filter in the kernel, where there is one.
-pub fn filter(said: &Said) -> Option<String> {
-    let of_transport = said
-        .live
-        .transport
-        .iter()
-        .filter(|(name, _)| name.starts_with("xdp"));
-    let mut parts: Vec<String> = of_transport
-        .map(|(name, n)| format!("{name} {n}"))
-        .collect();
-    if let Some(object) = said.raw["xdp"].as_object() {
-        parts.extend(object.iter().map(|(name, n)| format!("{name} {n}")));
+/// The filter before the network stack, where there is one: totals by fate, packets a second
+/// dropped since the answer before, and the causes of drops, the most frequent first.
+pub fn filter(node: &Node) -> Option<String> {
+    let xdp = node.live()?.xdp.as_ref()?;
+    if !xdp.attached {
+        return Some(format!("{} NOT ATTACHED", xdp.device));
     }
-    (!parts.is_empty()).then(|| parts.join("  "))
+    let before = node.before.as_ref().and_then(|said| {
+        let seconds = node.live()?.uptime_s - said.live.uptime_s;
+        Some((said.live.xdp.as_ref()?, seconds)).filter(|_| seconds > 0.0)
+    });
+    let speed = before.map_or(String::new(), |(before, seconds)| {
+        let new = xdp.dropped.saturating_sub(before.dropped) as f64;
+        format!(" ({:.0}/s)", new / seconds)
+    });
+    let mut text = format!(
+        "{} {}: passed {}, redirected {}, dropped {}{speed}",
+        xdp.device, xdp.mode, xdp.passed, xdp.redirected, xdp.dropped
+    );
+    let mut causes: Vec<(&str, u64)> = Cause::ALL
+        .iter()
+        .filter(|cause| cause.fate() == Fate::Drop)
+        .filter_map(|cause| Some((cause.name(), *xdp.causes.get(cause.name())?)))
+        .filter(|(_, packets)| *packets > 0)
+        .collect();
+    causes.sort_by_key(|(_, packets)| std::cmp::Reverse(*packets));
+    if !causes.is_empty() {
+        let causes: Vec<String> = causes
+            .iter()
+            .map(|(name, n)| format!("{name} {n}"))
+            .collect();
+        write!(text, ": {}", causes.join(", ")).expect("memory");
+    }
+    Some(text)
 }
 
 /// Everything as one text.
@@ -149,7 +188,7 @@ pub fn text(nodes: &Nodes) -> String {
         text += &table(&rows);
         let names: Vec<String> = peers(said).into_iter().map(|(name, _)| name).collect();
         writeln!(text, "peers: {}", names.join(", ")).expect("memory");
-        if let Some(filter) = filter(said) {
+        if let Some(filter) = filter(node) {
             writeln!(text, "xdp: {filter}").expect("memory");
         }
     }

@@ -212,7 +212,7 @@ fn details(node: &Node) -> Paragraph<'_> {
             spans.push(Span::styled(format!("{text}  "), Style::new().fg(color)));
         }
         lines.push(Line::from(spans));
-        if let Some(filter) = plain::filter(said) {
+        if let Some(filter) = plain::filter(node) {
             lines.push(Line::from(format!("xdp {filter}")));
         }
     }
@@ -246,16 +246,20 @@ mod tests {
                 "transactions_pending": 0, "signing": true, "syncing": false, "fsync": true,
                 "peers": [
                     { "index": 0, "name": "validator-0", "connected": true, "path": { "tier": "lan",
-                        "rtt_min_us": 900, "rtt_us": 1250, "mtu_bytes": 1452, "packets_sent": 5, "packets_lost": 0 } },
-                    { "index": 1, "name": "validator-1", "connected": false },
+                        "rtt_min_us": 900, "rtt_us": 1250, "mtu_bytes": 1452, "packets_sent": 5, "packets_lost": 0 },
+                        "score": 97 },
+                    { "index": 1, "name": "validator-1", "connected": false, "score": 3,
+                        "banned_until_ms": 31_500 },
                 ],
                 "clients": 0, "rounds_timed_out": 3, "evidence": 0, "verifier_backend": "avx2",
             },
             "not_ready": null, "uptime_s": height, "resident_bytes": 64 << 20, "stages": stages,
             "queues": [{ "queue": "core", "stage": "core", "depth": 8000, "limit": 8192 }],
             "latency": { "count": 9, "p50_ms": 8.4, "p99_ms": 20.0, "p999_ms": null },
-            "transport": { "bytes_in": 5, "xdp_passed": 77 },
-            "samples": [{ "time_ms": 1, "round": height, "height": height, "tx_per_s": 512.0,
+            "transport": { "bytes_in": 5 },
+            "xdp": { "device": "eth7", "mode": "tc (TCX)", "attached": true, "passed": 77, "redirected": 0,
+                "dropped": 10 * height, "causes": { "client": 77, "blocked": 3, "quic_short": 10 * height - 3 } },
+            "samples": [{ "time_ms": 1_000, "round": height, "height": height, "tx_per_s": 512.0,
                 "blocks_per_s": 9.0, "p50_ms": 8.4, "p99_ms": null, "in_bytes_per_s": 0.0,
                 "out_bytes_per_s": 0.0, "cpu_cores": 0.25 }],
             "blocks": [],
@@ -301,10 +305,11 @@ mod tests {
             "##########",
             "8000",
             "8192",
-            "validator-0 (1.2 ms, lan)",
-            "validator-1 DOWN",
+            "validator-0 (1.2 ms, lan, score 97)",
+            "validator-1 DOWN (score 3, BANNED 31 s)",
             "timed out 3",
-            "xdp_passed 77",
+            "xdp eth7 tc (TCX): passed 77, redirected 0,",
+            "dropped 770 (10/s): quic_short 767, blocked 3",
             "q ends",
         ] {
             assert!(text.contains(part), "{part:?} is missing:\n{text}");
