@@ -312,3 +312,11 @@ pub struct Status {
     /// What happened so far.
     pub counters: Counters,
 }
+
+impl Status {
+    /// Lanes whose owners were caught forking them.
+    #[must_use]
+    pub fn evidence(&self) -> u64 {
+        self.lanes.iter().filter(|lane| lane.forked).count() as u64
+    }
+}

@@ -177,6 +177,12 @@ impl Mempool {
         self.delivery.room()
     }
 
+    /// What happened since the start.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// A snapshot.
     #[must_use]
     pub fn status(&self) -> Status {

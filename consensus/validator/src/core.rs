@@ -29,6 +29,8 @@ use crate::clients::ClientTable;
 use crate::clock::Clock;
 use crate::metrics::stages::{Clock as StageClock, Queue};
 use crate::metrics::{Cause, Metrics, admission_name};
+use crate::peers::score::Fault;
+use crate::peers::standing::Standing;
 use crate::pipeline::{Checked, CoreInput, Executed, HistoryRequest, ReplyTo, To, Turn};
 use crate::status::{CoreStatus, StatusBoard};
 use crate::trace;
@@ -36,6 +38,8 @@ use crate::verdicts::VerdictTable;
 
 /// Inputs that share one turn, and so one fsync.
 const TURN_INPUTS_MAX: usize = 256;
+/// A message about a round that is so many behind the present one is late.
+const LATE_ROUNDS: u64 = 16;
 /// State commitments that are remembered to check headers against.
 pub const COMMITMENTS_MAX: usize = 4096;
 
@@ -63,6 +67,8 @@ pub struct Core {
     pub board: Arc<StatusBoard>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Who pays for what does not help.
+    pub standing: Arc<Standing>,
     /// Time.
     pub clock: Clock,
     /// Where this thread's time goes.
@@ -258,7 +264,9 @@ impl Core {
         match input {
             CoreInput::Peer { from, message } => self.peer(now, from, message, turn),
             CoreInput::Batch { from, batch } => {
+                let before = *self.mempool.counters();
                 self.mempool(now, M::Batch { from, batch }, turn);
+                self.blame(from, &before);
             }
             CoreInput::Submission { reply, txs } => self.submission(now, reply, txs, turn),
             CoreInput::Beat => {}
@@ -283,6 +291,7 @@ impl Core {
         use falconet_hotstuff::Input as H;
         use falconet_mempool::Input as M;
         self.watch.received(from, &message);
+        self.blame_late(from, &message);
         // Each part was verified together with the whole.
         let input = match message.into_inner() {
             PeerMessage::Header(header) => H::Header {
@@ -313,14 +322,47 @@ impl Core {
                 H::Blocks { from, headers }
             }
             PeerMessage::Watermark(watermark) => {
-                return self.mempool(now, M::Watermark { from, watermark }, turn);
+                let before = *self.mempool.counters();
+                self.mempool(now, M::Watermark { from, watermark }, turn);
+                return self.blame(from, &before);
             }
             PeerMessage::GetBatches(request) => {
-                return self.mempool(now, M::GetBatches { from, request }, turn);
+                let before = *self.mempool.counters();
+                self.mempool(now, M::GetBatches { from, request }, turn);
+                return self.blame(from, &before);
             }
             PeerMessage::Batch(_) => unreachable!("batches come as CoreInput::Batch"),
         };
         self.hotstuff(now, input, turn);
+    }
+
+    /// Lets a peer pay for what the data layer counted as useless or excessive just now.
+    fn blame(&self, from: ValidatorIndex, before: &falconet_mempool::Counters) {
+        let after = self.mempool.counters();
+        let useless = (after.over_quota - before.over_quota)
+            + (after.wrong_branch - before.wrong_branch)
+            + (after.watermarks_refused - before.watermarks_refused);
+        if useless > 0 {
+            self.standing.fault(from, Fault::Useless, useless);
+        }
+        let excessive = after.serve_refused - before.serve_refused;
+        if excessive > 0 {
+            self.standing.fault(from, Fault::Excessive, excessive);
+        }
+    }
+
+    /// Lets a peer pay for a vote, timeout or proposal of a round that is long over. Messages of
+    /// rounds ahead cost nothing: it may be this node that is behind.
+    fn blame_late(&self, from: ValidatorIndex, message: &PeerMessage) {
+        let round = match message {
+            PeerMessage::Header(header) => header.round,
+            PeerMessage::Vote(vote) => vote.round,
+            PeerMessage::Timeout(timeout) => timeout.round,
+            _ => return,
+        };
+        if round.0.saturating_add(LATE_ROUNDS) < self.hotstuff.progress().round.0 {
+            self.standing.fault(from, Fault::Late, 1);
+        }
     }
 
     /// Admits a client's transactions. The answer waits until every accepted one is in a durable
@@ -452,11 +494,15 @@ impl Core {
                 Effect::Deliver(payload) => turn.payloads.push(payload),
                 Effect::Prune { height, .. } => turn.prune = Some(height),
                 Effect::PayloadChanged => changed = true,
-                Effect::Evidence(evidence) => tracing::warn!(
-                    validator = evidence.first.header.lane.0,
-                    seq = evidence.first.header.seq.0,
-                    "a lane's owner signed two batches that contradict each other"
-                ),
+                Effect::Evidence(evidence) => {
+                    let lane = evidence.first.header.lane;
+                    self.standing.fault(lane, Fault::Proven, 1);
+                    tracing::warn!(
+                        validator = lane.0,
+                        seq = evidence.first.header.seq.0,
+                        "a lane's owner signed two batches that contradict each other"
+                    );
+                }
             }
         }
         if changed {
@@ -491,7 +537,19 @@ impl Core {
                     self.backlog.push_back(block.header);
                     committed = true;
                 }
-                Effect::Evidence(evidence) => tracing::warn!(?evidence, "misbehaviour"),
+                Effect::Evidence(evidence) => {
+                    use falconet_hotstuff::Evidence as E;
+                    let (who, fault) = match evidence.as_ref() {
+                        E::Headers(header, _) => (header.author, Fault::Proven),
+                        E::Votes(vote, _) | E::LockViolation(vote, _) => {
+                            (vote.voter, Fault::Proven)
+                        }
+                        // A warning: it harms nobody.
+                        E::Timeouts(timeout, _) => (timeout.author, Fault::Invalid),
+                    };
+                    self.standing.fault(who, fault, 1);
+                    tracing::warn!(?evidence, "misbehaviour");
+                }
                 Effect::Alarm(alarm) => tracing::error!(?alarm, "this must not happen"),
             }
         }

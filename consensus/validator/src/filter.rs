@@ -1,6 +1,6 @@
 //! The filter before the network stack, as far as the validator looks after it: the other
 //! validators are in its allow list, where they are said to be and where they connect from, and
-//! prefixes from which clients broke the protocol are blocked for a while.
+//! prefixes that [`crate::peers::standing`] bans are blocked until their bans end.
 //!
 //! The filter is pinned: when the validator crashes it stays as it is, so that a flood cannot use
 //! the time of a restart; the next start takes it over. A validator that stops in good order takes
@@ -10,26 +10,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use falconet_dataplane::{CloseCode, CloseReason, ConnId};
+use falconet_dataplane::ConnId;
 use falconet_ebpf::{Counters, Fate, Filter, FilterConfig, FilterError, Owner, Prefix};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::config::XdpSection;
-use crate::inbound::CLOSE_BAD_MESSAGE;
-
-/// Faults of one prefix within [`FAULT_WINDOW`] that get it blocked.
-const FAULTS_MAX: u32 = 3;
-/// How long a fault counts.
-const FAULT_WINDOW: Duration = Duration::from_secs(60);
-/// How long a prefix stays blocked.
-const BLOCK_TIME: Duration = Duration::from_secs(600);
-/// Prefixes with faults that are remembered; more are forgiven.
-const PREFIXES_MAX: usize = 4096;
-/// Length of the prefix that answers for its clients, bits; as in admission.
-const PREFIX_BITS: u8 = 64;
+use crate::peers::standing::PrefixBan;
 
 /// A validator's hold on its filter.
 pub struct Guard {
@@ -38,7 +27,6 @@ pub struct Guard {
     /// Whether the filter is this validator's own and goes with it.
     own: bool,
     validators: Mutex<Validators>,
-    clients: Mutex<Clients>,
 }
 
 /// Whose packets get a validator's budget.
@@ -86,18 +74,6 @@ impl FilterStatus {
                 .collect(),
         }
     }
-}
-
-#[derive(Default)]
-struct Clients {
-    /// Addresses of connected clients; the endpoint bounds their number.
-    addresses: HashMap<ConnId, Ipv6Addr>,
-    faults: HashMap<Prefix, Faults>,
-}
-
-struct Faults {
-    count: u32,
-    since: Instant,
 }
 
 impl Guard {
@@ -159,7 +135,6 @@ impl Guard {
             pins: section.pins.clone(),
             own,
             validators: Mutex::default(),
-            clients: Mutex::default(),
         };
         // Also takes out what a crash left there.
         guard.filter.allow_exactly(&validators, Owner::Node)?;
@@ -205,33 +180,24 @@ impl Guard {
         }
     }
 
-    /// A client connected: its handshake proved its address.
-    pub fn client_up(&self, conn: ConnId, address: Ipv6Addr) {
-        self.clients.lock().addresses.insert(conn, address);
-    }
-
-    /// A connection ended; a client who broke the protocol is remembered.
-    pub fn down(&self, conn: ConnId, reason: &CloseReason) {
+    /// A connection ended; that of a validator takes its budget along.
+    pub fn down(&self, conn: ConnId) {
         let mut validators = self.validators.lock();
         if validators.connected.remove(&conn).is_some() {
             self.enter(&mut validators);
+        }
+    }
+
+    /// Keeps a banned prefix away from the network stack until its ban ends, unless a validator
+    /// lives there.
+    pub fn block(&self, ban: PrefixBan) {
+        let PrefixBan { prefix, time_us } = ban;
+        if self.holds_a_validator(prefix) {
             return;
         }
-        drop(validators);
-        let mut clients = self.clients.lock();
-        let Some(address) = clients.addresses.remove(&conn) else {
-            return;
-        };
-        if !is_fault(reason) {
-            return;
-        }
-        let prefix = Prefix::new(address, PREFIX_BITS);
-        if !clients.fault(prefix, Instant::now()) || self.holds_a_validator(prefix) {
-            return;
-        }
-        drop(clients);
-        match self.filter.block(prefix, Some(BLOCK_TIME)) {
-            Ok(()) => tracing::info!(%prefix, time_s = BLOCK_TIME.as_secs(), %reason, "blocked"),
+        let time = Duration::from_micros(time_us);
+        match self.filter.block(prefix, Some(time)) {
+            Ok(()) => tracing::info!(%prefix, time_s = time.as_secs(), "blocked"),
             Err(error) => tracing::warn!(%prefix, %error, "cannot block"),
         }
     }
@@ -287,84 +253,9 @@ impl Validators {
     }
 }
 
-impl Clients {
-    /// Counts a fault; true when it is one too many.
-    fn fault(&mut self, prefix: Prefix, now: Instant) -> bool {
-        let fresh = |faults: &Faults| now.saturating_duration_since(faults.since) < FAULT_WINDOW;
-        if self.faults.len() >= PREFIXES_MAX {
-            self.faults.retain(|_, faults| fresh(faults));
-        }
-        if self.faults.len() >= PREFIXES_MAX && !self.faults.contains_key(&prefix) {
-            return false;
-        }
-        let faults = self.faults.entry(prefix).or_insert(Faults {
-            count: 0,
-            since: now,
-        });
-        if !fresh(faults) {
-            *faults = Faults {
-                count: 0,
-                since: now,
-            };
-        }
-        faults.count += 1;
-        if faults.count < FAULTS_MAX {
-            return false;
-        }
-        self.faults.remove(&prefix);
-        true
-    }
-}
-
-/// Whether this side closed the connection because the client broke a rule that no bad network and
-/// no impatient user can break.
-fn is_fault(reason: &CloseReason) -> bool {
-    let CloseReason::Local { code, .. } = reason else {
-        return false;
-    };
-    matches!(
-        code,
-        CloseCode::BadHello
-            | CloseCode::FrameTooLong
-            | CloseCode::BadFrame
-            | CloseCode::BadStream
-            | CloseCode::ChannelNotAllowed
-    ) || *code == CLOSE_BAD_MESSAGE
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn prefix(n: u16) -> Prefix {
-        Prefix::new(Ipv6Addr::new(0xfd00, 0, 0, n, 0, 0, 0, 0), PREFIX_BITS)
-    }
-
-    #[test]
-    fn the_third_fault_within_a_minute_is_one_too_many() {
-        let mut clients = Clients::default();
-        let start = Instant::now();
-        assert!(!clients.fault(prefix(1), start));
-        assert!(!clients.fault(prefix(1), start + FAULT_WINDOW / 2));
-        assert!(!clients.fault(prefix(2), start + FAULT_WINDOW / 2));
-        assert!(clients.fault(prefix(1), start + FAULT_WINDOW * 3 / 4));
-        // A new count, and one that is forgotten after the window.
-        assert!(!clients.fault(prefix(1), start + FAULT_WINDOW));
-        assert!(!clients.fault(prefix(2), start + FAULT_WINDOW * 2));
-        assert!(!clients.fault(prefix(2), start + FAULT_WINDOW * 2));
-    }
-
-    #[test]
-    fn the_memory_of_faults_is_bounded() {
-        let mut clients = Clients::default();
-        let start = Instant::now();
-        for n in 0..=u16::MAX {
-            clients.fault(prefix(n), start);
-        }
-        assert_eq!(clients.faults.len(), PREFIXES_MAX);
-        clients.fault(prefix(u16::MAX), start + FAULT_WINDOW);
-        assert_eq!(clients.faults.len(), 1);
-    }
 
     #[test]
     fn every_cause_is_reported_from_the_start() {
@@ -374,27 +265,5 @@ mod tests {
             (status.passed, status.redirected, status.dropped),
             (0, 0, 0)
         );
-    }
-
-    #[test]
-    fn only_broken_rules_are_faults() {
-        let local = |code| CloseReason::Local {
-            code,
-            reason: String::new(),
-        };
-        assert!(is_fault(&local(CloseCode::BadFrame)));
-        assert!(is_fault(&local(CLOSE_BAD_MESSAGE)));
-        for innocent in [
-            CloseCode::Done,
-            CloseCode::TooManyClients,
-            CloseCode::FrameTimeout,
-        ] {
-            assert!(!is_fault(&local(innocent)));
-        }
-        assert!(!is_fault(&CloseReason::TimedOut));
-        assert!(!is_fault(&CloseReason::Peer {
-            code: CloseCode::BadFrame,
-            reason: String::new(),
-        }));
     }
 }

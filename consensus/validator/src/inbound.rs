@@ -14,10 +14,15 @@ use crate::filter::Guard;
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
 use crate::peers::Peers;
+use crate::peers::score::Fault;
+use crate::peers::standing::Standing;
 use crate::pipeline::{Bulk, CoreInput, HistoryRequest, ReplyTo, Unverified};
 
 /// Close code for a frame that is no message of the protocol.
 pub const CLOSE_BAD_MESSAGE: CloseCode = CloseCode::Application(CloseCode::APPLICATION_MIN);
+
+/// Close code for a client whose prefix is banned.
+pub const CLOSE_BANNED: CloseCode = CloseCode::Application(CloseCode::APPLICATION_MIN + 1);
 
 /// The receiving side of a validator.
 pub struct Inbound {
@@ -25,6 +30,8 @@ pub struct Inbound {
     pub stoq: StoqHandle,
     /// Who is connected.
     pub peers: Arc<Peers>,
+    /// How they stand.
+    pub standing: Arc<Standing>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Consensus messages with signatures.
@@ -71,10 +78,13 @@ impl Inbound {
                     self.to_core(CoreInput::PeerUp(index))
                 }
                 Remote::Anonymous => {
-                    self.peers.client_up(conn);
-                    if let Some(guard) = &self.guard {
-                        guard.client_up(conn, *addr.ip());
+                    if !self.standing.client_up(conn, *addr.ip()) {
+                        let reason = "this address broke the protocol; try again later";
+                        // An error means that the connection is gone already.
+                        let _ = self.stoq.close(conn, CLOSE_BANNED, reason);
+                        return Some(());
                     }
+                    self.peers.client_up(conn);
                     self.count();
                     tracing::debug!(%conn, %addr, "client connected");
                     Some(())
@@ -82,8 +92,10 @@ impl Inbound {
             },
             Event::Closed { conn, reason, .. } => {
                 let index = self.peers.down(conn);
+                let ban = self.standing.client_down(conn, &reason);
                 if let Some(guard) = &self.guard {
-                    guard.down(conn, &reason);
+                    guard.down(conn);
+                    ban.into_iter().for_each(|ban| guard.block(ban));
                 }
                 self.count();
                 match index {
@@ -111,7 +123,19 @@ impl Inbound {
                 );
                 let handled = match validator {
                     Some(from) if kind < kind::SUBMIT => {
-                        PeerMessage::parse(kind, &payload).map(|m| self.peer(from, m, lease))
+                        return match PeerMessage::parse(kind, &payload) {
+                            Ok(message) if self.standing.admits(from, &message) => {
+                                self.peer(from, message, lease)
+                            }
+                            Ok(_) => Some(()),
+                            // Its connection stays: votes come on it.
+                            Err(error) => {
+                                self.metrics.refused("malformed");
+                                tracing::debug!(validator = from.0, %error, "message refused");
+                                self.standing.fault(from, Fault::Malformed, 1);
+                                Some(())
+                            }
+                        };
                     }
                     _ => ClientMessage::parse(kind, &payload)
                         .and_then(|m| self.client(conn, m, lease)),

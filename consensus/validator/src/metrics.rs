@@ -27,12 +27,20 @@ use self::collectors::{FilterCounters, ProcessFigures, StageTimes, TransportCoun
 use self::latency::LatencyCounts;
 use self::stages::Stages;
 use crate::filter::{FilterStatus, Guard};
+use crate::peers::score::Fault;
 
 /// Label of a counter that is split by cause.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Cause {
     /// A short stable name.
     pub cause: &'static str,
+}
+
+/// Label of what is split by validator.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PeerLabel {
+    /// Index of the validator.
+    pub validator: u16,
 }
 
 /// How a metric behaves.
@@ -135,6 +143,11 @@ impl Metric for Family<Cause, Counter> {
     const LABELS: &'static [&'static str] = &["cause"];
 }
 
+impl Metric for Family<PeerLabel, Gauge> {
+    const KIND: Kind = Kind::Gauge;
+    const LABELS: &'static [&'static str] = &["validator"];
+}
+
 macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $name:ident: $ty:ty = $make:expr, $unit:ident, $group:ident;)+) => {
         /// Live metrics of one validator.
@@ -231,6 +244,14 @@ metrics! {
     verify_time: Histogram = Histogram::new(LATENCY_S), Seconds, Verification;
     /// Messages of peers that were refused, by cause.
     messages_refused: Family<Cause, Counter> = Family::default(), Plain, Verification;
+    /// What validators did wrong, by kind; see the operator guide.
+    peer_faults: Family<Cause, Counter> = Family::default(), Plain, Network;
+    /// Frames of validators that were dropped because they exceeded their allowance.
+    frames_throttled: Counter = Counter::default(), Plain, Network;
+    /// How a validator stands here: 100 is spotless, 0 is banned.
+    peer_score: Family<PeerLabel, Gauge> = Family::default(), Plain, Network;
+    /// Validators that are throttled now, and prefixes of clients that are banned now.
+    peers_banned: Gauge = Gauge::default(), Plain, Network;
     /// Inputs that one turn of the core took.
     turn_inputs: Histogram = Histogram::new(SIZES), Plain, Stages;
     /// Time that the core spent on one turn.
@@ -308,6 +329,9 @@ impl Metrics {
     fn name_causes(&self) {
         for cause in REFUSALS {
             drop(self.messages_refused.get_or_create(&Cause { cause }));
+        }
+        for cause in Fault::ALL.map(Fault::name) {
+            drop(self.peer_faults.get_or_create(&Cause { cause }));
         }
         let answers = [
             Admission::Accepted,

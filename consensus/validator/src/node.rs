@@ -48,6 +48,7 @@ use crate::metrics::stages::Stage;
 use crate::notify::{Heart, Notifier};
 use crate::outbound::Outbound;
 use crate::peers::Peers;
+use crate::peers::standing::{Counts, Standing};
 use crate::pipeline::{
     CORE_QUEUE_MAX, CoreInput, EXECUTE_QUEUE_MAX, HISTORY_QUEUE_MAX, TURN_QUEUE_MAX,
     VERIFY_QUEUE_MAX,
@@ -527,6 +528,13 @@ impl Assembly<'_> {
         let chain = self.chain;
         let peers = Arc::new(Peers::new(Arc::clone(&chain.set), chain.me));
         let metrics = Metrics::new(self.stoq.handle(), self.guard.as_ref());
+        let counts = Counts {
+            faults: metrics.peer_faults.clone(),
+            throttled: metrics.frames_throttled.clone(),
+        };
+        let addresses = self.config.peers.values().map(|addr| *addr.ip());
+        let homes = addresses.chain([*self.config.stoq.listen.ip()]);
+        let standing = Arc::new(Standing::new(&chain.set, homes, counts));
         let outbound = Outbound::new(self.stoq.handle(), Arc::clone(&peers), Arc::clone(&metrics));
         let verdicts = Arc::new(VerdictTable::default());
         let clients = Arc::new(ClientTable::default());
@@ -572,6 +580,7 @@ impl Assembly<'_> {
             verdicts: Arc::clone(&verdicts),
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
+            standing: Arc::clone(&standing),
             clock: Clock::new(),
             waiting: VecDeque::new(),
             backlog: found.unexecuted,
@@ -614,6 +623,7 @@ impl Assembly<'_> {
         let inbound = Inbound {
             stoq: self.stoq.handle(),
             peers: Arc::clone(&peers),
+            standing: Arc::clone(&standing),
             metrics: Arc::clone(&metrics),
             urgent: urgent_in,
             bulk: bulk_in.clone(),
@@ -627,6 +637,7 @@ impl Assembly<'_> {
             chain: Arc::clone(chain),
             board: Arc::clone(&board),
             peers,
+            standing: Arc::clone(&standing),
             stoq: self.stoq.handle(),
             metrics: Arc::clone(&metrics),
             view,
@@ -644,6 +655,7 @@ impl Assembly<'_> {
                 door: Arc::clone(&door),
                 verdicts: Arc::clone(&verdicts),
                 metrics: Arc::clone(&metrics),
+                standing: Arc::clone(&standing),
                 urgent: urgent_out.clone(),
                 bulk: bulk_out.clone(),
                 core: core_in.clone(),

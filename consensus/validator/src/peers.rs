@@ -1,5 +1,8 @@
 //! Who is connected: which connection leads to which validator, and which connections are
-//! clients'.
+//! clients', and how they stand.
+
+pub mod score;
+pub mod standing;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

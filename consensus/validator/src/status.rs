@@ -60,6 +60,9 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Clients that are connected.
     pub clients: usize,
+    /// Address prefixes of clients that are turned away now.
+    #[serde(default)]
+    pub prefixes_banned: usize,
     /// Rounds that ended by a timeout certificate, since the process started.
     pub rounds_timed_out: u64,
     /// Pieces of evidence of misbehaviour seen, since the process started.
@@ -77,9 +80,19 @@ pub struct PeerStatus {
     pub name: String,
     /// True for a connected peer, and for the validator itself.
     pub connected: bool,
+    /// How it behaves: 100 is spotless, 0 during a ban.
+    #[serde(default = "spotless")]
+    pub score: u8,
+    /// While it is throttled: until when, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub banned_until_ms: Option<u64>,
     /// The path to a connected peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathStatus>,
+}
+
+fn spotless() -> u8 {
+    crate::peers::score::SCORE_MAX
 }
 
 /// The network path to a peer, as its connection measures it.

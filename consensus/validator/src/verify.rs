@@ -19,7 +19,7 @@ use falconet_probes::id;
 use falconet_types::batch::Batch;
 use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::receipt::Outcome;
-use falconet_types::signing::{self, Verified};
+use falconet_types::signing::{self, Invalid, Verified};
 use falconet_types::transaction::SignedTransaction;
 use falconet_types::{ValidatorIndex, transaction};
 
@@ -27,6 +27,8 @@ use crate::chain::Chain;
 use crate::door::Door;
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
+use crate::peers::score::Fault;
+use crate::peers::standing::Standing;
 use crate::pipeline::{Bulk, Checked, CoreInput, ReplyTo, Unverified};
 use crate::trace;
 use crate::verdicts::VerdictTable;
@@ -48,6 +50,8 @@ pub struct VerifyWorker {
     pub verdicts: Arc<VerdictTable>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Who pays for what does not verify.
+    pub standing: Arc<Standing>,
     /// Consensus messages.
     pub urgent: Receiver<Unverified>,
     /// Submissions and batches.
@@ -155,6 +159,7 @@ impl VerifyWorker {
                 Ok(message) => self.pass(from, message)?,
                 Err(error) => {
                     self.metrics.refused("signature");
+                    self.standing.fault(from, fault_of(&error), 1);
                     tracing::debug!(validator = from.0, %error, "message refused");
                 }
             }
@@ -212,6 +217,7 @@ impl VerifyWorker {
                         }
                         Err(error) => {
                             self.metrics.refused("batch");
+                            self.standing.fault(from, Fault::Invalid, 1);
                             tracing::debug!(validator = from.0, error, "batch refused");
                         }
                     }
@@ -352,6 +358,11 @@ impl VerifyWorker {
                     })
                     .collect::<Vec<_>>();
                 let passed = verdicts.iter().filter(|v| **v == Verdict::Valid).count();
+                let forged = verdicts.iter().filter(|v| **v == Verdict::Invalid).count();
+                if forged > 0 && from == batch.header().lane {
+                    // The owner's door lets none of these in.
+                    self.standing.fault(from, Fault::Useless, forged as u64);
+                }
                 let (lane, seq) = (batch.header().lane, batch.header().seq);
                 probes::batch_verified(lane.0.into(), seq.0, id(&batch.hash().0), passed as u64);
                 self.verdicts.put(batch.hash(), Verdicts(verdicts));
@@ -373,5 +384,14 @@ impl VerifyWorker {
         self.metrics
             .verify_time
             .observe(start.elapsed().as_secs_f64());
+    }
+}
+
+/// How bad it is to send what does not verify. Another epoch's message may come from somebody who
+/// is behind, or ahead.
+fn fault_of(error: &Invalid) -> Fault {
+    match error {
+        Invalid::Epoch { .. } => Fault::Late,
+        _ => Fault::Invalid,
     }
 }

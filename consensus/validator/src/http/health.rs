@@ -87,10 +87,13 @@ pub(super) fn status_of(api: &Api) -> Status {
             .set
             .iter()
             .zip(connected)
-            .map(|(validator, connected)| PeerStatus {
+            .map(|(validator, connected)| (validator, connected, api.standing.of(validator.index)))
+            .map(|(validator, connected, stand)| PeerStatus {
                 index: validator.index.0,
                 name: chain.name_of(validator.index).into(),
                 connected,
+                score: stand.score,
+                banned_until_ms: stand.banned_until_ms,
                 path: api
                     .peers
                     .conn(validator.index)
@@ -99,8 +102,9 @@ pub(super) fn status_of(api: &Api) -> Status {
             })
             .collect(),
         clients: api.peers.clients(),
+        prefixes_banned: api.standing.banned().1,
         rounds_timed_out: core.hotstuff.counters.rounds_by_tc,
-        evidence: core.hotstuff.counters.evidence,
+        evidence: core.hotstuff.counters.evidence + core.mempool.evidence(),
         verifier_backend: chain.verifier_backend.clone(),
     }
 }

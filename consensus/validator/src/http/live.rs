@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Api, Shared, health};
 use crate::filter::FilterStatus;
-use crate::metrics::collectors;
 use crate::metrics::latency::LatencySnapshot;
 use crate::metrics::stages::{QueueStatus, StageStatus};
+use crate::metrics::{PeerLabel, collectors};
 use crate::status::{BlockSummary, Status};
 
 /// Time between two samples.
@@ -161,6 +161,7 @@ impl Sampler {
             latencies: VecDeque::from([api.metrics.latency.snapshot()]),
             api,
         };
+        sampler.scores();
         sampler.publish();
         sampler
     }
@@ -177,7 +178,22 @@ impl Sampler {
         }
     }
 
+    /// Scores change by themselves, so they are put among the metrics when there is a sample.
+    fn scores(&self) {
+        let (standing, metrics) = (&self.api.standing, &self.api.metrics);
+        for validator in self.api.chain.set.iter() {
+            let label = PeerLabel {
+                validator: validator.index.0,
+            };
+            let score = i64::from(standing.of(validator.index).score);
+            metrics.peer_score.get_or_create(&label).set(score);
+        }
+        let (validators, prefixes) = standing.banned();
+        metrics.peers_banned.set((validators + prefixes) as i64);
+    }
+
     fn sample(&mut self) {
+        self.scores();
         let (before, now) = (self.last, Totals::now(&self.api));
         self.last = now;
         let seconds = (now.at - before.at).as_secs_f64();

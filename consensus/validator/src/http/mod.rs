@@ -33,6 +33,7 @@ use crate::clients::ClientTable;
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::peers::standing::Standing;
 use crate::pipeline::Bulk;
 use crate::status::StatusBoard;
 
@@ -54,6 +55,8 @@ pub struct Api {
     pub board: Arc<StatusBoard>,
     /// Who is connected.
     pub peers: Arc<Peers>,
+    /// How they stand.
+    pub standing: Arc<Standing>,
     /// The transport, for what it knows of the paths.
     pub stoq: StoqHandle,
     /// Counters.

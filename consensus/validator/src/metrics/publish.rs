@@ -227,6 +227,14 @@ pub const ALERTS: &[Alert] = &[
         remedy: "The log at debug level names the validator.",
     },
     Alert {
+        name: "FalconetPeerThrottled",
+        expression: "falconet_peer_score == 0",
+        lasts: "1m",
+        severity: "ticket",
+        summary: "A validator broke rules and is throttled.",
+        remedy: "The log names the fault; ask its operator. Its votes count on.",
+    },
+    Alert {
         name: "FalconetFramesDropped",
         expression: "rate(falconet_frames_dropped_total[5m]) > 10",
         lasts: "10m",
@@ -470,7 +478,7 @@ mod tests {
             );
             for label in metric.row.labels {
                 assert!(
-                    ["cause", "fate", "stage", "state", "queue"].contains(label),
+                    ["cause", "fate", "stage", "state", "queue", "validator"].contains(label),
                     "{name}: {label}"
                 );
             }
