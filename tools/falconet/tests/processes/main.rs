@@ -17,6 +17,7 @@ mod offline;
 mod packaging;
 mod payments;
 mod privileges;
+mod probes;
 mod reference;
 mod testnet;
 mod tracing;

@@ -5,10 +5,11 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
+use falconet_types::Scheme;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{FALCONET, Said, wait_for};
-use crate::network::turn;
+use crate::network::{Network, turn};
 use crate::privileges::held;
 use crate::testnet::{check, children, command, result, run};
 
@@ -124,6 +125,74 @@ fn validators_commit_while_junk_hits_one_of_them() {
             }
         }
         check(&result(said), 4, "falcon1024");
+    }
+}
+
+/// A validator with `[xdp]` in a network of its own, to which three bytes are sent that are no QUIC.
+const WITH_A_FILTER: &str = r#"
+set -e
+ip link set lo up
+mkdir pins
+mount -t bpf bpf pins
+"$FALCONET" run --config config.toml > said 2> log &
+trap 'kill $!; wait' EXIT
+until grep -q ready said; do kill -0 $!; sleep 0.05; done
+echo -n abc > "/dev/udp/::1/$STOQ"
+until "$FALCONET" top --once --json "http://[::1]:$HTTP" > live && grep -Eq '"quic_short": ?1' live; do
+    kill -0 $!
+    sleep 0.2
+done
+"$FALCONET" top --once "http://[::1]:$HTTP" > text
+exec 3<> "/dev/tcp/::1/$HTTP"
+printf 'GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3
+cat <&3 > metrics
+"#;
+
+#[test]
+fn operators_see_what_a_validators_filter_does() {
+    if impossible().is_some() {
+        return;
+    }
+    let network = Network::new(1, 0, Scheme::Falcon512);
+    let home = network.home(0);
+    let config = fs::read_to_string(home.join("config.toml")).unwrap();
+    let pins = home.join("pins");
+    let section = format!("\n[xdp]\ndevice = \"lo\"\npins = {pins:?}\n");
+    fs::write(home.join("config.toml"), config + &section).unwrap();
+    let http = network.url(0).rsplit(':').next().unwrap().to_owned();
+    let output = Command::new("unshare")
+        .args(["--net", "--mount", "bash", "-c", WITH_A_FILTER])
+        .current_dir(&home)
+        .env("FALCONET", FALCONET)
+        .env("STOQ", network.stoq(0).port().to_string())
+        .env("HTTP", http)
+        .output()
+        .unwrap();
+    let read = |name: &str| fs::read_to_string(home.join(name)).unwrap_or_default();
+    let log = read("log");
+    if log.contains("running without a filter") {
+        eprintln!("skipped: {log}");
+        return;
+    }
+    assert!(output.status.success(), "{output:?}\n{log}");
+    let answer: serde_json::Value = serde_json::from_str(&read("live")).unwrap();
+    let xdp = &answer["validators"][0]["live"]["xdp"];
+    assert_eq!(
+        (&xdp["device"], &xdp["attached"]),
+        (&"lo".into(), &true.into())
+    );
+    assert!(xdp["dropped"].as_u64() >= Some(1), "{xdp}");
+    let text = read("text");
+    assert!(
+        text.contains("xdp: lo ") && text.contains("quic_short 1"),
+        "{text}"
+    );
+    let metrics = read("metrics");
+    for line in [
+        "falconet_xdp_attached 1",
+        "falconet_xdp_packets_total{fate=\"drop\",cause=\"quic_short\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line}:\n{metrics}");
     }
 }
 

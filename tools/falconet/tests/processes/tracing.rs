@@ -44,7 +44,7 @@ fn scripts() -> Vec<Script> {
 }
 
 /// Why bpftrace cannot be used here; `None` when it can.
-fn obstacle() -> Option<String> {
+pub fn obstacle() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("not root".into());
     }
@@ -79,6 +79,11 @@ fn run(script: &Script, pid: u32, look: Duration) -> String {
         command.args(["-p", &pid.to_string()]);
         command.arg(&script.path).arg(FALCONET);
     }
+    self::look(command, look)
+}
+
+/// What bpftrace, started by `command`, printed in `time`.
+pub fn look(mut command: Command, time: Duration) -> String {
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -87,17 +92,13 @@ fn run(script: &Script, pid: u32, look: Duration) -> String {
     // It prints what it counted when it is interrupted. The pipe holds what it prints until then.
     let bpftrace = Pid::from_child(&child);
     let interrupt = std::thread::spawn(move || {
-        std::thread::sleep(look);
+        std::thread::sleep(time);
         kill_process(bpftrace, Signal::INT).unwrap();
     });
     let output = child.wait_with_output().unwrap();
     interrupt.join().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{}: {stderr}",
-        script.path.display()
-    );
+    assert!(output.status.success(), "{command:?}: {stderr}");
     String::from_utf8(output.stdout).unwrap()
 }
 
