@@ -6,6 +6,7 @@ use falconet_types::validators::Member;
 use falconet_types::{AccountId, Digest, Epoch, Height};
 
 use crate::account::Account;
+use crate::snapshot::Head;
 use crate::view::View;
 
 /// Executes committed blocks. Equal blocks give equal results on every node.
@@ -32,6 +33,9 @@ pub trait Application: Send {
     fn next_validators(&self) -> Option<Vec<Member>> {
         None
     }
+
+    /// What a snapshot of the present state says beside the accounts' rows.
+    fn head(&self) -> Head;
 
     /// What may be asked from other threads while blocks execute; `None` when the application
     /// has no accounts.

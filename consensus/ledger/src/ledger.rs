@@ -14,6 +14,7 @@ use crate::application::{Application, Block, BlockResult, assert_next};
 use crate::execute;
 use crate::proof::AccountProof;
 use crate::rules::Context;
+use crate::snapshot::Head;
 use crate::table::{Table, bucket_of};
 use crate::tree::{self, Tree};
 use crate::view::{PREPARED_KEYS_MAX, Shared, State, View};
@@ -229,6 +230,13 @@ impl Application for Ledger {
             roots,
             receipts: effects.receipts,
             changes: effects.changes,
+        }
+    }
+
+    fn head(&self) -> Head {
+        Head {
+            tree_root: self.tree.root(),
+            burned: self.shared.state.read().burned,
         }
     }
 

@@ -18,6 +18,7 @@
 //! | [`proof`] | proofs about accounts |
 //! | `execute` | one block against the table |
 //! | [`ledger`] | the application that puts these together |
+//! | [`snapshot`] | parts of the accounts, proven against their root |
 //! | [`view`] | what the door may ask while blocks execute |
 //! | [`opaque`] | the application without execution |
 //!
@@ -32,6 +33,7 @@ pub mod opaque;
 pub mod proof;
 pub mod replay;
 pub mod rules;
+pub mod snapshot;
 mod table;
 mod tree;
 pub mod view;

@@ -144,6 +144,20 @@ pub(crate) fn accounts_root(root: Digest, burned: u64) -> Digest {
     hash::hash(DOMAIN_ACCOUNTS, &[root.as_ref(), &burned.to_le_bytes()])
 }
 
+/// The nodes above a level, which has an even number of nodes.
+pub(crate) fn parents(level: &[Digest]) -> Vec<Digest> {
+    let mut pairs: Vec<[u8; 64]> = Vec::with_capacity(level.len() / 2);
+    for nodes in level.chunks_exact(2) {
+        let mut pair = [0; 64];
+        pair[..32].copy_from_slice(&nodes[0].0);
+        pair[32..].copy_from_slice(&nodes[1].0);
+        pairs.push(pair);
+    }
+    let mut digests = vec![Digest::ZERO; pairs.len()];
+    hash::hash_many(DOMAIN_NODE, &pairs, &mut digests);
+    digests
+}
+
 fn parent(left: &Digest, right: &Digest) -> Digest {
     hash::hash(DOMAIN_NODE, &[left.as_ref(), right.as_ref()])
 }

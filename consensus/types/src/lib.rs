@@ -14,6 +14,7 @@
 //! | [`transaction`] | transactions, byte for byte |
 //! | [`receipt`] | outcomes of execution and how a header commits to them |
 //! | [`proof`] | proofs of committed transactions, checked offline against genesis |
+//! | [`snapshot`] | snapshots of the state between nodes |
 //! | [`genesis`] | the document that every node shares |
 //! | [`message`] | frames between validators, and between client and validator |
 //!
@@ -29,6 +30,7 @@ pub mod message;
 pub mod proof;
 pub mod receipt;
 pub mod signing;
+pub mod snapshot;
 pub mod time;
 pub mod transaction;
 pub mod validators;

@@ -9,6 +9,7 @@ use crate::certificate::{Qc, Tc, Timeout, Vote};
 use crate::ids::{BlockId, ChainId, Epoch, Height, Round, Seq, TxId, ValidatorIndex};
 use crate::receipt::{Outcome, Receipt};
 use crate::signing::{Claim, Invalid, Signed};
+use crate::snapshot::{Chunk, GetChunk, GetSnapshot, SnapshotOffer};
 use crate::validators::ValidatorSet;
 use crate::wire::{Reader, Wire, WireError, put_count16, put_count32};
 
@@ -45,6 +46,16 @@ pub mod kind {
     pub const GET_BATCHES: u8 = 26;
     /// [`super::PeerMessage::Batch`]
     pub const BATCH: u8 = 27;
+    /// [`super::PeerMessage::GetSnapshot`]
+    pub const GET_SNAPSHOT: u8 = 28;
+    /// [`super::PeerMessage::Snapshot`]
+    pub const SNAPSHOT: u8 = 29;
+    /// [`super::PeerMessage::GetChunk`]
+    pub const GET_CHUNK: u8 = 30;
+    /// [`super::PeerMessage::Chunk`]
+    pub const CHUNK: u8 = 31;
+    /// [`super::PeerMessage::Follow`]
+    pub const FOLLOW: u8 = 32;
     /// [`super::ClientMessage::Submit`]
     pub const SUBMIT: u8 = 64;
     /// [`super::ClientMessage::Results`]
@@ -205,6 +216,17 @@ pub enum PeerMessage {
     GetBatches(GetBatches),
     /// A batch, as its owner made it; parsed and checked by the receiver's verify stage.
     Batch(Bytes),
+    /// Asks which snapshots the receiver has.
+    GetSnapshot(GetSnapshot),
+    /// The snapshots that the sender has.
+    Snapshot(Box<SnapshotOffer>),
+    /// Asks for a part of a snapshot.
+    GetChunk(GetChunk),
+    /// A part of a snapshot; judged by the manifest, whoever sent it.
+    Chunk(Chunk),
+    /// From a node that is in no validator set and shows no key: it wants to hear what is proposed
+    /// and voted for, and to ask.
+    Follow,
 }
 
 impl PeerMessage {
@@ -227,6 +249,11 @@ impl PeerMessage {
             Self::Watermark(_) => kind::WATERMARK,
             Self::GetBatches(_) => kind::GET_BATCHES,
             Self::Batch(_) => kind::BATCH,
+            Self::GetSnapshot(_) => kind::GET_SNAPSHOT,
+            Self::Snapshot(_) => kind::SNAPSHOT,
+            Self::GetChunk(_) => kind::GET_CHUNK,
+            Self::Chunk(_) => kind::CHUNK,
+            Self::Follow => kind::FOLLOW,
         }
     }
 
@@ -260,6 +287,11 @@ impl PeerMessage {
             Self::Watermark(m) => m.to_bytes().into(),
             Self::GetBatches(m) => m.to_bytes().into(),
             Self::Batch(bytes) => bytes.clone(),
+            Self::GetSnapshot(m) => m.to_bytes().into(),
+            Self::Snapshot(m) => m.to_bytes().into(),
+            Self::GetChunk(m) => m.to_bytes().into(),
+            Self::Chunk(m) => m.to_payload(),
+            Self::Follow => Bytes::new(),
         }
     }
 
@@ -293,6 +325,11 @@ impl PeerMessage {
             kind::WATERMARK => Self::Watermark(Watermark::decode(&mut r)?),
             kind::GET_BATCHES => Self::GetBatches(GetBatches::decode(&mut r)?),
             kind::BATCH => return Ok(Self::Batch(payload.clone())),
+            kind::GET_SNAPSHOT => Self::GetSnapshot(GetSnapshot::decode(&mut r)?),
+            kind::SNAPSHOT => Self::Snapshot(Box::new(SnapshotOffer::decode(&mut r)?)),
+            kind::GET_CHUNK => Self::GetChunk(GetChunk::decode(&mut r)?),
+            kind::CHUNK => return Ok(Self::Chunk(Chunk::parse(payload)?)),
+            kind::FOLLOW => Self::Follow,
             _ => return Err(WireError::Value("frame kind")),
         };
         r.finish()?;
@@ -315,6 +352,7 @@ impl Signed for PeerMessage {
             Self::Timeout(m) => m.claims(chain, set, out),
             Self::Qc(m) => m.claims(chain, set, out),
             Self::Tc(m) => m.claims(chain, set, out),
+            Self::Snapshot(m) => m.claims(chain, set, out),
             Self::Blocks(headers) => headers
                 .iter()
                 .try_for_each(|header| header.claims(chain, set, out)),
@@ -323,7 +361,11 @@ impl Signed for PeerMessage {
             | Self::GetBlocks(_)
             | Self::Watermark(_)
             | Self::GetBatches(_)
-            | Self::Batch(_) => Ok(()),
+            | Self::Batch(_)
+            | Self::GetSnapshot(_)
+            | Self::GetChunk(_)
+            | Self::Chunk(_)
+            | Self::Follow => Ok(()),
         }
     }
 }

@@ -332,6 +332,11 @@ impl Core {
                 return self.blame(from, &before);
             }
             PeerMessage::Batch(_) => unreachable!("batches come as CoreInput::Batch"),
+            PeerMessage::GetSnapshot(_)
+            | PeerMessage::Snapshot(_)
+            | PeerMessage::GetChunk(_)
+            | PeerMessage::Chunk(_)
+            | PeerMessage::Follow => unreachable!("they never reach the core"),
         };
         self.hotstuff(now, input, turn);
     }

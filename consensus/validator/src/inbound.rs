@@ -182,6 +182,12 @@ impl Inbound {
                 let message = Verified::trusted(message); // no signatures inside
                 self.to_core(CoreInput::Peer { from, message })
             }
+            // Not served yet.
+            PeerMessage::GetSnapshot(_)
+            | PeerMessage::Snapshot(_)
+            | PeerMessage::GetChunk(_)
+            | PeerMessage::Chunk(_)
+            | PeerMessage::Follow => Some(()),
         }
     }
 

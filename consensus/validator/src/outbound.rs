@@ -68,7 +68,10 @@ impl Outbound {
 /// proposals and certificates.
 fn channel_of(message: &PeerMessage) -> Channel {
     match message {
-        PeerMessage::Batch(_) | PeerMessage::Blocks(_) => Channel::Bulk,
+        PeerMessage::Batch(_)
+        | PeerMessage::Blocks(_)
+        | PeerMessage::Snapshot(_)
+        | PeerMessage::Chunk(_) => Channel::Bulk,
         _ => Channel::Control,
     }
 }

@@ -5,5 +5,6 @@ mod commitment;
 mod model;
 mod outcomes;
 mod restore;
+mod snapshot;
 mod verdicts;
 mod world;

@@ -16,6 +16,7 @@ use falconet_types::message::{
 };
 use falconet_types::proof::{CommittedChain, TransactionProof};
 use falconet_types::receipt::{Receipt, StateRoots};
+use falconet_types::snapshot::{Chunk, GetChunk, GetSnapshot, Manifest, SnapshotOffer};
 use falconet_types::transaction::{SignedTransaction, Transaction};
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Epoch, Height, Round, Seq, ValidatorIndex};
@@ -80,6 +81,11 @@ fn found() -> BTreeMap<String, String> {
         ("cert_ref", wire::<CertRef>()),
         ("get_blocks", wire::<GetBlocks>()),
         ("get_batches", wire::<GetBatches>()),
+        ("get_snapshot", wire::<GetSnapshot>()),
+        ("snapshot_offer", wire::<SnapshotOffer>()),
+        ("manifest", wire::<Manifest>()),
+        ("get_chunk", wire::<GetChunk>()),
+        ("chunk", hash_of(|c: &Chunk| c.to_payload().to_vec())),
         ("admission", wire::<Admission>()),
         (
             "peer_message",

@@ -283,6 +283,12 @@ fn counts_have_limits() {
     let parse = |kind, bytes: Vec<u8>| PeerMessage::parse(kind, &bytes.into()).map(drop);
     too_long(parse(kind::CERT_REFS, vec![5, 0]), "certificates");
     too_long(parse(kind::BLOCKS, vec![65, 0]), "headers");
+    let offer = [vec![0; 8], vec![5, 0]].concat();
+    too_long(parse(kind::SNAPSHOT, offer), "snapshots");
+    let siblings = [vec![0; 12], vec![17, 0]].concat();
+    too_long(parse(kind::CHUNK, siblings), "siblings");
+    let rows = [vec![0; 16], vec![1, 0, 16, 0]].concat();
+    too_long(parse(kind::CHUNK, rows), "rows");
     let client = |kind, bytes: Vec<u8>| ClientMessage::parse(kind, &bytes.into()).map(drop);
     too_long(
         client(kind::SUBMIT, [vec![0; 8], vec![1, 4]].concat()),

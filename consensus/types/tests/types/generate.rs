@@ -14,6 +14,7 @@ use falconet_types::message::{
 use falconet_types::proof::{CommittedChain, ReceiptPath, TransactionProof};
 use falconet_types::receipt::{Outcome, Receipt, StateRoots};
 use falconet_types::signing::Signer;
+use falconet_types::snapshot::{Chunk, GetChunk, GetSnapshot, Manifest, SnapshotOffer};
 use falconet_types::transaction::{Body, SignedTransaction, Transaction};
 use falconet_types::wire::{Wire, put_signature};
 use falconet_types::{Digest, Epoch, Height, Round, Seq, ValidatorIndex};
@@ -407,7 +408,7 @@ impl Generate for Admission {
 
 impl Generate for PeerMessage {
     fn generate(g: &mut Gen) -> Self {
-        match g.below(12) {
+        match g.below(17) {
             0 => Self::Header(g.value()),
             1 => Self::Vote(g.value()),
             2 => Self::Timeout(g.value()),
@@ -419,7 +420,78 @@ impl Generate for PeerMessage {
             8 => Self::Blocks(g.list(3, Gen::value)),
             9 => Self::Watermark(g.value()),
             10 => Self::GetBatches(g.value()),
+            11 => Self::GetSnapshot(g.value()),
+            12 => Self::Snapshot(Box::new(g.value())),
+            13 => Self::GetChunk(g.value()),
+            14 => Self::Chunk(g.value()),
+            15 => Self::Follow,
             _ => Self::Batch(g.value::<Batch>().bytes().clone()),
+        }
+    }
+}
+
+impl Generate for GetSnapshot {
+    fn generate(g: &mut Gen) -> Self {
+        Self { height: g.value() }
+    }
+}
+
+impl Generate for SnapshotOffer {
+    fn generate(g: &mut Gen) -> Self {
+        let mut heights: Vec<Height> = g.list(3, |g| Height(g.number().max(1)));
+        heights.sort_unstable_by(|a, b| b.cmp(a));
+        heights.dedup();
+        Self {
+            horizon: g.value(),
+            heights,
+            manifest: (g.below(2) == 1).then(|| g.value()),
+        }
+    }
+}
+
+impl Generate for Manifest {
+    fn generate(g: &mut Gen) -> Self {
+        let mut headers = g.list(2, Gen::value);
+        headers.push(g.value());
+        Self {
+            tree_root: g.value(),
+            burned: g.number(),
+            validators: g.value(),
+            results: g.value(),
+            receipts: g.value(),
+            rows_bytes: g.number(),
+            headers,
+            qc: g.value(),
+        }
+    }
+}
+
+impl Generate for GetChunk {
+    fn generate(g: &mut Gen) -> Self {
+        let (a, b) = (g.u64() as u16, g.u64() as u16);
+        Self {
+            height: g.value(),
+            first: a.min(b),
+            last: a.max(b),
+        }
+    }
+}
+
+impl Generate for Chunk {
+    fn generate(g: &mut Gen) -> Self {
+        let GetChunk {
+            height,
+            first,
+            last,
+        } = g.value();
+        let len = g.below(300) as usize;
+        Self {
+            height,
+            first,
+            last,
+            left: g.list(16, Gen::value),
+            right: g.list(16, Gen::value),
+            rows: g.bytes(len).into(),
         }
     }
 }

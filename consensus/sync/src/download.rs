@@ -1,0 +1,583 @@
+//! The state machine: when a snapshot is needed, which one is taken, who is asked for which part.
+
+use std::sync::Arc;
+
+use falconet_ledger::snapshot::{BUCKET_COUNT, Head, verify_chunk};
+use falconet_types::message::PeerMessage;
+use falconet_types::signing::Verified;
+use falconet_types::snapshot::{
+    CHUNK_BYTES_TARGET, Chunk, GetChunk, GetSnapshot, Manifest, SnapshotOffer,
+};
+use falconet_types::time::Now;
+use falconet_types::validators::ValidatorSet;
+use falconet_types::{Digest, Height, ValidatorIndex};
+
+use crate::limits::{
+    ANSWER_TIMEOUT_US, ASK_AFTER_US, ASK_INTERVAL_US, DEMOTED_US, PATIENCE_US, REQUEST_BUCKETS_MAX,
+    REQUESTS_MAX, REQUESTS_PER_PEER_MAX, SILENT_US, SILENT_US_MAX,
+};
+use crate::ranges::Ranges;
+
+/// What the machine must know from the start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The validators of the epoch: those who are asked, and whose quorum certifies a snapshot.
+    pub set: Arc<ValidatorSet>,
+    /// This node, which asks itself nothing.
+    pub me: ValidatorIndex,
+}
+
+/// What a restarted node finds on its disk.
+#[derive(Debug)]
+pub struct Resume {
+    /// The manifest whose chunks were being gathered, verified again.
+    pub manifest: Verified<Manifest>,
+    /// First and last bucket of each chunk that is held, judged again.
+    pub held: Vec<(u16, u16)>,
+}
+
+/// What happens.
+#[derive(Debug)]
+pub enum Input {
+    /// A validator is connected.
+    PeerUp(ValidatorIndex),
+    /// It no longer is.
+    PeerDown(ValidatorIndex),
+    /// How far this node is. Told several times a second, and at least once before anything else.
+    Progress {
+        /// The last executed block.
+        executed: Height,
+        /// True while certified blocks are known that could not be executed yet.
+        behind: bool,
+    },
+    /// A peer says what it has; the manifest's signatures were checked.
+    Offer {
+        /// Who says it.
+        from: ValidatorIndex,
+        /// What it has.
+        offer: Verified<SnapshotOffer>,
+    },
+    /// A part of a snapshot, not checked.
+    Chunk {
+        /// Who sent it.
+        from: ValidatorIndex,
+        /// The part.
+        chunk: Chunk,
+    },
+    /// Time passed; due whenever [`Download::next_deadline_us`] says so.
+    Tick,
+}
+
+/// What the shell has to do, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Send to a validator.
+    Send {
+        /// The receiver.
+        to: ValidatorIndex,
+        /// The message.
+        message: PeerMessage,
+    },
+    /// Forget every chunk that is kept, and keep this manifest.
+    Begin(Box<Manifest>),
+    /// Keep a chunk; it belongs to the manifest.
+    Store(Chunk),
+    /// Forget manifest and chunks: the snapshot is no longer needed, or nobody has it any more.
+    Abandon,
+    /// Every chunk was stored: install the snapshot.
+    Complete,
+    /// A peer sent what no correct node sends.
+    Misbehaved {
+        /// The peer.
+        peer: ValidatorIndex,
+        /// What it did.
+        why: String,
+    },
+}
+
+/// For operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status {
+    /// Height of the snapshot that is being fetched; 0 when there is none.
+    pub height: Height,
+    /// Buckets of it that are not held yet.
+    pub buckets_missing: u64,
+    /// Bytes of rows fetched for it since the start of the process.
+    pub bytes: u64,
+    /// Peers that are not asked because they sent wrong bytes.
+    pub demoted: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Peer {
+    up: bool,
+    /// What it said last.
+    offer: Option<SnapshotOffer>,
+    asked_us: Option<u64>,
+    /// Not asked before this time.
+    shunned_until_us: u64,
+    /// It sent wrong bytes, which is why.
+    demoted: bool,
+    /// Requests that it did not answer, since the last that it did.
+    silences: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    peer: ValidatorIndex,
+    first: u16,
+    last: u16,
+    sent_us: u64,
+}
+
+#[derive(Debug)]
+struct Target {
+    height: Height,
+    tree_root: Digest,
+    /// Buckets in one request.
+    width: u64,
+    missing: Ranges,
+    requests: Vec<Request>,
+    bytes: u64,
+    complete: bool,
+}
+
+/// See the crate.
+#[derive(Debug)]
+pub struct Download {
+    config: Config,
+    peers: Vec<Peer>,
+    executed: Height,
+    /// Since when this node is behind without executing anything.
+    stuck_since_us: Option<u64>,
+    target: Option<Target>,
+    /// Who was asked for a manifest, and when.
+    manifest_asked: Option<(ValidatorIndex, u64)>,
+    deadline_us: Option<u64>,
+}
+
+impl Download {
+    /// Starts, or goes on with what a restart found.
+    pub fn new(config: Config, resume: Option<Resume>, out: &mut Vec<Effect>) -> Self {
+        let mut download = Self {
+            peers: vec![Peer::default(); config.set.len()],
+            config,
+            executed: Height::ZERO,
+            stuck_since_us: None,
+            target: None,
+            manifest_asked: None,
+            deadline_us: None,
+        };
+        if let Some(Resume { manifest, held }) = resume {
+            let mut target = Target::new(&manifest);
+            for (first, last) in held {
+                target.missing.remove(first, last);
+            }
+            download.target = Some(target);
+            download.finish(out);
+        }
+        download
+    }
+
+    /// Takes one input and appends what the shell has to do.
+    pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::PeerUp(peer) => {
+                if let Some(state) = self.peers.get_mut(peer.at()) {
+                    // Wrong bytes are not forgotten by connecting again.
+                    let (shunned_until_us, demoted) = (state.shunned_until_us, state.demoted);
+                    *state = Peer {
+                        up: true,
+                        demoted,
+                        shunned_until_us: if demoted { shunned_until_us } else { 0 },
+                        ..Peer::default()
+                    };
+                }
+            }
+            Input::PeerDown(peer) => {
+                if let Some(state) = self.peers.get_mut(peer.at()) {
+                    state.up = false;
+                    state.offer = None;
+                    self.release(peer);
+                }
+            }
+            Input::Progress { executed, behind } => self.progress(now, executed, behind, out),
+            Input::Offer { from, offer } => self.offer(now, from, offer.into_inner(), out),
+            Input::Chunk { from, chunk } => self.chunk(now, from, chunk, out),
+            Input::Tick => {}
+        }
+        self.expire(now);
+        self.ask(now, out);
+        self.request(now, out);
+    }
+
+    /// Monotonic time of the next [`Input::Tick`] that would do something.
+    #[must_use]
+    pub fn next_deadline_us(&self) -> Option<u64> {
+        self.deadline_us
+    }
+
+    /// For status pages.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let demoted = self.peers.iter().filter(|peer| peer.demoted).count() as u64;
+        match &self.target {
+            None => Status {
+                demoted,
+                ..Status::default()
+            },
+            Some(target) => {
+                let asked = target.requests.iter();
+                let asked: u64 = asked.map(|r| u64::from(r.last - r.first) + 1).sum();
+                Status {
+                    height: target.height,
+                    buckets_missing: target.missing.len() + asked,
+                    bytes: target.bytes,
+                    demoted,
+                }
+            }
+        }
+    }
+
+    fn progress(&mut self, now: Now, executed: Height, behind: bool, out: &mut Vec<Effect>) {
+        if executed > self.executed || !behind {
+            self.stuck_since_us = None;
+        }
+        self.executed = self.executed.max(executed);
+        if behind {
+            self.stuck_since_us.get_or_insert(now.mono_us);
+        }
+        if self
+            .target
+            .as_ref()
+            .is_some_and(|target| !target.complete && target.height <= self.executed)
+        {
+            self.abandon(out);
+        }
+    }
+
+    /// Rule Z3: peers of weight F1, of whom one is correct, do not have the next block any more;
+    /// or those who claim to have it did not deliver for long.
+    fn is_needed(&self, now: Now) -> bool {
+        let Some(since_us) = self.stuck_since_us else {
+            return false;
+        };
+        let next = self.executed.next();
+        let without = self.config.set.iter().map(|v| v.index).filter(|peer| {
+            let offer = self.peers[peer.at()].offer.as_ref();
+            offer.is_some_and(|offer| offer.horizon > next)
+        });
+        self.config.set.weight_of(without) >= self.config.set.weak_weight()
+            || now.mono_us >= since_us.saturating_add(PATIENCE_US)
+    }
+
+    fn offer(
+        &mut self,
+        now: Now,
+        from: ValidatorIndex,
+        offer: SnapshotOffer,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(peer) = self.peers.get_mut(from.at()) else {
+            return;
+        };
+        let SnapshotOffer {
+            horizon,
+            heights,
+            manifest,
+        } = offer;
+        peer.silences = 0;
+        peer.offer = Some(SnapshotOffer {
+            horizon,
+            heights,
+            manifest: None,
+        });
+        let asked = self.manifest_asked.take_if(|(peer, _)| *peer == from);
+        // What it no longer has it is not asked for; having nothing is no fault.
+        if let Some(target) = &self.target
+            && !self.has(from, target.height)
+        {
+            self.release(from);
+        }
+        let Some(manifest) = manifest else { return };
+        let head = Head {
+            tree_root: manifest.tree_root,
+            burned: manifest.burned,
+        };
+        if let Err(error) = manifest.check(manifest.commitment(head.accounts_root())) {
+            self.demote(now, from, format!("manifest of a snapshot: {error}"), out);
+            return;
+        }
+        if asked.is_none()
+            || self.target.is_some()
+            || manifest.height() <= self.executed
+            || !self.is_needed(now)
+        {
+            return;
+        }
+        self.target = Some(Target::new(&manifest));
+        out.push(Effect::Begin(Box::new(manifest)));
+        self.finish(out);
+    }
+
+    fn chunk(&mut self, now: Now, from: ValidatorIndex, chunk: Chunk, out: &mut Vec<Effect>) {
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        let asked = target.requests.iter().position(|request| {
+            (request.peer, request.first) == (from, chunk.first) && chunk.last <= request.last
+        });
+        // Not asked for, or asked too long ago: somebody else has been asked meanwhile.
+        let Some(asked) = asked.filter(|_| chunk.height == target.height) else {
+            return;
+        };
+        let request = target.requests.swap_remove(asked);
+        let judged = verify_chunk(
+            target.tree_root,
+            chunk.first,
+            chunk.last,
+            &chunk.rows,
+            &chunk.left,
+            &chunk.right,
+        );
+        if let Err(error) = judged {
+            target.missing.give_back(request.first, request.last);
+            self.demote(now, from, format!("part of a snapshot: {error}"), out);
+            return;
+        }
+        if chunk.last < request.last {
+            target.missing.give_back(chunk.last + 1, request.last);
+        }
+        target.bytes += chunk.rows.len() as u64;
+        self.peers[from.at()].silences = 0;
+        out.push(Effect::Store(chunk));
+        self.finish(out);
+    }
+
+    fn finish(&mut self, out: &mut Vec<Effect>) {
+        if let Some(target) = &mut self.target
+            && !target.complete
+            && target.missing.is_empty()
+            && target.requests.is_empty()
+        {
+            target.complete = true;
+            out.push(Effect::Complete);
+        }
+    }
+
+    fn abandon(&mut self, out: &mut Vec<Effect>) {
+        self.target = None;
+        out.push(Effect::Abandon);
+    }
+
+    /// Rule Z6: wrong bytes are a fault.
+    fn demote(&mut self, now: Now, peer: ValidatorIndex, why: String, out: &mut Vec<Effect>) {
+        let state = &mut self.peers[peer.at()];
+        state.demoted = true;
+        state.shunned_until_us = now.mono_us.saturating_add(DEMOTED_US);
+        self.release(peer);
+        out.push(Effect::Misbehaved { peer, why });
+    }
+
+    /// Takes back what a peer was asked for.
+    fn release(&mut self, peer: ValidatorIndex) {
+        self.manifest_asked.take_if(|(asked, _)| *asked == peer);
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        let missing = &mut target.missing;
+        target.requests.retain(|request| {
+            let keep = request.peer != peer;
+            if !keep {
+                missing.give_back(request.first, request.last);
+            }
+            keep
+        });
+    }
+
+    /// Requests that ran out of time.
+    fn expire(&mut self, now: Now) {
+        for peer in &mut self.peers {
+            if peer.demoted && peer.shunned_until_us <= now.mono_us {
+                peer.demoted = false;
+            }
+        }
+        let late = |sent_us: u64| sent_us.saturating_add(ANSWER_TIMEOUT_US) <= now.mono_us;
+        let asked = self.manifest_asked.filter(|(_, sent)| late(*sent));
+        let requests = self.target.iter().flat_map(|target| &target.requests);
+        let mut silent: Vec<ValidatorIndex> = requests
+            .filter(|request| late(request.sent_us))
+            .map(|request| request.peer)
+            .chain(asked.map(|(peer, _)| peer))
+            .collect();
+        silent.sort_unstable();
+        silent.dedup();
+        for peer in silent {
+            let state = &mut self.peers[peer.at()];
+            let wait_us = (SILENT_US << state.silences.min(16)).min(SILENT_US_MAX);
+            state.silences = state.silences.saturating_add(1);
+            state.shunned_until_us = state
+                .shunned_until_us
+                .max(now.mono_us.saturating_add(wait_us));
+            self.release(peer);
+        }
+    }
+
+    /// Asks peers what they have, and one of them for a manifest.
+    fn ask(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.deadline_us = None;
+        if self.target.as_ref().is_some_and(|target| target.complete) {
+            return;
+        }
+        let due_us = match (&self.target, self.stuck_since_us) {
+            (Some(_), _) => now.mono_us,
+            (None, Some(since_us)) => since_us.saturating_add(ASK_AFTER_US),
+            (None, None) => return,
+        };
+        if due_us > now.mono_us {
+            self.note_deadline(due_us);
+            return;
+        }
+        // A snapshot that nobody offers any more is given up once somebody offers another.
+        let height = self.target.as_ref().map(|target| target.height);
+        let sources = |height: Height| {
+            let members = self.config.set.iter().map(|v| v.index);
+            members.filter(|peer| self.has(*peer, height)).count()
+        };
+        if height.is_some_and(|height| sources(height) == 0) && self.best_height().is_some() {
+            self.abandon(out);
+        }
+        let wanted = match self.target {
+            None if self.manifest_asked.is_none() && self.is_needed(now) => self.best_height(),
+            _ => None,
+        };
+        let me = self.config.me;
+        for index in 0..self.peers.len() {
+            let to = ValidatorIndex(u16::try_from(index).expect("VALIDATORS_MAX fits u16"));
+            let has = wanted.is_some_and(|height| self.has(to, height));
+            let peer = &mut self.peers[index];
+            if !peer.up || to == me {
+                continue;
+            }
+            let usable = peer.shunned_until_us <= now.mono_us;
+            let manifest_of = wanted.filter(|_| has && usable && self.manifest_asked.is_none());
+            let due_us = peer.asked_us.map_or(0, |at| at + ASK_INTERVAL_US);
+            if due_us > now.mono_us && manifest_of.is_none() {
+                self.note_deadline(due_us);
+                continue;
+            }
+            peer.asked_us = Some(now.mono_us);
+            if manifest_of.is_some() {
+                self.manifest_asked = Some((to, now.mono_us));
+            }
+            self.note_deadline(now.mono_us + ASK_INTERVAL_US);
+            let height = manifest_of.unwrap_or(Height::ZERO);
+            let message = PeerMessage::GetSnapshot(GetSnapshot { height });
+            out.push(Effect::Send { to, message });
+        }
+        if let Some((_, sent_us)) = self.manifest_asked {
+            self.note_deadline(sent_us + ANSWER_TIMEOUT_US);
+        }
+        if let Some(since_us) = self.stuck_since_us {
+            let patience_us = since_us.saturating_add(PATIENCE_US);
+            if patience_us > now.mono_us {
+                self.note_deadline(patience_us);
+            }
+        }
+    }
+
+    /// Rule Z4: the snapshot that most peers have, the newest among those.
+    fn best_height(&self) -> Option<Height> {
+        let offers = self.peers.iter().filter(|peer| peer.up && !peer.demoted);
+        let offers = offers.filter_map(|peer| peer.offer.as_ref());
+        let mut heights: Vec<Height> = offers.flat_map(|o| o.heights.iter().copied()).collect();
+        heights.retain(|height| *height > self.executed);
+        heights.sort_unstable();
+        let runs = heights.chunk_by(|a, b| a == b);
+        runs.max_by_key(|run| (run.len(), run[0])).map(|run| run[0])
+    }
+
+    fn has(&self, peer: ValidatorIndex, height: Height) -> bool {
+        let Some(state) = self.peers.get(peer.at()) else {
+            return false;
+        };
+        let offer = state.offer.as_ref();
+        state.up && !state.demoted && offer.is_some_and(|offer| offer.heights.contains(&height))
+    }
+
+    /// Asks for chunks, several at a time, of several peers.
+    fn request(&mut self, now: Now, out: &mut Vec<Effect>) {
+        loop {
+            let Some(target) = &self.target else { return };
+            if target.missing.is_empty() || target.requests.len() >= REQUESTS_MAX {
+                break;
+            }
+            let height = target.height;
+            let load = |peer: &ValidatorIndex| {
+                let its = target.requests.iter().filter(|r| r.peer == *peer);
+                its.count()
+            };
+            let members = self.config.set.iter().map(|v| v.index);
+            let free = members.filter(|peer| {
+                *peer != self.config.me
+                    && self.has(*peer, height)
+                    && self.peers[peer.at()].shunned_until_us <= now.mono_us
+                    && load(peer) < REQUESTS_PER_PEER_MAX
+            });
+            let Some(peer) = free.min_by_key(|p| (load(p), self.peers[p.at()].silences)) else {
+                break;
+            };
+            let target = self.target.as_mut().expect("looked at above");
+            let range = target.missing.take(target.width);
+            let (first, last) = range.expect("not empty");
+            target.requests.push(Request {
+                peer,
+                first,
+                last,
+                sent_us: now.mono_us,
+            });
+            let message = PeerMessage::GetChunk(GetChunk {
+                height,
+                first,
+                last,
+            });
+            out.push(Effect::Send { to: peer, message });
+        }
+        let requests = self.target.iter().flat_map(|target| &target.requests);
+        let oldest_us = requests.map(|request| request.sent_us).min();
+        let shunned = self.peers.iter().map(|peer| peer.shunned_until_us);
+        let back_us = shunned.filter(|at| *at > now.mono_us).min();
+        let waits = self.target.as_ref().is_some_and(|t| !t.missing.is_empty());
+        if let Some(sent_us) = oldest_us {
+            self.note_deadline(sent_us + ANSWER_TIMEOUT_US);
+        }
+        if let Some(back_us) = back_us.filter(|_| waits) {
+            self.note_deadline(back_us);
+        }
+    }
+
+    fn note_deadline(&mut self, at_us: u64) {
+        self.deadline_us = Some(self.deadline_us.map_or(at_us, |other| other.min(at_us)));
+    }
+}
+
+impl Target {
+    fn new(manifest: &Manifest) -> Self {
+        let width = BUCKET_COUNT as u64 * CHUNK_BYTES_TARGET as u64 / manifest.rows_bytes.max(1);
+        // An application without accounts has no rows to fetch.
+        let missing = if manifest.tree_root == Digest::ZERO {
+            Ranges::default()
+        } else {
+            Ranges::all()
+        };
+        Self {
+            height: manifest.height(),
+            tree_root: manifest.tree_root,
+            width: width.clamp(1, REQUEST_BUCKETS_MAX),
+            missing,
+            requests: Vec::new(),
+            bytes: 0,
+            complete: false,
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Every bound of the download, named. None of them must be equal on all nodes.
+
+/// A node that knows of certified blocks and could not execute them for this long asks its peers
+/// which history and which snapshots they have, microseconds.
+pub const ASK_AFTER_US: u64 = 1_000_000;
+/// Least time between two such questions to one peer, microseconds.
+pub const ASK_INTERVAL_US: u64 = 2_000_000;
+/// A node that executed nothing for this long although it is behind takes a snapshot even if
+/// peers claim to have its next block: they may lie, and did not deliver. Microseconds.
+pub const PATIENCE_US: u64 = 30_000_000;
+/// A question without an answer for this long is asked of somebody else, microseconds.
+pub const ANSWER_TIMEOUT_US: u64 = 3_000_000;
+/// Requests for chunks in flight; with the longest chunk this bounds the memory they take.
+pub const REQUESTS_MAX: usize = 8;
+/// Requests for chunks in flight at one peer.
+pub const REQUESTS_PER_PEER_MAX: usize = 3;
+/// Most buckets in one request, so that several peers have work from the beginning.
+pub const REQUEST_BUCKETS_MAX: u64 = 4_096;
+/// A peer that sent wrong bytes is not asked for this long, microseconds.
+pub const DEMOTED_US: u64 = 300_000_000;
+/// A peer that did not answer is not asked for this long, microseconds, doubled for each further
+/// time.
+pub const SILENT_US: u64 = 1_000_000;
+/// Longest such time, microseconds.
+pub const SILENT_US_MAX: u64 = 60_000_000;

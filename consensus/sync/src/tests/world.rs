@@ -1,0 +1,381 @@
+//! States with their proofs, peers of every kind, and a network in virtual time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use falconet_crypto::falcon::SigningMessage;
+use falconet_ledger::Account;
+use falconet_ledger::snapshot::{BUCKET_COUNT, Head, LeafBuilder, LeafTree, bucket_of, put_row};
+use falconet_types::block::{Cut, Executed, Header, HeaderKind, SignedHeader};
+use falconet_types::certificate::Qc;
+use falconet_types::message::PeerMessage;
+use falconet_types::receipt;
+use falconet_types::signing::{Signer, Verified};
+use falconet_types::snapshot::{Chunk, GetChunk, Manifest, SnapshotOffer};
+use falconet_types::time::Now;
+use falconet_types::validators::ValidatorSet;
+use falconet_types::wire::Wire;
+use falconet_types::{
+    AccountId, Digest, Epoch, Height, KeyPair, Round, Scheme, Signature, ValidatorIndex,
+};
+
+use crate::{Config, Download, Effect, Input, Resume};
+
+const CHAIN: Digest = Digest([7; 32]);
+
+struct FakeSigner;
+
+impl Signer for FakeSigner {
+    fn sign(&self, _: &SigningMessage) -> Signature {
+        let bytes = vec![0x39; Scheme::Falcon512.signature_len()];
+        Signature::from_bytes(Scheme::Falcon512, &bytes).expect("the form of a signature")
+    }
+    fn key_id(&self) -> Digest {
+        Digest([1; 32])
+    }
+}
+
+pub fn v(index: usize) -> ValidatorIndex {
+    ValidatorIndex(u16::try_from(index).expect("few"))
+}
+
+pub fn set(n: usize) -> Arc<ValidatorSet> {
+    static KEYS: OnceLock<Vec<KeyPair>> = OnceLock::new();
+    let keys = KEYS.get_or_init(|| {
+        let key = |i| KeyPair::from_seed(Scheme::Falcon512, &[i; 32]);
+        (0..7).map(key).collect()
+    });
+    let members: Vec<_> = keys[..n].iter().map(|k| (k.public().clone(), 1)).collect();
+    Arc::new(ValidatorSet::new(CHAIN, Epoch::ZERO, &members).expect("a valid set"))
+}
+
+/// A state at a height, as a correct peer serves it.
+pub struct State {
+    pub height: Height,
+    pub rows: BTreeMap<AccountId, Vec<u8>>,
+    buckets: Vec<Vec<u8>>,
+    tree: LeafTree,
+}
+
+impl State {
+    /// `accounts` accounts whose balances depend on the height.
+    pub fn new(height: u64, accounts: u64) -> Self {
+        let mut rows = BTreeMap::new();
+        for i in 0..accounts {
+            let id = falconet_crypto::hash::hash("test", &[&i.to_le_bytes()]);
+            let account = Account {
+                balance: i + 1_000 * height,
+                ..Account::default()
+            };
+            rows.insert(id, account.to_bytes());
+        }
+        let mut buckets = vec![Vec::new(); BUCKET_COUNT];
+        let mut builders: Vec<LeafBuilder> = Vec::new();
+        builders.resize_with(BUCKET_COUNT, LeafBuilder::default);
+        for (id, stored) in &rows {
+            let bucket = usize::from(bucket_of(id));
+            put_row(&mut buckets[bucket], id, stored);
+            builders[bucket].add(id, stored).expect("an account");
+        }
+        let leaves = builders.iter_mut().map(LeafBuilder::finish).collect();
+        Self {
+            height: Height(height),
+            rows,
+            buckets,
+            tree: LeafTree::new(leaves),
+        }
+    }
+
+    pub fn manifest(&self) -> Manifest {
+        let head = Head {
+            tree_root: self.tree.root(),
+            burned: 5,
+        };
+        let (validators, results) = (Digest([3; 32]), Digest([4; 32]));
+        let commitment =
+            receipt::commitment(self.height, head.accounts_root(), validators, results);
+        let mut headers: Vec<SignedHeader> = Vec::new();
+        for i in 0..6 {
+            let height = self.height.0 + i;
+            let named = match i {
+                0..4 => (Height(self.height.0 - 3), Digest([8; 32])),
+                _ => (self.height, commitment),
+            };
+            let header = Header {
+                epoch: Epoch::ZERO,
+                round: Round(height),
+                kind: HeaderKind::Normal,
+                parent_id: headers.last().map_or(Digest([2; 32]), SignedHeader::id),
+                parent_round: Round(height - 1),
+                height: Height(height),
+                cut: Cut::empty(4),
+                time_ms: height,
+                executed: Executed {
+                    height: named.0,
+                    root: named.1,
+                },
+                evidence_root: Digest::ZERO,
+                author: v(0),
+            };
+            headers.push(SignedHeader::sign(header, CHAIN, &FakeSigner));
+        }
+        let last = headers.last().expect("six of them");
+        let qc = Qc {
+            epoch: Epoch::ZERO,
+            round: last.round,
+            block_id: last.id(),
+            parent_round: last.parent_round,
+            votes: Vec::new(),
+        };
+        Manifest {
+            tree_root: head.tree_root,
+            burned: head.burned,
+            validators,
+            results,
+            receipts: Digest::ZERO,
+            rows_bytes: self.buckets.iter().map(Vec::len).sum::<usize>() as u64,
+            headers,
+            qc,
+        }
+    }
+
+    /// At most `bytes` of rows, whole buckets, at least one.
+    pub fn chunk(&self, request: &GetChunk, bytes: usize) -> Chunk {
+        let mut rows = Vec::new();
+        let mut last = request.first;
+        for bucket in request.first..=request.last {
+            rows.extend_from_slice(&self.buckets[usize::from(bucket)]);
+            last = bucket;
+            if rows.len() >= bytes {
+                break;
+            }
+        }
+        let (left, right) = self.tree.beside(request.first, last);
+        Chunk {
+            height: self.height,
+            first: request.first,
+            last,
+            left,
+            right,
+            rows: rows.into(),
+        }
+    }
+}
+
+/// How a peer behaves.
+#[derive(Clone)]
+pub enum Kind {
+    /// Serves these states.
+    Honest(Vec<Arc<State>>),
+    /// The same, and changes one byte of each chunk.
+    Garbles(Arc<State>),
+    /// Serves chunks of the second state as if they were of the first.
+    Swaps(Arc<State>, Arc<State>),
+    /// Shows a manifest whose tree is another one's.
+    Forges(Arc<State>, Arc<State>),
+    /// Offers, and never serves a chunk.
+    Withholds(Arc<State>),
+    /// Says nothing.
+    Mute,
+    /// Has all history, and serves none of it.
+    Claims,
+}
+
+/// Peers, the machine, and what it stored.
+pub struct World {
+    pub machine: Download,
+    pub now: Now,
+    pub peers: Vec<Kind>,
+    /// Bytes of rows in a chunk.
+    pub chunk_bytes: usize,
+    pub manifest: Option<Manifest>,
+    pub stored: Vec<Chunk>,
+    pub complete: bool,
+    pub begun: usize,
+    pub abandoned: usize,
+    pub misbehaved: Vec<ValidatorIndex>,
+    /// What each peer was asked for.
+    pub asked: Vec<Vec<PeerMessage>>,
+    /// Messages on their way to the machine.
+    pending: Vec<Input>,
+    started: u64,
+}
+
+impl World {
+    /// The machine is the last of the validators; all others are connected.
+    pub fn new(peers: Vec<Kind>) -> Self {
+        Self::resumed(peers, None)
+    }
+
+    pub fn resumed(peers: Vec<Kind>, resume: Option<Resume>) -> Self {
+        let me = v(peers.len());
+        let config = Config {
+            set: set(peers.len() + 1),
+            me,
+        };
+        let mut out = Vec::new();
+        let machine = Download::new(config, resume, &mut out);
+        let now = Now {
+            mono_us: 1_000_000,
+            wall_ms: 0,
+        };
+        let mut world = Self {
+            machine,
+            now,
+            asked: vec![Vec::new(); peers.len()],
+            peers,
+            chunk_bytes: 4_000,
+            manifest: None,
+            stored: Vec::new(),
+            complete: false,
+            begun: 0,
+            abandoned: 0,
+            misbehaved: Vec::new(),
+            pending: Vec::new(),
+            started: 1_000_000,
+        };
+        world.carry_out(out);
+        for peer in 0..world.peers.len() {
+            world.input(Input::PeerUp(v(peer)));
+        }
+        world
+    }
+
+    pub fn input(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.machine.handle(self.now, input, &mut out);
+        self.carry_out(out);
+    }
+
+    pub fn behind(&mut self, executed: u64) {
+        self.input(Input::Progress {
+            executed: Height(executed),
+            behind: true,
+        });
+    }
+
+    fn carry_out(&mut self, out: Vec<Effect>) {
+        for effect in out {
+            match effect {
+                Effect::Send { to, message } => {
+                    assert!(to.at() < self.peers.len(), "nobody asks itself");
+                    self.asked[to.at()].push(message.clone());
+                    self.pending.extend(self.answer(to, &message));
+                }
+                Effect::Begin(manifest) => {
+                    self.manifest = Some(*manifest);
+                    self.stored.clear();
+                    self.begun += 1;
+                }
+                Effect::Store(chunk) => self.stored.push(chunk),
+                Effect::Abandon => {
+                    self.manifest = None;
+                    self.stored.clear();
+                    self.abandoned += 1;
+                }
+                Effect::Complete => {
+                    assert!(!self.complete, "complete once");
+                    self.complete = true;
+                }
+                Effect::Misbehaved { peer, .. } => self.misbehaved.push(peer),
+            }
+        }
+    }
+
+    fn answer(&self, from: ValidatorIndex, message: &PeerMessage) -> Option<Input> {
+        let kind = &self.peers[from.at()];
+        match message {
+            PeerMessage::GetSnapshot(request) => {
+                let states: Vec<&Arc<State>> = match kind {
+                    Kind::Honest(states) => states.iter().collect(),
+                    Kind::Garbles(a)
+                    | Kind::Withholds(a)
+                    | Kind::Swaps(a, _)
+                    | Kind::Forges(a, _) => vec![a],
+                    Kind::Claims => Vec::new(),
+                    Kind::Mute => return None,
+                };
+                let horizon = match kind {
+                    Kind::Claims => Height(1),
+                    _ => Height(1_000),
+                };
+                let wanted = states.iter().find(|s| s.height == request.height);
+                let manifest = wanted.map(|state| {
+                    let mut manifest = state.manifest();
+                    if let Kind::Forges(_, other) = kind {
+                        manifest.tree_root = other.manifest().tree_root;
+                    }
+                    manifest
+                });
+                let offer = SnapshotOffer {
+                    horizon,
+                    heights: states.iter().map(|state| state.height).collect(),
+                    manifest,
+                };
+                let offer = Verified::trusted(offer);
+                Some(Input::Offer { from, offer })
+            }
+            PeerMessage::GetChunk(request) => {
+                let (state, told) = match kind {
+                    Kind::Honest(states) => {
+                        let state = states.iter().find(|s| s.height == request.height)?;
+                        (state, state)
+                    }
+                    Kind::Garbles(a) | Kind::Forges(a, _) => (a, a),
+                    Kind::Swaps(a, b) => (b, a),
+                    Kind::Withholds(_) | Kind::Mute | Kind::Claims => return None,
+                };
+                let mut chunk = state.chunk(request, self.chunk_bytes);
+                chunk.height = told.height;
+                if let Kind::Garbles(_) = kind {
+                    let mut rows = chunk.rows.to_vec();
+                    match rows.last_mut() {
+                        Some(byte) => *byte ^= 1,
+                        None => rows.push(0),
+                    }
+                    chunk.rows = Bytes::from(rows);
+                }
+                Some(Input::Chunk { from, chunk })
+            }
+            other => panic!("nobody asks for {other:?}"),
+        }
+    }
+
+    /// One message, or the next timer when none is on its way. False once nothing is left.
+    pub fn step(&mut self) -> bool {
+        if !self.pending.is_empty() {
+            self.now.mono_us += 1_000;
+            let input = self.pending.remove(0);
+            self.input(input);
+            return true;
+        }
+        match self.machine.next_deadline_us() {
+            Some(at_us) => {
+                self.now.mono_us = at_us.max(self.now.mono_us + 1);
+                self.input(Input::Tick);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Runs until it is complete, for `seconds` at most.
+    pub fn run(&mut self, seconds: u64) {
+        let end_us = self.started + seconds * 1_000_000;
+        while !self.complete && self.now.mono_us < end_us && self.step() {}
+        self.started = self.now.mono_us;
+    }
+
+    /// The rows that were stored.
+    pub fn rows(&self) -> BTreeMap<AccountId, Vec<u8>> {
+        let mut rows = BTreeMap::new();
+        for chunk in &self.stored {
+            for row in falconet_ledger::snapshot::Rows::new(&chunk.rows) {
+                let (id, stored) = row.expect("verified");
+                assert!(rows.insert(id, stored.to_vec()).is_none(), "stored twice");
+            }
+        }
+        rows
+    }
+}
