@@ -15,6 +15,8 @@
 //!               first  last             leaves of the chunk's buckets
 //! ```
 
+use std::sync::OnceLock;
+
 use falconet_crypto::hash::Digest;
 use falconet_types::AccountId;
 use falconet_types::wire::{Reader, Wire, WireError};
@@ -128,6 +130,11 @@ impl LeafBuilder {
 
     /// The leaf of the bucket; the next one begins.
     pub fn finish(&mut self) -> Digest {
+        // Most buckets of a small state are empty.
+        static EMPTY: OnceLock<Digest> = OnceLock::new();
+        if self.rows.is_empty() {
+            return *EMPTY.get_or_init(|| tree::bucket_leaf(&[]));
+        }
         let leaf = tree::bucket_leaf(&self.rows);
         self.rows.clear();
         leaf

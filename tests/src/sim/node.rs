@@ -290,6 +290,12 @@ impl Node {
                     batch: Verified::trusted(batch),
                 })
             }
+            // Nodes of the simulator keep all history and follow nobody.
+            PeerMessage::GetSnapshot(_)
+            | PeerMessage::Snapshot(_)
+            | PeerMessage::GetChunk(_)
+            | PeerMessage::Chunk(_)
+            | PeerMessage::Follow => return,
         };
         self.turn(now, |live, turn, records| match input {
             Ok(input) => live.hotstuff(now, input, turn, records),

@@ -1,5 +1,7 @@
 //! Parts of a state and their proofs.
 
+use std::sync::OnceLock;
+
 use falconet_ledger::snapshot::{
     BUCKET_COUNT, ChunkError, LeafBuilder, LeafTree, bucket_of, put_row, verify_chunk,
 };
@@ -87,9 +89,13 @@ proptest! {
     #[test]
     fn every_range_is_proven_and_nothing_else_is(a: u16, b: u16, at: usize, bit in 0u8..8) {
         let (first, last) = (a.min(b), a.max(b));
-        let rows = rows(200);
-        let tree = tree(&rows);
-        let bytes = part(&rows, first, last);
+        static STATE: OnceLock<(Vec<(Digest, Vec<u8>)>, LeafTree)> = OnceLock::new();
+        let (rows, tree) = STATE.get_or_init(|| {
+            let rows = rows(200);
+            let tree = tree(&rows);
+            (rows, tree)
+        });
+        let bytes = part(rows, first, last);
         let (left, right) = tree.beside(first, last);
         let judge = |bytes: &[u8], first, last, left: &[Digest], right: &[Digest]| {
             verify_chunk(tree.root(), first, last, bytes, left, right)
@@ -123,7 +129,7 @@ proptest! {
         if first != last {
             prop_assert_eq!(judge(&bytes, last, first, &left, &right), Err(ChunkError::Shape));
         }
-        let whole = part(&rows, 0, u16::MAX);
+        let whole = part(rows, 0, u16::MAX);
         prop_assert_eq!(judge(&whole, 0, u16::MAX, &[], &[]), Ok(()));
     }
 }
