@@ -89,7 +89,12 @@ impl HotStuff {
             self.pull_what_justifies(now, header.author, header);
             return Verdict::Wait;
         }
-        let Some(parent) = self.tree.parent(&header.parent_id) else {
+        let parent = self.tree.parent(&header.parent_id).or_else(|| {
+            let blind = self.rules.misbehaving.by(Misbehaviour::VoteWithoutParentQc);
+            let loose = self.loose_header(&header.parent_id).filter(|_| blind);
+            loose.map(|header| Parent::of(header))
+        });
+        let Some(parent) = parent else {
             // Fetched by `try_connect`; below the committed block it will never be there.
             return Verdict::Wait;
         };

@@ -13,9 +13,11 @@
 //! ```
 
 pub mod actor;
+pub mod campaign;
 pub mod checkers;
 pub mod disk;
 pub mod keys;
+pub mod mutator;
 pub mod network;
 pub mod node;
 pub mod rng;

@@ -89,6 +89,16 @@ pub struct Scenario {
     pub clients: bool,
 }
 
+/// Which validators a random run makes faulty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Faulty {
+    None,
+    /// Some silent, some twins, in some runs.
+    Some,
+    /// As many twins as possible.
+    Twins,
+}
+
 /// Time after the last fault within which everything must be in order again, microseconds.
 const RECOVERY_US: u64 = 10_000_000;
 
@@ -98,35 +108,50 @@ impl Scenario {
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let n = if rng.chance(250) { 7 } else { 4 };
-        Self::random(seed, n, true, rng)
+        Self::random(seed, n, Faulty::Some, rng)
+    }
+
+    /// As [`Scenario::from_seed`], with so many validators.
+    #[must_use]
+    pub fn sized_from_seed(seed: u64, n: usize) -> Self {
+        Self::random(seed, n, Faulty::Some, Rng::new(seed))
     }
 
     /// The run of a seed with so many validators, all of whom keep to the rules: room for
     /// Byzantine ones that the caller adds.
     #[must_use]
     pub fn honest_from_seed(seed: u64, n: usize) -> Self {
-        Self::random(seed, n, false, Rng::new(seed))
+        Self::random(seed, n, Faulty::None, Rng::new(seed))
     }
 
-    fn random(seed: u64, n: usize, faulty: bool, mut rng: Rng) -> Self {
+    /// The run of a seed with as many twins as n validators bear.
+    #[must_use]
+    pub fn with_twins_from_seed(seed: u64, n: usize) -> Self {
+        Self::random(seed, n, Faulty::Twins, Rng::new(seed))
+    }
+
+    fn random(seed: u64, n: usize, faulty: Faulty, mut rng: Rng) -> Self {
         let rng = &mut rng;
         let calm_us = rng.between(1_500_000, 5_000_000);
         let mut weights = vec![1; n];
-        if faulty && rng.chance(250) {
+        if faulty == Faulty::Some && rng.chance(250) {
             weights.fill_with(|| rng.between(1, 5));
         }
         let (mut silent, mut twins) = (Vec::new(), Vec::new());
-        if faulty && rng.chance(400) {
+        let bearable = n.saturating_sub(1) / 3;
+        let some = faulty == Faulty::Some && rng.chance(400);
+        if bearable > 0 && (some || faulty == Faulty::Twins) {
             let total: u64 = weights.iter().sum();
             let first = rng.index(n);
             let mut weight = 0;
-            for i in 0..rng.between(1, (n as u64 - 1) / 3) as usize {
+            let least = if some { 1 } else { bearable as u64 };
+            for i in 0..rng.between(least, bearable as u64) as usize {
                 let validator = (first + i) % n;
                 weight += weights[validator];
                 if weight * 3 >= total {
                     break;
                 }
-                if rng.chance(500) {
+                if some && rng.chance(500) {
                     silent.push(validator);
                 } else {
                     twins.push(validator);

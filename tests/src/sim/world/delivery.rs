@@ -1,6 +1,7 @@
 //! Messages on their way: from a turn, through the disk, an actor, a filter and the network, into
 //! a node.
 
+use falconet_hotstuff::Alarm;
 use falconet_types::batch::Batch;
 use falconet_types::message::PeerMessage;
 use falconet_types::signing::Signed;
@@ -215,8 +216,13 @@ impl World {
     fn release(&mut self, i: usize, turn: Turn) -> Check {
         let correct = self.scenario.correct(i);
         if correct {
-            if let Some(alarm) = turn.alarms.first() {
-                return Err(format!("node {i} raises an alarm: {alarm:?}"));
+            for alarm in &turn.alarms {
+                // A wrong state in a faulty leader's header is what the alarm is for.
+                let theirs = matches!(alarm, Alarm::StateMismatch { header, .. }
+                    if self.scenario.faulty(header.author.at()));
+                if !theirs {
+                    return Err(format!("node {i} raises an alarm: {alarm:?}"));
+                }
             }
             for accused in &turn.accused {
                 self.note(|| format!("{i} accuses validator {accused}"));
