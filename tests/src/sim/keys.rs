@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use falconet_crypto::falcon::SigningMessage;
 use falconet_crypto::hash;
 use falconet_ledger::Verdict;
+use falconet_types::certificate::{Qc, Vote};
 use falconet_types::genesis::{
     ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
 };
@@ -14,7 +15,9 @@ use falconet_types::signing::{Claim, Signer};
 use falconet_types::transaction::{Body, SignedTransaction, Transaction};
 use falconet_types::validators::ValidatorSet;
 use falconet_types::wire::Wire;
-use falconet_types::{AccountId, ChainId, Digest, KeyPair, PublicKey, Scheme, Signature};
+use falconet_types::{
+    AccountId, ChainId, Digest, KeyPair, PublicKey, Scheme, Signature, ValidatorIndex,
+};
 
 /// Most validators in a simulation.
 pub const VALIDATORS_MAX: usize = 7;
@@ -100,6 +103,20 @@ impl Signer for SimSigner {
     fn key_id(&self) -> Digest {
         validator(self.0).id()
     }
+}
+
+/// The vote of a validator that a QC should be made of.
+#[must_use]
+pub fn vote(chain: ChainId, qc: &Qc, voter: ValidatorIndex) -> Vote {
+    Vote::sign(
+        qc.epoch,
+        qc.round,
+        qc.block_id,
+        qc.parent_round,
+        voter,
+        chain,
+        &SimSigner(voter.at()),
+    )
 }
 
 /// Whether a claim inside a message is a signature of the validator that it names.

@@ -24,7 +24,7 @@ use super::disk::{Disk, LogRecord};
 use super::keys::{self, SimSigner};
 
 /// What all nodes share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Chain {
     /// The genesis document.
     pub genesis: Genesis,
@@ -575,7 +575,12 @@ fn accused(evidence: &Evidence) -> usize {
     }
 }
 
-fn execute(ledger: &mut Ledger, header: &SignedHeader, batches: Vec<Batch>) -> BlockResult {
+/// Executes a block as the validator does.
+pub(super) fn execute(
+    ledger: &mut Ledger,
+    header: &SignedHeader,
+    batches: Vec<Batch>,
+) -> BlockResult {
     let batches: Vec<(Batch, Verdicts)> = batches
         .into_iter()
         .map(|batch| {

@@ -38,7 +38,8 @@ pub use watching::Sent;
 
 use super::actor::{Actor, Sending};
 use super::checkers::{
-    Agreement, Availability, Check, Locks, Promises, SelfConsistency, Violation, conservation,
+    Agreement, Availability, Check, Justification, Locks, Promises, SelfConsistency, Violation,
+    conservation,
 };
 use super::keys::GENESIS_MS;
 use super::network::Network;
@@ -187,6 +188,7 @@ pub struct World {
     setup: Setup,
     agreement: Agreement,
     consistency: SelfConsistency,
+    justification: Justification,
     locks: Locks,
     availability: Availability,
     promises: Promises,

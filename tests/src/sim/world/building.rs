@@ -6,7 +6,9 @@ use std::sync::Arc;
 use falconet_crypto::hash::Hasher;
 
 use super::super::actor::Actor;
-use super::super::checkers::{Agreement, Availability, Locks, Promises, SelfConsistency};
+use super::super::checkers::{
+    Agreement, Availability, Justification, Locks, Promises, SelfConsistency,
+};
 use super::super::keys;
 use super::super::network::Network;
 use super::super::node::{Chain, Node, Setup};
@@ -139,6 +141,7 @@ impl Builder {
             setup: self.setup,
             agreement: Agreement::default(),
             consistency: SelfConsistency::default(),
+            justification: Justification::default(),
             locks: Locks::default(),
             availability: Availability::default(),
             promises: Promises::default(),

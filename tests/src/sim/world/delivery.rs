@@ -2,6 +2,7 @@
 //! a node.
 
 use falconet_hotstuff::Alarm;
+use falconet_types::ValidatorIndex;
 use falconet_types::batch::Batch;
 use falconet_types::message::PeerMessage;
 use falconet_types::signing::Signed;
@@ -245,7 +246,8 @@ impl World {
             if correct {
                 extends_genesis(block, self.chain.id)?;
                 let disk = &self.nodes[i].disk;
-                self.agreement.committed(i, block, &self.chain.set, disk)?;
+                let (id, set) = (self.chain.id, &self.chain.set);
+                self.agreement.committed(i, block, id, set, disk)?;
                 let disks: Vec<_> = self
                     .nodes
                     .iter()
@@ -265,7 +267,11 @@ impl World {
             }
             left -= 1;
             if correct {
-                self.consistency.sent(i, &message)?;
+                let (scenario, set) = (&self.scenario, &self.chain.set);
+                let correct = |validator: ValidatorIndex| scenario.correct(validator.at());
+                self.consistency.sent(i, &message, correct)?;
+                let faulty = |validator: ValidatorIndex| !scenario.correct(validator.at());
+                self.justification.sent(i, &message, set, faulty)?;
                 if let Some(sent) = &mut self.sent {
                     sent.push(Sent {
                         at_us: self.now_us,
@@ -309,7 +315,7 @@ impl World {
         let me = u16::try_from(self.scenario.validator_of(i)).expect("few nodes");
         let mut stage = Stage {
             now: self.now(i),
-            me: falconet_types::ValidatorIndex(me),
+            me: ValidatorIndex(me),
             chain: &self.chain,
             rng: &mut self.rng,
             sends: Vec::new(),

@@ -77,8 +77,7 @@ impl World {
             setup(i, core);
         });
         if self.scenario.correct(i) {
-            let committed = self.nodes[i].disk.committed();
-            self.agreement.restarted(i, committed)?;
+            self.agreement.restarted(i, &self.nodes[i].disk)?;
             self.promises.restarted(i);
             for result in &results {
                 self.agreement.executed(i, result)?;

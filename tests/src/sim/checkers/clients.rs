@@ -1,0 +1,102 @@
+//! What clients rely on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use falconet_ledger::{BlockResult, View};
+use falconet_types::TxId;
+
+use super::super::keys::{ACCOUNTS, BALANCE, account};
+use super::super::workload::Workload;
+use super::{Check, ensure};
+
+/// What clients were promised: an acknowledged transaction executes on every node, in the same
+/// place, and each transaction takes effect at most once.
+#[derive(Debug, Default)]
+pub struct Promises {
+    acknowledged: BTreeSet<TxId>,
+    /// How often each took effect, per node since its last start.
+    effects: BTreeMap<usize, BTreeMap<TxId, u32>>,
+    /// Transactions with any receipt, per node.
+    settled: BTreeMap<usize, BTreeSet<TxId>>,
+}
+
+impl Promises {
+    /// A node told a client that it holds the transaction durably.
+    pub fn acknowledged(&mut self, id: TxId) {
+        self.acknowledged.insert(id);
+    }
+
+    /// A node starts again and executes again what it had.
+    pub fn restarted(&mut self, node: usize) {
+        self.effects.remove(&node);
+        self.settled.remove(&node);
+    }
+
+    /// Receipts of a block on a node.
+    pub fn executed(&mut self, node: usize, result: &BlockResult) -> Check {
+        let effects = self.effects.entry(node).or_default();
+        let settled = self.settled.entry(node).or_default();
+        for receipt in &result.receipts {
+            settled.insert(receipt.tx_id);
+            if Workload::took_effect(receipt) {
+                let times = effects.entry(receipt.tx_id).or_default();
+                *times += 1;
+                ensure!(
+                    *times == 1,
+                    "transaction {} took effect {times} times on node {node}",
+                    receipt.tx_id
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Acknowledged transactions that a node has not executed.
+    #[must_use]
+    pub fn open(&self, node: usize) -> usize {
+        let empty = BTreeSet::new();
+        let settled = self.settled.get(&node).unwrap_or(&empty);
+        self.acknowledged.difference(settled).count()
+    }
+
+    /// At the end: of two transfers that cannot both be paid for, exactly one took effect, if
+    /// both executed.
+    pub fn conflicts(&self, node: usize, pairs: &[(TxId, TxId)]) -> Check {
+        let (Some(effects), Some(settled)) = (self.effects.get(&node), self.settled.get(&node))
+        else {
+            return Ok(());
+        };
+        for (a, b) in pairs {
+            let both = effects.contains_key(a) && effects.contains_key(b);
+            let none = !effects.contains_key(a) && !effects.contains_key(b);
+            let all = settled.contains(a) && settled.contains(b);
+            ensure!(!both, "node {node}: {a} and {b} both took effect");
+            ensure!(
+                !(all && none),
+                "node {node}: neither {a} nor {b} took effect"
+            );
+        }
+        Ok(())
+    }
+
+    /// Number of acknowledged transactions.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.acknowledged.len()
+    }
+}
+
+/// Money is neither made nor lost: balances and burned fees add up to the supply.
+pub fn conservation(node: usize, view: &View) -> Check {
+    let supply = BALANCE * ACCOUNTS as u64;
+    let held: u64 = (0..ACCOUNTS)
+        .filter_map(|i| view.account(&account(i)))
+        .map(|account| account.balance)
+        .sum();
+    ensure!(
+        held + view.burned() == supply,
+        "node {node}: {held} held and {} burned of {supply}",
+        view.burned()
+    );
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! What validators sign: on the wire and in their safety records.
+
+use std::collections::BTreeMap;
+
+use falconet_hotstuff::SafetyRecord;
+use falconet_types::block::HeaderKind;
+use falconet_types::certificate::{Timeout, Vote};
+use falconet_types::message::PeerMessage;
+use falconet_types::validators::ValidatorSet;
+use falconet_types::{BlockId, Epoch, Round, ValidatorIndex};
+
+use super::{Check, ensure};
+
+/// Nobody contradicts itself, over restarts too: one vote, one timeout, one header a round (and
+/// kind), always with the same bytes. And nobody speaks for another: a certificate that a correct
+/// node sends holds no vote or timeout of a correct validator that this one did not send.
+#[derive(Debug, Default)]
+pub struct SelfConsistency {
+    votes: BTreeMap<(usize, Epoch, Round), PeerMessage>,
+    timeouts: BTreeMap<(usize, Epoch, Round), PeerMessage>,
+    headers: BTreeMap<(usize, Epoch, Round, HeaderKind), PeerMessage>,
+}
+
+impl SelfConsistency {
+    /// A message left a correct node, which is the validator of the same number. `correct` says of
+    /// which validators every message is seen here.
+    pub fn sent(
+        &mut self,
+        node: usize,
+        message: &PeerMessage,
+        correct: impl Fn(ValidatorIndex) -> bool,
+    ) -> Check {
+        let known = match message {
+            PeerMessage::Vote(vote) if vote.voter.at() == node => {
+                let key = (node, vote.epoch, vote.round);
+                let last = (node, vote.epoch, Round(u64::MAX));
+                ensure!(
+                    self.votes.contains_key(&key)
+                        || self.timeouts.range(key..=last).next().is_none(),
+                    "node {node} votes in round {} after it gave up that or a later one",
+                    vote.round
+                );
+                self.votes.entry(key)
+            }
+            PeerMessage::Timeout(timeout) if timeout.author.at() == node => {
+                self.timeouts.entry((node, timeout.epoch, timeout.round))
+            }
+            PeerMessage::Header(header) if header.author.at() == node => {
+                let key = (node, header.epoch, header.round, header.kind);
+                let known = self.headers.entry(key).or_insert_with(|| message.clone());
+                ensure!(known == message, "node {node} signs two headers: {key:?}");
+                return Ok(());
+            }
+            PeerMessage::Qc(qc) => {
+                for (voter, signature) in qc.votes.iter().filter(|(voter, _)| correct(*voter)) {
+                    if voter.at() == node {
+                        // Words of its own count as said: a crash may have come before the send.
+                        let vote = Vote {
+                            epoch: qc.epoch,
+                            round: qc.round,
+                            block_id: qc.block_id,
+                            parent_round: qc.parent_round,
+                            voter: *voter,
+                            signature: signature.clone(),
+                        };
+                        let key = (node, qc.epoch, qc.round);
+                        let said = self.votes.entry(key);
+                        said.or_insert(PeerMessage::Vote(vote));
+                    }
+                    let said = self.votes.get(&(voter.at(), qc.epoch, qc.round));
+                    let so = matches!(said, Some(PeerMessage::Vote(vote))
+                        if vote.block_id == qc.block_id && vote.parent_round == qc.parent_round);
+                    ensure!(
+                        so,
+                        "node {node} sends a QC of round {} with a vote that validator {voter} \
+                         never sent",
+                        qc.round
+                    );
+                }
+                return Ok(());
+            }
+            PeerMessage::Tc(tc) => {
+                for entry in tc.entries.iter().filter(|entry| correct(entry.author)) {
+                    if entry.author.at() == node {
+                        let timeout = Timeout {
+                            epoch: tc.epoch,
+                            round: tc.round,
+                            hqc_round: entry.hqc_round,
+                            hqc_id: entry.hqc_id,
+                            author: entry.author,
+                            signature: entry.signature.clone(),
+                        };
+                        let key = (node, tc.epoch, tc.round);
+                        let said = self.timeouts.entry(key);
+                        said.or_insert(PeerMessage::Timeout(timeout));
+                    }
+                    let said = self.timeouts.get(&(entry.author.at(), tc.epoch, tc.round));
+                    let so = matches!(said, Some(PeerMessage::Timeout(timeout))
+                        if timeout.hqc_round == entry.hqc_round && timeout.hqc_id == entry.hqc_id);
+                    ensure!(
+                        so,
+                        "node {node} sends a TC of round {} with a timeout that validator {} \
+                         never sent",
+                        tc.round,
+                        entry.author
+                    );
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        let known = known.or_insert_with(|| message.clone());
+        ensure!(
+            known == message,
+            "node {node} contradicts itself: {known:?}, then {message:?}"
+        );
+        Ok(())
+    }
+}
+
+/// A vote for a block whose parent is not of the round before stands on a TC whose timeouts name
+/// no QC above that parent (rule V4). Faulty validators can sign any timeout; for the rest of a
+/// quorum, correct validators must have sent theirs.
+#[derive(Debug, Default)]
+pub struct Justification {
+    /// The QC's round that each correct validator named.
+    named: BTreeMap<(Epoch, Round), BTreeMap<ValidatorIndex, Round>>,
+}
+
+impl Justification {
+    /// A message left a correct node.
+    pub fn sent(
+        &mut self,
+        node: usize,
+        message: &PeerMessage,
+        set: &ValidatorSet,
+        faulty: impl Fn(ValidatorIndex) -> bool,
+    ) -> Check {
+        match message {
+            PeerMessage::Timeout(timeout) if timeout.author.at() == node => {
+                let round = (timeout.epoch, timeout.round);
+                let named = self.named.entry(round).or_default();
+                named.insert(timeout.author, timeout.hqc_round);
+            }
+            PeerMessage::Tc(tc) => {
+                for entry in tc.entries.iter().filter(|entry| entry.author.at() == node) {
+                    let named = self.named.entry((tc.epoch, tc.round)).or_default();
+                    named.insert(entry.author, entry.hqc_round);
+                }
+            }
+            PeerMessage::Vote(vote)
+                if vote.voter.at() == node && vote.parent_round.next() != vote.round =>
+            {
+                let named = self.named.get(&(vote.epoch, vote.round.prev()));
+                // Its own timeout may have been durable at a crash and never sent.
+                let unsent = named.is_none_or(|named| !named.contains_key(&vote.voter));
+                let own = if unsent { set.weight(vote.voter) } else { 0 };
+                let low = named.into_iter().flatten();
+                let low = low.filter(|(_, round)| **round <= vote.parent_round);
+                let most: u64 = low.map(|(author, _)| set.weight(*author)).sum::<u64>()
+                    + own
+                    + set
+                        .iter()
+                        .filter(|v| faulty(v.index))
+                        .map(|v| v.weight)
+                        .sum::<u64>();
+                ensure!(
+                    most * 3 > set.total_weight() * 2,
+                    "node {node} votes in round {} on a parent of round {}, which no TC justifies",
+                    vote.round,
+                    vote.parent_round
+                );
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The last record of a node: epoch, block and round of the lock, last vote, highest timeout.
+type Last = (Epoch, (Round, BlockId), Round, Round);
+
+/// The durable safety record never goes back, and never locks below what it voted on.
+#[derive(Debug, Default)]
+pub struct Locks {
+    last: BTreeMap<usize, Last>,
+}
+
+impl Locks {
+    /// The record on a node's disk.
+    pub fn durable(&mut self, node: usize, record: &SafetyRecord) -> Check {
+        let locked = (record.locked.round, record.locked.block_id);
+        let now = (
+            record.epoch,
+            locked,
+            record.last_voted_round,
+            record.highest_timeout_round,
+        );
+        let last = *self.last.entry(node).or_insert(now);
+        ensure!(
+            now.0 >= last.0,
+            "node {node}: its safety record went back to epoch {} from {}",
+            now.0,
+            last.0
+        );
+        ensure!(
+            now.0 > last.0 || (now.1.0 >= last.1.0 && now.2 >= last.2 && now.3 >= last.3),
+            "node {node}: its safety record went back from {last:?} to {now:?}"
+        );
+        ensure!(
+            now.0 > last.0 || now.1.0 > last.1.0 || now.1.1 == last.1.1,
+            "node {node} is locked on another block of round {} than before",
+            now.1.0
+        );
+        if let Some(vote) = record.last_vote.as_ref()
+            && vote.epoch == record.epoch
+        {
+            ensure!(
+                record.locked.round >= vote.parent_round,
+                "node {node} voted on round {} and is locked on {}",
+                vote.parent_round,
+                record.locked.round
+            );
+        }
+        self.last.insert(node, now);
+        Ok(())
+    }
+}
