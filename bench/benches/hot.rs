@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use falconet_dataplane::frame::{FrameDecoder, header};
+use falconet_dataplane::frame::{FrameDecoder, SmallCopies, header};
 use falconet_mempool::{Admission, Config, Mempool, Recovered};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, LaneTip};
@@ -61,10 +61,13 @@ fn frames(c: &mut Criterion) {
         group.bench_function(format!("100 frames of 256 bytes, {name}"), |b| {
             b.iter(|| {
                 let mut decoder = FrameDecoder::new(1 << 20, 0);
+                let mut copies = SmallCopies::default();
                 let mut count = 0;
                 for at in (0..stream.len()).step_by(cut) {
                     let mut piece = stream.slice(at..stream.len().min(at + cut));
-                    while let Some(frame) = decoder.next_frame(&mut piece).expect("valid") {
+                    while let Some(frame) =
+                        decoder.next_frame(&mut piece, &mut copies).expect("valid")
+                    {
                         black_box(frame);
                         count += 1;
                     }

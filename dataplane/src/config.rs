@@ -31,6 +31,9 @@ pub struct StoqConfig {
     /// Whether peers may send QUIC datagrams (RFC 9221), and this endpoint to them. An application
     /// without a use for them is spared a way in.
     pub datagrams: bool,
+    /// Whether Bulk frames that come in several packets are handed on as they came, as
+    /// [`Event::FramePieces`](crate::Event::FramePieces), instead of being copied together.
+    pub bulk_in_pieces: bool,
     /// What the TLS configurations of this endpoint share.
     pub(crate) tls: crate::tls::Shared,
     /// Called by a network thread after events were queued; for consumers that wait on
@@ -54,6 +57,7 @@ impl StoqConfig {
             io: IoOptions::default(),
             reset_secret: None,
             datagrams: false,
+            bulk_in_pieces: false,
             tls: crate::tls::Shared::default(),
             notify: None,
             after_setup: None,

@@ -14,7 +14,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use crate::KIND_APPLICATION_MIN;
+use crate::{KIND_APPLICATION_MIN, pool::SmallCopies};
 
 /// Length of a message's header in a datagram, bytes.
 pub const MESSAGE_HEADER_BYTES: usize = 3;
@@ -81,9 +81,9 @@ impl Messages {
     }
 
     /// The same messages in memory of their own.
-    pub(crate) fn copied(self) -> Self {
+    pub(crate) fn copied(self, copies: &mut SmallCopies) -> Self {
         Messages {
-            wire: Bytes::copy_from_slice(&self.wire),
+            wire: copies.copy(&self.wire),
             count: self.count,
         }
     }

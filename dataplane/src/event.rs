@@ -67,8 +67,8 @@ impl Remote {
     }
 }
 
-/// What happened. For one connection the order is `Connected`, any number of `Frame` and
-/// `Datagram`, `Closed`.
+/// What happened. For one connection the order is `Connected`, any number of `Frame`,
+/// `FramePieces` and `Datagram`, `Closed`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -96,6 +96,19 @@ pub enum Event {
         /// The payload.
         payload: Bytes,
         /// The frame's share of the event budget; dropping it lets the peers send on.
+        lease: FrameLease,
+    },
+    /// A Bulk frame arrived whose payload is not in one piece; only with
+    /// [`StoqConfig::bulk_in_pieces`](crate::StoqConfig::bulk_in_pieces).
+    FramePieces {
+        /// The connection that it came from.
+        conn: ConnId,
+        /// The application's frame kind, at least `KIND_APPLICATION_MIN`.
+        kind: u8,
+        /// The payload, in order: slices of receive buffers, none of them empty. Kept long, they
+        /// take these buffers out of service; copy what is to stay.
+        pieces: Vec<Bytes>,
+        /// The frame's share of the event budget, as for `Frame`.
         lease: FrameLease,
     },
     /// A datagram arrived, with one message or several.
@@ -205,7 +218,9 @@ impl EventBudget {
         let bytes = self.bytes.fetch_sub(payload_len, Ordering::SeqCst) - payload_len;
         // Waking at a quarter avoids a wake-up for every frame while the consumer catches up.
         let low = frames <= self.frames_max / 4 && bytes <= self.bytes_max / 4;
+        // Looked at before it is written: a write would take the cache line from the endpoint.
         if low
+            && self.paused.load(Ordering::SeqCst)
             && self.paused.swap(false, Ordering::SeqCst)
             && let Some(wake) = self.wake.get()
         {

@@ -8,7 +8,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::{Stats, stats::Count};
 
@@ -84,6 +84,58 @@ pub(crate) fn has_window(slab: &BytesMut) -> bool {
     slab.capacity() - slab.len() >= WINDOW_BYTES
 }
 
+/// Size of a block of [`SmallCopies`], bytes: what one kept small message can keep at most.
+const COPY_BLOCK_BYTES: usize = 16 << 10;
+
+/// Longest copy that shares a block, bytes.
+const COPY_BYTES_MAX: usize = COPY_BLOCK_BYTES / 4;
+
+/// Full blocks remembered to be used again; older ones are freed with their last slice.
+const COPY_BLOCKS_MAX: usize = 64;
+
+/// Memory for small payloads that are copied out of their receive buffers. Blocks are used again
+/// once everything in them is dropped, so a consumer that keeps up costs no allocation.
+#[derive(Debug, Default)]
+pub struct SmallCopies {
+    block: BytesMut,
+    full: VecDeque<BytesMut>,
+}
+
+impl SmallCopies {
+    /// The same bytes in memory that they share with other small copies only.
+    pub fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.len() > COPY_BYTES_MAX {
+            return Bytes::copy_from_slice(bytes);
+        }
+        if self.block.capacity() < bytes.len() {
+            self.next_block();
+        }
+        self.block.extend_from_slice(bytes);
+        self.block.split().freeze()
+    }
+
+    /// Takes a block that nobody uses any more, or a new one.
+    fn next_block(&mut self) {
+        if self.block.try_reclaim(COPY_BLOCK_BYTES) {
+            return;
+        }
+        let used = std::mem::take(&mut self.block);
+        self.full.push_back(used);
+        for _ in 0..self.full.len().min(SCAN_MAX) {
+            let mut block = self.full.pop_front().expect("counted above");
+            if block.try_reclaim(COPY_BLOCK_BYTES) {
+                self.block = block;
+                return;
+            }
+            self.full.push_back(block);
+        }
+        if self.full.len() > COPY_BLOCKS_MAX {
+            self.full.pop_front();
+        }
+        self.block = BytesMut::with_capacity(COPY_BLOCK_BYTES);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +182,38 @@ mod tests {
         }
         drop((second, kept));
         assert!(first.try_reclaim(SLAB_BYTES));
+    }
+
+    #[test]
+    fn small_copies_use_their_blocks_again() {
+        let mut copies = SmallCopies::default();
+        let mut blocks = std::collections::BTreeSet::new();
+        let mut kept = VecDeque::new();
+        for i in 0..10_000usize {
+            let bytes = vec![i as u8; 1 + i % 200];
+            let copy = copies.copy(&bytes);
+            assert_eq!(copy, bytes);
+            kept.push_back(copy);
+            if kept.len() > 500 {
+                kept.pop_front();
+            }
+            blocks.insert(copies.block.as_ptr() as usize / COPY_BLOCK_BYTES);
+        }
+        // 500 copies of 100 bytes fill four blocks; an address range may straddle two.
+        assert!(blocks.len() <= 2 * 8, "{} blocks", blocks.len());
+        assert_eq!(copies.copy(&[]), Bytes::new());
+        assert_eq!(
+            copies.copy(&[7; COPY_BYTES_MAX + 1]).len(),
+            COPY_BYTES_MAX + 1
+        );
+    }
+
+    #[test]
+    fn kept_copies_bound_what_is_remembered() {
+        let mut copies = SmallCopies::default();
+        let kept: Vec<Bytes> = (0..1000).map(|_| copies.copy(&[1; 4000])).collect();
+        assert!(copies.full.len() <= COPY_BLOCKS_MAX);
+        assert!(kept.iter().all(|copy| copy[..] == [1; 4000]));
     }
 
     #[test]

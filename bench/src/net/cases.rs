@@ -6,12 +6,15 @@ use falconet_dataplane::{Backend, PathPolicy, PathTier};
 use hdrhistogram::Histogram;
 
 use super::meter::Window;
-use super::{Extra, NetError, Running, Setup, UDP_PAYLOAD_1500, UDP_PAYLOAD_9000, stoq};
+use super::{Extra, How, NetError, Running, Setup, UDP_PAYLOAD_1500, UDP_PAYLOAD_9000, stoq};
 
 /// Size of what bulk senders hand over at a time, bytes.
 pub(crate) const BULK_CHUNK: usize = 1 << 20;
 /// Payload of a round trip, bytes.
 pub(crate) const ROUND_TRIP_BYTES: usize = 64;
+
+/// Name of the contender whose consumer gets large frames copied together.
+const GATHERED: &str = "stoq_gathered";
 
 /// A task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,10 +89,8 @@ impl fmt::Display for Work {
 pub enum Who {
     /// Ours.
     Stoq {
-        /// Its I/O backend.
-        backend: Backend,
-        /// How it treats paths.
-        paths: PathPolicy,
+        /// With which settings.
+        how: How,
         /// How it is called in the report.
         name: &'static str,
     },
@@ -111,7 +112,7 @@ impl Who {
     /// Begins the work of `setup`; returns once both sides are connected.
     pub(crate) fn start(self, setup: &Setup) -> Result<Box<dyn Running>, NetError> {
         match self {
-            Self::Stoq { backend, paths, .. } => stoq::start(setup, backend, paths),
+            Self::Stoq { how, .. } => stoq::start(setup, how),
             #[cfg(feature = "peers")]
             Self::Quinn { ack_frequency } => super::quinn::start(setup, ack_frequency),
             #[cfg(feature = "peers")]
@@ -160,14 +161,18 @@ impl Case {
 /// Every case, in the order of their turns: contenders at the same task follow each other.
 pub(crate) fn all(backend: Backend) -> Vec<Case> {
     let ours = |backend, paths, name| Who::Stoq {
-        backend,
-        paths,
+        how: How {
+            backend,
+            paths,
+            gathered: name == GATHERED,
+        },
         name,
     };
     let stoq = ours(backend, PathPolicy::Adaptive, "stoq");
     let uring = ours(Backend::IoUring, PathPolicy::Adaptive, "stoq_uring");
     let mmsg = ours(Backend::Mmsg, PathPolicy::Adaptive, "stoq_mmsg");
     let off = ours(backend, PathPolicy::Off, "stoq_paths_off");
+    let gathered = ours(backend, PathPolicy::Adaptive, GATHERED);
     let tier = |tier| {
         let name = match tier {
             PathTier::Loopback => "stoq_tier_loopback",
@@ -181,10 +186,13 @@ pub(crate) fn all(backend: Backend) -> Vec<Case> {
     let bulk = |udp_payload| Work::Bulk { udp_payload };
     let spin = |spin| Work::RoundTrip { spin };
     let tasks = [
-        (bulk(UDP_PAYLOAD_1500), vec![stoq, uring, mmsg, off]),
+        (
+            bulk(UDP_PAYLOAD_1500),
+            vec![stoq, gathered, uring, mmsg, off],
+        ),
         (
             bulk(UDP_PAYLOAD_9000),
-            vec![stoq, uring, mmsg, off, loopback, lan, metro, wide],
+            vec![stoq, gathered, uring, mmsg, off, loopback, lan, metro, wide],
         ),
         (spin(true), vec![stoq]),
         (spin(false), vec![stoq]),

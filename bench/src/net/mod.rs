@@ -30,6 +30,7 @@ use falconet_dataplane::{Backend, TrustedKeys};
 pub use self::cases::{Case, Sample, Who, Work};
 pub use self::place::Cores;
 pub use self::report::{CaseReport, NetReport};
+pub use self::stoq::How;
 
 use self::meter::Meter;
 use crate::environment::{Environment, NoiseMeter};

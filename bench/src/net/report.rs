@@ -17,6 +17,11 @@ pub const REPORT_VERSION: u32 = 1;
 const RATIOS: &[(&str, &str, &str)] = &[
     ("bulk_vs_quinn", "bulk_mtu1500.stoq", "bulk_mtu1500.quinn"),
     (
+        "bulk_gathered_vs_quinn",
+        "bulk_mtu1500.stoq_gathered",
+        "bulk_mtu1500.quinn",
+    ),
+    (
         "bulk_vs_quinn_ack_frequency",
         "bulk_mtu1500.stoq",
         "bulk_mtu1500.quinn_ack_frequency",
@@ -212,8 +217,10 @@ impl NetReport {
             .map(|(name, ratio)| (name.clone(), ratio.median))
             .collect();
         for (name, case) in [
-            ("copies_per_byte", "bulk_mtu1500.stoq"),
-            ("copies_per_byte_mtu9000", "bulk_mtu9000.stoq"),
+            // Of a consumer that wants its frames whole, as validators do.
+            ("copies_per_byte", "bulk_mtu1500.stoq_gathered"),
+            ("copies_per_byte_mtu9000", "bulk_mtu9000.stoq_gathered"),
+            ("copies_per_byte_pieces", "bulk_mtu1500.stoq"),
             ("copies_per_byte_uni256", "uni256.stoq"),
         ] {
             if let Some(copies) = cases.get(case).and_then(|case| case.copies_per_byte) {

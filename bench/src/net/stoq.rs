@@ -1,6 +1,6 @@
-//! STOQ: an endpoint a side with its network thread. In floods one thread of the application works
-//! beside each, on the same core; round trips are answered by a handler in the network thread, as
-//! quinn's and s2n-quic's applications run on the thread of their endpoint.
+//! STOQ: an endpoint a side with its network thread. What arrives is consumed by a handler in the
+//! network thread, as quinn's and s2n-quic's applications run on the thread of their endpoint; who
+//! floods is a thread of its own beside the network thread, on the same core.
 //!
 //! Messages are frames on Bulk, which do not wait for each other's retransmission beyond the
 //! stream that small ones share; datagrams hold as many messages as fit.
@@ -26,8 +26,9 @@ const KIND: u8 = KIND_APPLICATION_MIN;
 const STOP_INTERVAL: Duration = Duration::from_millis(20);
 /// What a sender does when its queue is full.
 const FULL_PAUSE: Duration = Duration::from_micros(50);
-/// Datagram messages that the application hands over at a time.
-const DATAGRAMS_AT_ONCE: usize = 64;
+/// Bytes of datagram messages that the application hands over at a time: about two bursts. quinn's
+/// application queues up to 8 MB before its endpoint has its turn.
+const DATAGRAM_BYTES_AT_ONCE: usize = 128 << 10;
 
 type Thread<T> = JoinHandle<Result<T, NetError>>;
 
@@ -44,18 +45,17 @@ impl Running for Ours {
 }
 
 /// Settings that a case varies.
-#[derive(Clone, Copy)]
-struct How {
-    backend: Backend,
-    paths: PathPolicy,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct How {
+    /// Its I/O backend.
+    pub backend: Backend,
+    /// How it treats paths.
+    pub paths: PathPolicy,
+    /// Whether large frames are copied together for the consumer.
+    pub gathered: bool,
 }
 
-pub(super) fn start(
-    setup: &Setup,
-    backend: Backend,
-    paths: PathPolicy,
-) -> Result<Box<dyn Running>, NetError> {
-    let how = How { backend, paths };
+pub(super) fn start(setup: &Setup, how: How) -> Result<Box<dyn Running>, NetError> {
     let (addr_in, addr) = crossbeam_channel::bounded(1);
     let (ready_in, ready) = crossbeam_channel::bounded(1);
     let own = setup.clone();
@@ -86,6 +86,7 @@ fn config(setup: &Setup, how: How, own: usize) -> StoqConfig {
     config.datagrams = true;
     config.io.backend = how.backend;
     config.io.paths = how.paths;
+    config.bulk_in_pieces = !how.gathered;
     config.io.mtu_max_loopback = setup.work.udp_payload();
     if setup.work == (Work::RoundTrip { spin: true }) {
         config.io.spin = Spin::Always;
@@ -98,16 +99,13 @@ fn config(setup: &Setup, how: How, own: usize) -> StoqConfig {
 fn serve(setup: &Setup, how: How, addr: &Sender<SocketAddrV6>) -> Result<Extra, NetError> {
     let config = config(setup, how, 0);
     let stoq = if let Work::RoundTrip { .. } = setup.work {
-        let stoq = Stoq::bind_with_handler(config, echo)?;
-        let _ = addr.send(stoq.local_addr());
-        wait(&setup.meter);
-        stoq
+        Stoq::bind_with_handler(config, echo)?
     } else {
-        let (stoq, events) = Stoq::bind(config)?;
-        let _ = addr.send(stoq.local_addr());
-        count(&setup.meter, &events)?;
-        stoq
+        let meter = setup.meter.clone();
+        Stoq::bind_with_handler(config, move |_: &StoqHandle, event| count(&meter, event))?
     };
+    let _ = addr.send(stoq.local_addr());
+    wait(&setup.meter);
     let extra = Extra {
         copies_per_byte: stoq.handle().stats().copies_per_byte(),
         backend: Some(stoq.backend().to_owned()),
@@ -131,18 +129,17 @@ fn echo(stoq: &StoqHandle, event: Event) {
 }
 
 /// Counts what arrives.
-fn count(meter: &Meter, events: &Receiver<Event>) -> Result<(), NetError> {
-    while let Some(event) = next(meter, events)? {
-        match event {
-            Event::Frame { payload, .. } => meter.arrived(1, payload.len() as u64),
-            Event::Datagram { messages, .. } => {
-                meter.arrived(messages.count() as u64, messages.payload_bytes() as u64);
-            }
-            Event::Closed { .. } => break,
-            _ => {}
+fn count(meter: &Meter, event: Event) {
+    match event {
+        Event::Frame { payload, .. } => meter.arrived(1, payload.len() as u64),
+        Event::FramePieces { pieces, .. } => {
+            meter.arrived(1, pieces.iter().map(|piece| piece.len() as u64).sum());
         }
+        Event::Datagram { messages, .. } => {
+            meter.arrived(messages.count() as u64, messages.payload_bytes() as u64);
+        }
+        _ => {}
     }
-    Ok(())
 }
 
 /// The next event; nothing when the run is over.
@@ -221,7 +218,8 @@ fn flood(setup: &Setup, handle: &StoqHandle, conn: ConnId) -> Result<(), NetErro
     let payload = Bytes::from(vec![7; setup.work.message_bytes()]);
     while !setup.meter.is_stopped() {
         let sent = if let Work::Datagrams { .. } = setup.work {
-            let messages = std::iter::repeat_n((KIND, &payload), DATAGRAMS_AT_ONCE);
+            let count = DATAGRAM_BYTES_AT_ONCE / payload.len();
+            let messages = std::iter::repeat_n((KIND, &payload), count);
             handle.send_datagrams(conn, messages).map(|_| ())
         } else {
             handle.send(conn, Channel::Bulk, KIND, payload.clone())

@@ -62,8 +62,29 @@ pub(super) struct Admission {
     validators: usize,
     handshakes_by_prefix: HashMap<Prefix, usize>,
     anonymous_by_prefix: HashMap<Prefix, usize>,
-    /// The established accepted connection of each trusted key.
-    by_key: HashMap<Digest, ConnId>,
+    /// The open connections between pairs of keys.
+    by_keys: HashMap<(Digest, Dialled), ConnId>,
+}
+
+/// Which side dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Dialled {
+    ByUs,
+    ByPeer,
+}
+
+impl Dialled {
+    pub(super) fn by_us(is_initiator: bool) -> Self {
+        if is_initiator {
+            Self::ByUs
+        } else {
+            Self::ByPeer
+        }
+    }
+
+    pub(super) fn other(self) -> Self {
+        Self::by_us(self == Self::ByPeer)
+    }
 }
 
 impl Admission {
@@ -138,14 +159,24 @@ impl Admission {
         }
     }
 
-    /// Registers the connection of a trusted key; returns the one that it replaces.
-    pub(super) fn bind_key(&mut self, key: Digest, conn: ConnId) -> Option<ConnId> {
-        self.by_key.insert(key, conn)
+    /// The open connection of a pair of keys that this side dialled.
+    pub(super) fn bound(&self, pair: Digest, dialled: Dialled) -> Option<ConnId> {
+        self.by_keys.get(&(pair, dialled)).copied()
     }
 
-    /// Forgets the connection of a trusted key unless a newer one took its place.
-    pub(super) fn unbind_key(&mut self, key: Digest, conn: ConnId) {
-        if let Entry::Occupied(entry) = self.by_key.entry(key)
+    /// Registers the connection of a pair of keys; returns the one that it replaces.
+    pub(super) fn bind_key(
+        &mut self,
+        pair: Digest,
+        dialled: Dialled,
+        conn: ConnId,
+    ) -> Option<ConnId> {
+        self.by_keys.insert((pair, dialled), conn)
+    }
+
+    /// Forgets the connection of a pair of keys unless a newer one took its place.
+    pub(super) fn unbind_key(&mut self, pair: Digest, dialled: Dialled, conn: ConnId) {
+        if let Entry::Occupied(entry) = self.by_keys.entry((pair, dialled))
             && *entry.get() == conn
         {
             entry.remove();
@@ -240,11 +271,17 @@ mod tests {
     fn a_newer_connection_replaces_an_older_one() {
         let mut admission = Admission::default();
         let key = Digest([1; 32]);
-        assert_eq!(admission.bind_key(key, ConnId(1)), None);
-        assert_eq!(admission.bind_key(key, ConnId(2)), Some(ConnId(1)));
-        admission.unbind_key(key, ConnId(1));
-        assert_eq!(admission.bind_key(key, ConnId(3)), Some(ConnId(2)));
-        admission.unbind_key(key, ConnId(3));
-        assert_eq!(admission.bind_key(key, ConnId(4)), None);
+        assert_eq!(admission.bind_key(key, Dialled::ByPeer, ConnId(1)), None);
+        assert_eq!(
+            admission.bind_key(key, Dialled::ByPeer, ConnId(2)),
+            Some(ConnId(1))
+        );
+        admission.unbind_key(key, Dialled::ByPeer, ConnId(1));
+        assert_eq!(
+            admission.bind_key(key, Dialled::ByPeer, ConnId(3)),
+            Some(ConnId(2))
+        );
+        admission.unbind_key(key, Dialled::ByPeer, ConnId(3));
+        assert_eq!(admission.bind_key(key, Dialled::ByPeer, ConnId(4)), None);
     }
 }

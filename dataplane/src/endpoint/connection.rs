@@ -51,7 +51,7 @@ pub(super) struct Conn {
     pub(super) path: Path,
     /// What may be sent while the peer's address is unproved.
     unvalidated: Option<AddressBudget>,
-    /// Under what name the admission table knows an accepted trusted peer.
+    /// Under what name the admission table knows the pair of keys.
     pub(super) bound: Option<Digest>,
     /// Whether the next transmission belongs to the streams: quinn-proto sends datagrams first, so
     /// without turns a busy sender of datagrams would keep frames from leaving.
@@ -102,9 +102,19 @@ pub(super) enum Origin {
     /// This side dialled.
     Dialled {
         target: TargetId,
-        /// Whether with a key of its own.
-        as_validator: bool,
+        /// Identifier of the key that this side proves, if any.
+        own_key: Option<Digest>,
     },
+}
+
+impl Origin {
+    /// Identifier of the key that this side proved.
+    pub(super) fn own_key(self) -> Option<Digest> {
+        match self {
+            Self::Accepted { own_key } => Some(own_key),
+            Self::Dialled { own_key, .. } => own_key,
+        }
+    }
 }
 
 /// Where a connection stands.
@@ -130,12 +140,9 @@ impl Conn {
         path: Path,
         deadline: Instant,
     ) -> Self {
-        let (target, proves_identity) = match origin {
-            Origin::Accepted { .. } => (None, true),
-            Origin::Dialled {
-                target,
-                as_validator,
-            } => (Some(target), as_validator),
+        let target = match origin {
+            Origin::Accepted { .. } => None,
+            Origin::Dialled { target, .. } => Some(target),
         };
         Conn {
             id,
@@ -144,7 +151,7 @@ impl Conn {
             addr,
             target,
             origin,
-            proves_identity,
+            proves_identity: origin.own_key().is_some(),
             state: State::Handshake,
             place,
             sender: Sender::new(),

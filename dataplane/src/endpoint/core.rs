@@ -8,7 +8,9 @@ use std::{
 
 use falconet_crypto::hash::Digest;
 
-use crate::{Event, EventBudget, Limits, Stats, TrustedKeys, send::Registry, stats::Count};
+use crate::{
+    Event, EventBudget, Limits, Stats, TrustedKeys, pool::SmallCopies, send::Registry, stats::Count,
+};
 
 /// Shared by the connections of one endpoint, owned by it.
 pub(super) struct Core {
@@ -22,7 +24,11 @@ pub(super) struct Core {
     pub(super) datagrams: bool,
     /// How long small frames and messages may wait for company.
     pub(super) flush_after: Option<Duration>,
+    /// Whether Bulk frames come in pieces.
+    pub(super) bulk_in_pieces: bool,
     pub(super) events: VecDeque<Event>,
+    /// Where small payloads are copied to.
+    pub(super) copies: SmallCopies,
     pub(super) log: LogLimiter,
 }
 

@@ -187,7 +187,7 @@ pub(super) fn receive(
         core.stats.payload_bytes_delivered.add(bytes as u64);
         let messages = if bytes < core.limits.copy_below_bytes {
             core.stats.payload_bytes_copied.add(bytes as u64);
-            messages.copied()
+            messages.copied(&mut core.copies)
         } else {
             messages
         };

@@ -21,6 +21,9 @@ pub(super) struct Target {
     pub(super) dial_at: Option<Instant>,
     /// When the present connection was established.
     pub(super) open_since: Option<Instant>,
+    /// Not dialled for the time being, and the consumer knows: a connection that the peer dialled is
+    /// kept instead.
+    pub(super) is_put_off: bool,
     failures: u32,
 }
 
@@ -38,6 +41,7 @@ impl Target {
             conn: None,
             dial_at: Some(now),
             open_since: None,
+            is_put_off: false,
             failures: 0,
         }
     }

@@ -115,9 +115,9 @@ pub(super) struct Dialler {
 const SERVERS_MAX: usize = 1024;
 
 impl Dialler {
-    /// Whether this side proves a key when it dials.
-    pub(super) fn has_identity(&self) -> bool {
-        self.identity.is_some()
+    /// Identifier of the key that this side proves when it dials, if any.
+    pub(super) fn key(&self) -> Option<Digest> {
+        self.identity.as_ref().map(|pair| pair.public().id())
     }
 
     /// The TLS configuration for the owner of `key`.

@@ -6,12 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use falconet_crypto::hash::hash;
 use quinn_proto::{ConnectionError, Incoming, TransportErrorCode};
 
 use super::{
     EVENTS_WAITING_MAX, Endpoint, TimerKey,
-    admission::{Place, Refusal, Verdict},
+    admission::{Dialled, Place, Refusal, Verdict},
     connection::{Conn, Origin, State},
     dial::Target,
     path::Path,
@@ -153,9 +152,12 @@ impl Endpoint {
         };
         target.dial_at = None;
         let (crypto, addr) = (target.crypto.clone(), target.peer.addr);
-        let as_validator = self.dialler.has_identity();
+        if self.put_off(now, id) {
+            return;
+        }
+        let own_key = self.dialler.key();
         let guess = self.paths.guess(addr.ip(), self.recipe.policy());
-        let config = self.recipe.client(crypto, as_validator, &guess);
+        let config = self.recipe.client(crypto, own_key.is_some(), &guess);
         self.core.stats.handshakes_out.inc();
         let deadline = now + self.core.limits.handshake_timeout;
         match self
@@ -166,6 +168,7 @@ impl Endpoint {
                 let conn_id = self.next_conn_id();
                 if let Some(target) = self.targets.get_mut(&id) {
                     target.conn = Some(conn_id);
+                    target.is_put_off = false;
                 }
                 let place = Place::Dialled;
                 self.insert(Conn::new(
@@ -174,7 +177,7 @@ impl Endpoint {
                     addr,
                     Origin::Dialled {
                         target: id,
-                        as_validator,
+                        own_key,
                     },
                     place,
                     Path::new(guess, self.recipe.policy()),
@@ -196,7 +199,12 @@ impl Endpoint {
             return;
         };
         let addr = target.peer.addr;
-        if let Some(suppressed) = self.core.log.permit(now, "dial failed", &self.core.stats) {
+        let is_reachable = reason.code() == Some(CloseCode::Superseded);
+        if is_reachable {
+            let target = self.targets.get_mut(&id).expect("looked up above");
+            target.is_put_off = true;
+        } else if let Some(suppressed) = self.core.log.permit(now, "dial failed", &self.core.stats)
+        {
             tracing::warn!(%addr, %reason, ?retry_in, suppressed, "cannot reach a peer");
         }
         if retry_in.is_none() {
@@ -276,24 +284,17 @@ impl Endpoint {
         let State::Open(remote) = conn.state else {
             unreachable!("opened by the greeting");
         };
-        if let (Remote::Validator(key), Origin::Accepted { own_key }) = (remote, conn.origin) {
+        if let (Remote::Validator(key), Some(own_key)) = (remote, conn.origin.own_key()) {
             // The set may have changed since the handshake.
-            if !self.core.trusted.contains(&key) {
+            let verdict = if !conn.initiator() && !self.core.trusted.contains(&key) {
+                Err((CloseCode::Untrusted, "the key is not trusted".into()))
+            } else {
+                self.bind(now, conn, key, own_key)
+            };
+            if let Err(failure) = verdict {
                 // Never announced as connected, so not to be announced as closed either.
                 conn.state = State::Greeting(remote);
-                return Err((CloseCode::Untrusted, "the key is not trusted".into()));
-            }
-            // A peer that connects to both keys of a rotation keeps both connections.
-            let bound = hash("falconet stoq peer", &[key.as_bytes(), own_key.as_bytes()]);
-            conn.bound = Some(bound);
-            let older = self.admission().bind_key(bound, conn.id);
-            if let Some(older) = older {
-                self.close(
-                    now,
-                    older,
-                    CloseCode::Superseded,
-                    "replaced by a newer connection",
-                );
+                return Err(failure);
             }
         }
         if let Some(target) = conn.target.and_then(|id| self.targets.get_mut(&id)) {
@@ -418,7 +419,8 @@ impl Endpoint {
                     Remote::Anonymous => stats.connections_anonymous.dec(),
                 }
                 if let Some(bound) = conn.bound.take() {
-                    self.admission().unbind_key(bound, conn.id);
+                    let dialled = Dialled::by_us(conn.initiator());
+                    self.admission().unbind_key(bound, dialled, conn.id);
                 }
                 self.core.registry.remove(conn.id);
                 self.core.events.push_back(Event::Closed {

@@ -20,6 +20,7 @@ mod sender;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod twins;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -45,6 +46,7 @@ use self::{
 };
 use crate::{
     BindError, CloseCode, ConnId, Event, EventBudget, Stats, StoqConfig, TargetId,
+    pool::SmallCopies,
     send::{Command, Registry},
     stats::Count,
 };
@@ -106,6 +108,75 @@ enum TimerKey {
     Target(TargetId),
 }
 
+/// What the endpoints of a group are made from.
+struct Plan<'a> {
+    config: &'a StoqConfig,
+    recipe: Recipe,
+    dialler: Dialler,
+    acceptor: Option<Acceptor>,
+    /// What identifiers and reset tokens are derived from.
+    secret: [u8; 32],
+    seed: Option<[u8; 32]>,
+    stats: &'a Arc<Stats>,
+    budget: &'a Arc<EventBudget>,
+    registry: &'a Arc<Registry>,
+}
+
+impl Plan<'_> {
+    fn endpoint(&self, seat: Seat) -> Endpoint {
+        let config = self.config;
+        let mut quic_config = endpoint_config(
+            self.secret,
+            config.limits.connection_id_lifetime,
+            seat.index,
+            seat.threads,
+        );
+        quic_config.rng_seed(self.seed);
+        let server = self.acceptor.as_ref().map(|a| a.server.clone());
+        let rng = self.seed.map_or_else(
+            || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8),
+            |seed| u64::from_le_bytes(*seed.first_chunk().expect("a seed has 32 bytes")),
+        );
+        Endpoint {
+            quic: quinn_proto::Endpoint::new(Arc::new(quic_config), server, true, None),
+            core: Core {
+                limits: config.limits.clone(),
+                stats: self.stats.clone(),
+                budget: self.budget.clone(),
+                registry: self.registry.clone(),
+                trusted: config.trusted.clone(),
+                chain_id: config.chain_id,
+                datagrams: config.datagrams,
+                flush_after: config.io.flush_after,
+                bulk_in_pieces: config.bulk_in_pieces,
+                events: VecDeque::new(),
+                copies: SmallCopies::default(),
+                log: LogLimiter::default(),
+            },
+            dialler: self.dialler.clone(),
+            acceptor: self.acceptor.clone(),
+            recipe: self.recipe.clone(),
+            paths: PathMemory::default(),
+            conns: Vec::new(),
+            by_id: HashMap::new(),
+            targets: HashMap::new(),
+            // Identifiers name their thread: congruent to its index modulo the number.
+            next_conn: (seat.index + seat.threads) as u64,
+            seat,
+            elsewhere: VecDeque::new(),
+            timers: BTreeSet::new(),
+            dirty: VecDeque::new(),
+            transmit: VecDeque::new(),
+            paused: Vec::new(),
+            responses: VecDeque::new(),
+            trusted_generation: config.trusted.generation(),
+            rng: rng | 1,
+            segments_max: SEGMENTS_MAX,
+            is_shut_down: false,
+        }
+    }
+}
+
 impl Endpoint {
     /// An endpoint as configured, alone. `seed` feeds the jitter of dialling and the random
     /// choices of QUIC; `None` draws one from the system.
@@ -143,84 +214,25 @@ impl Endpoint {
         });
         // Identifiers and reset tokens of all threads come from one secret, so that each thread
         // answers for the connections that any of them forgot.
-        let secret = secret.unwrap_or_else(random_secret);
-        let group = Arc::new(Group::default());
-        let endpoint = |index| {
-            let seat = Seat {
-                group: group.clone(),
-                index,
-                threads,
-            };
-            Self::one(
-                config, &recipe, &dialler, &acceptor, seat, secret, stats, budget, registry, seed,
-            )
+        let plan = Plan {
+            config,
+            recipe,
+            dialler,
+            acceptor,
+            secret: secret.unwrap_or_else(random_secret),
+            seed,
+            stats,
+            budget,
+            registry,
         };
-        Ok((0..threads).map(endpoint).collect())
+        let group = Arc::new(Group::default());
+        let seats = (0..threads).map(|index| Seat {
+            group: group.clone(),
+            index,
+            threads,
+        });
+        Ok(seats.map(|seat| plan.endpoint(seat)).collect())
     }
-
-    // One private constructor, called in one place; a struct for it would only repeat the names.
-    #[allow(clippy::too_many_arguments)]
-    fn one(
-        config: &StoqConfig,
-        recipe: &Recipe,
-        dialler: &Dialler,
-        acceptor: &Option<Acceptor>,
-        seat: Seat,
-        secret: [u8; 32],
-        stats: &Arc<Stats>,
-        budget: &Arc<EventBudget>,
-        registry: &Arc<Registry>,
-        seed: Option<[u8; 32]>,
-    ) -> Self {
-        let mut quic_config = endpoint_config(
-            secret,
-            config.limits.connection_id_lifetime,
-            seat.index,
-            seat.threads,
-        );
-        quic_config.rng_seed(seed);
-        let server = acceptor.as_ref().map(|acceptor| acceptor.server.clone());
-        let rng = seed.map_or_else(
-            || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8),
-            |seed| u64::from_le_bytes(*seed.first_chunk().expect("a seed has 32 bytes")),
-        );
-        Endpoint {
-            quic: quinn_proto::Endpoint::new(Arc::new(quic_config), server, true, None),
-            core: Core {
-                limits: config.limits.clone(),
-                stats: stats.clone(),
-                budget: budget.clone(),
-                registry: registry.clone(),
-                trusted: config.trusted.clone(),
-                chain_id: config.chain_id,
-                datagrams: config.datagrams,
-                flush_after: config.io.flush_after,
-                events: VecDeque::new(),
-                log: LogLimiter::default(),
-            },
-            dialler: dialler.clone(),
-            acceptor: acceptor.clone(),
-            recipe: recipe.clone(),
-            paths: PathMemory::default(),
-            conns: Vec::new(),
-            by_id: HashMap::new(),
-            targets: HashMap::new(),
-            // Identifiers name their thread: congruent to its index modulo the number.
-            next_conn: (seat.index + seat.threads) as u64,
-            seat,
-            elsewhere: VecDeque::new(),
-            timers: BTreeSet::new(),
-            dirty: VecDeque::new(),
-            transmit: VecDeque::new(),
-            paused: Vec::new(),
-            responses: VecDeque::new(),
-            trusted_generation: config.trusted.generation(),
-            rng: rng | 1,
-            segments_max: SEGMENTS_MAX,
-            is_shut_down: false,
-        }
-    }
-
     /// A UDP datagram came.
     pub fn handle_datagram(
         &mut self,
@@ -274,6 +286,11 @@ impl Endpoint {
                         continue;
                     };
                     conn.timer = None;
+                    if conn.next_timeout().is_none_or(|at| at > now) {
+                        // What it was set for has moved on.
+                        self.set_timer(slot);
+                        continue;
+                    }
                     if conn.quic.poll_timeout().is_some_and(|at| at <= now) {
                         conn.quic.handle_timeout(now);
                     }
@@ -442,12 +459,19 @@ impl Endpoint {
         }
     }
 
+    /// Sees to it that a connection is looked at when it next must be. Most of its deadlines move on
+    /// with every packet; a timer that is too early stays and is set anew when it is due, which
+    /// costs less than moving it along.
     fn set_timer(&mut self, slot: usize) {
         let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
         let next = conn.next_timeout();
-        if next != conn.timer {
+        let is_soon_enough = match (conn.timer, next) {
+            (Some(at), Some(next)) => at <= next,
+            (at, next) => at == next,
+        };
+        if !is_soon_enough {
             if let Some(at) = conn.timer {
                 self.timers.remove(&(at, TimerKey::Conn(slot)));
             }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
-use quinn_proto::{Connection, Dir, ReadError, ReadableError, StreamId};
+use quinn_proto::{Chunk, Chunks, Connection, Dir, ReadError, ReadableError, RecvStream, StreamId};
 
 use super::{core::Core, sender::Failure};
 use crate::{
@@ -147,10 +147,14 @@ impl Receiver {
             ));
         };
         stream.channel = Some(channel);
-        stream.decoder = FrameDecoder::new(
+        let (max, copy_below) = (
             core.limits.frame_bytes_max(channel),
             core.limits.copy_below_bytes,
         );
+        stream.decoder = FrameDecoder::new(max, copy_below);
+        if channel == Channel::Bulk && core.bulk_in_pieces {
+            stream.decoder = FrameDecoder::new(max, copy_below).in_pieces();
+        }
         if channel != Channel::Bulk {
             let same = |stream: &&InStream| stream.channel == Some(channel);
             if self.streams.iter().filter(same).count() > 1 {
@@ -196,36 +200,21 @@ impl InStream {
             // It overtook the greeting; its time comes.
             return Ok(());
         }
-        loop {
-            if !self.pending.is_empty() {
-                if !core.budget.has_room(channel) && !core.budget.pause(channel) {
-                    core.stats.reads_paused.inc();
-                    outcome.paused = true;
-                    self.begun = None;
+        if !self.decode(conn, channel, phase, core, outcome)? {
+            return Ok(());
+        }
+        if self.readable {
+            let mut recv = quic.recv_stream(self.id);
+            let Some(mut chunks) = self.open(&mut recv) else {
+                return Ok(());
+            };
+            // All that came is taken in one go: beginning to read costs a look-up.
+            while self.readable {
+                self.take(chunks.next(usize::MAX))?;
+                if !self.decode(conn, channel, phase, core, outcome)? {
                     return Ok(());
                 }
-                let frame = self
-                    .decoder
-                    .next_frame(&mut self.pending)
-                    .map_err(failure)?;
-                let copied = self.decoder.take_copied_bytes();
-                if matches!(phase, Phase::Open { .. }) {
-                    core.stats.payload_bytes_copied.add(copied);
-                }
-                let Some(frame) = frame else { continue };
-                self.frames += 1;
-                self.begun = None;
-                if matches!(phase, Phase::Greeting(_)) {
-                    outcome.greeting = Some(frame);
-                    return Ok(());
-                }
-                deliver(conn, channel, frame, core)?;
-                continue;
             }
-            if !self.readable {
-                break;
-            }
-            self.fetch(quic)?;
         }
         // An idle long-lived stream owes nothing; a Bulk stream owes its frame.
         let owes = !self.decoder.is_idle() || (channel == Channel::Bulk && self.frames == 0);
@@ -237,24 +226,69 @@ impl InStream {
         Ok(())
     }
 
-    /// Takes the next piece from QUIC into `pending`, or learns that there is none now.
-    fn fetch(&mut self, quic: &mut Connection) -> Result<(), Failure> {
-        assert!(self.pending.is_empty(), "fetched before all was decoded");
-        let mut recv = quic.recv_stream(self.id);
-        let mut chunks = match recv.read(true) {
-            Ok(chunks) => chunks,
+    /// Decodes what is pending; whether to go on reading.
+    fn decode(
+        &mut self,
+        conn: ConnId,
+        channel: Channel,
+        phase: Phase,
+        core: &mut Core,
+        outcome: &mut ReadOutcome,
+    ) -> Result<bool, Failure> {
+        while !self.pending.is_empty() {
+            if !core.budget.has_room(channel) && !core.budget.pause(channel) {
+                core.stats.reads_paused.inc();
+                outcome.paused = true;
+                self.begun = None;
+                return Ok(false);
+            }
+            let frame = self
+                .decoder
+                .next_frame(&mut self.pending, &mut core.copies)
+                .map_err(failure)?;
+            let copied = self.decoder.take_copied_bytes();
+            if copied > 0 && matches!(phase, Phase::Open { .. }) {
+                core.stats.payload_bytes_copied.add(copied);
+            }
+            let Some(frame) = frame else { continue };
+            self.frames += 1;
+            self.begun = None;
+            if matches!(phase, Phase::Greeting(_)) {
+                outcome.greeting = Some(frame);
+                return Ok(false);
+            }
+            deliver(conn, channel, frame, core)?;
+        }
+        Ok(true)
+    }
+
+    /// Begins to read from QUIC; `None` when the stream has ended. Whether a window update is due
+    /// when the reading ends does not matter: every turn polls for transmission.
+    fn open<'a>(&mut self, recv: &'a mut RecvStream<'_>) -> Option<Chunks<'a>> {
+        match recv.read(true) {
+            Ok(chunks) => Some(chunks),
             Err(ReadableError::ClosedStream) => {
                 self.readable = false;
                 self.ended = true;
-                return Ok(());
+                None
             }
             Err(ReadableError::IllegalOrderedRead) => {
                 unreachable!("streams are only ever read in order")
             }
+        }
+    }
+
+    /// Takes the next piece from QUIC into `pending`, or learns that there is none now.
+    fn fetch(&mut self, quic: &mut Connection) -> Result<(), Failure> {
+        let mut recv = quic.recv_stream(self.id);
+        let Some(mut chunks) = self.open(&mut recv) else {
+            return Ok(());
         };
-        let next = chunks.next(usize::MAX);
-        // Whether a window update is due does not matter: every turn polls for transmission.
-        let _ = chunks.finalize();
+        self.take(chunks.next(usize::MAX))
+    }
+
+    fn take(&mut self, next: Result<Option<Chunk>, ReadError>) -> Result<(), Failure> {
+        assert!(self.pending.is_empty(), "fetched before all was decoded");
         match next {
             Ok(Some(chunk)) => self.pending = chunk.bytes,
             Ok(None) => {
@@ -302,17 +336,28 @@ fn deliver(conn: ConnId, channel: Channel, frame: Frame, core: &mut Core) -> Res
         ));
     }
     core.stats.frames_in.inc();
-    core.stats
-        .payload_bytes_delivered
-        .add(frame.payload.len() as u64);
-    let lease = core.budget.lease(frame.payload.len());
-    core.events.push_back(Event::Frame {
-        conn,
-        channel,
-        kind: frame.kind,
-        payload: frame.payload,
-        lease,
-    });
+    let (kind, payload) = (frame.kind, frame.payload);
+    if frame.pieces.is_empty() {
+        core.stats.payload_bytes_delivered.add(payload.len() as u64);
+        let lease = core.budget.lease(payload.len());
+        core.events.push_back(Event::Frame {
+            conn,
+            channel,
+            kind,
+            payload,
+            lease,
+        });
+    } else {
+        let len = frame.pieces.iter().map(Bytes::len).sum();
+        core.stats.payload_bytes_delivered.add(len as u64);
+        let lease = core.budget.lease(len);
+        core.events.push_back(Event::FramePieces {
+            conn,
+            kind,
+            pieces: frame.pieces,
+            lease,
+        });
+    }
     Ok(())
 }
 

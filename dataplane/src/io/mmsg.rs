@@ -58,6 +58,8 @@ pub(super) struct Mmsg {
     sent: usize,
     queued: usize,
     is_blocked: bool,
+    /// The last look found nothing, and the thread has not slept since: it polls.
+    is_polling: bool,
     has_gso: bool,
     has_gro: bool,
 }
@@ -86,6 +88,7 @@ impl Mmsg {
             sent: 0,
             queued: 0,
             is_blocked: false,
+            is_polling: false,
             socket,
             stats,
         }
@@ -93,8 +96,10 @@ impl Mmsg {
 
     /// Points the kernel's structures at free windows; returns how many messages fit.
     fn prepare_receive(&mut self) -> usize {
+        // A thread that polls most likely finds nothing, or one; a batch is prepared after that.
+        let wanted = if self.is_polling { 1 } else { RECEIVE_BATCH };
         let mut batch = 0;
-        for slot in self.receive.iter_mut() {
+        for slot in self.receive.iter_mut().take(wanted) {
             self.pool.refill(&mut slot.slab);
             if slot.slab.is_none() {
                 break;
@@ -176,16 +181,21 @@ impl Backend for Mmsg {
         let Ok(count) = usize::try_from(result) else {
             let error = io::Error::last_os_error();
             return match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Taken::Nothing),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {
+                    self.is_polling = true;
+                    Ok(Taken::Nothing)
+                }
                 _ => Err(error),
             };
         };
         for i in 0..count {
             self.take(i, sink);
         }
+        let was_polling = std::mem::take(&mut self.is_polling);
         Ok(match count {
             0 => Taken::Nothing,
-            _ if count < batch => Taken::All,
+            // What else came is there when the thread looks again, or ends its sleep at once.
+            _ if count < batch || was_polling => Taken::All,
             _ => Taken::Some,
         })
     }
@@ -249,6 +259,7 @@ impl Backend for Mmsg {
     }
 
     fn wait(&mut self, waker: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
+        self.is_polling = false;
         if !self.is_blocked {
             self.flush()?;
         }

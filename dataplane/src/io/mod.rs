@@ -26,7 +26,7 @@ use bytes::BytesMut;
 use quinn_proto::{EcnCodepoint, Transmit};
 
 pub(crate) use self::socket::{Socket, bind_group};
-use crate::{Backend as Choice, BindError, IoOptions, Stats};
+use crate::{Backend as Choice, BindError, IoOptions, Spin, Stats};
 
 /// One datagram that came.
 pub(crate) struct Received {
@@ -94,6 +94,15 @@ pub(crate) fn open(
     let (offload, socket) = match options.backend {
         Choice::Plain => (false, socket),
         Choice::Mmsg => (true, socket),
+        // Measured (`falconet bench net`): a round trip of 7.8 instead of 10.3 us. Data that comes
+        // must not first be announced by a completion, and the sender has no waiter to call.
+        Choice::Auto if options.spin == Spin::Always => {
+            tracing::info!(
+                "a thread that never sleeps reads its socket itself, which is faster than waiting \
+                 for io_uring's completions; using recvmmsg/sendmmsg"
+            );
+            (true, socket)
+        }
         Choice::Auto | Choice::IoUring | Choice::Xdp => {
             match uring::Uring::new(socket, options, stats.clone()) {
                 Ok(backend) => return Ok(Box::new(backend)),

@@ -9,7 +9,6 @@ use std::{
 };
 
 use super::*;
-use crate::Spin;
 
 /// Counts the allocations of each thread.
 struct Counting;
@@ -248,6 +247,18 @@ fn forbid_io_uring(errno: i32) -> bool {
                 libc::SECCOMP_MODE_FILTER,
                 &raw const program,
             ) == 0
+    }
+}
+
+#[test]
+fn a_thread_that_never_sleeps_reads_its_socket_itself() {
+    let mut options = options(Choice::Auto);
+    options.spin = Spin::Always;
+    let io = open(bind(&options), &options, Arc::default()).unwrap();
+    assert!(io.describe().starts_with("recvmmsg"), "{}", io.describe());
+    options.backend = Choice::IoUring;
+    if let Ok(io) = open(bind(&options), &options, Arc::default()) {
+        assert!(io.describe().starts_with("io_uring"), "chosen is chosen");
     }
 }
 

@@ -163,6 +163,10 @@ impl NetThread {
     /// Takes the datagrams that came to other threads.
     fn take_forwarded(&mut self, now: Instant) -> bool {
         let mut busy = false;
+        // Looking costs less than trying to take, which a polling thread does all the time.
+        if self.parts.inbox.datagrams.is_empty() {
+            return false;
+        }
         let forwarded = self.parts.inbox.datagrams.try_iter();
         for received in forwarded.take(FORWARDED_PER_TURN) {
             hand_in(&mut self.parts.endpoint, now, received);
@@ -173,6 +177,9 @@ impl NetThread {
 
     fn command(&mut self, now: Instant) -> bool {
         let mut busy = false;
+        if self.parts.inbox.commands.is_empty() {
+            return false;
+        }
         let commands = self.parts.inbox.commands.try_iter();
         for command in commands.take(COMMANDS_PER_TURN) {
             self.is_stopping |= matches!(command, Command::Shutdown);
@@ -220,10 +227,13 @@ impl NetThread {
         }
     }
 
-    /// Queues what is to be sent. Flushes only when there is more than the queue holds.
+    /// Queues what is to be sent. The first transmission is handed over at once, so that an answer is
+    /// on its way while the endpoint is asked for more; the others when there is more than the
+    /// queue holds.
     fn transmit(&mut self, now: Instant) -> Sent {
         let mut outcome = Sent::Nothing;
         self.parts.endpoint.set_segments_max(self.io.segments_max());
+        let mut is_first = true;
         for _ in 0..TRANSMISSIONS_PER_TURN {
             let mut any = false;
             while let Some(buf) = self.io.transmit_buffer() {
@@ -232,6 +242,9 @@ impl NetThread {
                 };
                 self.io.transmit(&transmit);
                 any = true;
+                if std::mem::take(&mut is_first) && !self.flush() {
+                    return Sent::All;
+                }
             }
             if !any {
                 // The kernel takes no more: sleeping ends when it does.

@@ -35,7 +35,9 @@ impl Waker {
     /// it looks again after `going_to_sleep`, or this sees that it sleeps.
     pub(crate) fn wake(&self) {
         std::sync::atomic::fence(Ordering::SeqCst);
-        if self.0.asleep.swap(false, Ordering::SeqCst) {
+        let asleep = &self.0.asleep;
+        // Looked at before it is written: a busy thread then costs its callers a read.
+        if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
             // The counter saturates only after 2^64 unread wake-ups; any error is a bug.
             rustix::io::write(&self.0.fd, &1u64.to_ne_bytes()).expect("eventfd write");
         }

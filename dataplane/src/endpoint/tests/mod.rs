@@ -10,6 +10,7 @@ mod hostile;
 mod paths;
 mod raw;
 mod security;
+mod twins;
 
 use std::{
     cmp::Reverse,

@@ -176,10 +176,11 @@ fn rotate(seed: u64, faults: Faults) {
     let both = net.run_until(30 * SECONDS, |net| net.node(0).open().len() == 2);
     assert!(both, "seed {seed}: pinned to the new key");
     // Dialling, it proves key 2.
+    let third = net.add(Node::new(config(Some(3), &[2]), 99));
     let now = net.now;
-    net.node(1).dial(now, 0, 0, true);
+    net.node(1).dial(now, third, 3, true);
     assert!(net.run_until(30 * SECONDS, |net| {
-        accepted(net.node(0)).contains(&validator(2))
+        accepted(net.node(third)).contains(&validator(2))
     }));
     // The old connection has never stopped, and may now be given up.
     exchange(&mut net, 5);

@@ -1,0 +1,98 @@
+//! Two connections between the same two keys: which one is kept.
+//!
+//! A newer connection that a key dialled replaces its older one: the peer has restarted, or the
+//! older one is about to time out. When each side dialled the other, the connection dialled by the
+//! side whose key identifier is lower is kept. Both sides know both identifiers, so both close the
+//! same one, whichever of the two opened first.
+
+use std::time::Instant;
+
+use falconet_crypto::hash::{Digest, hash};
+
+use super::{Endpoint, TimerKey, admission::Dialled, connection::Conn, sender::Failure};
+use crate::{CloseCode, CloseReason, Event, TargetId};
+
+/// What the peer and the consumer are told of the connection that is not kept.
+const NOT_KEPT: &str = "both sides dialled; the connection of the lower key is kept";
+
+impl Endpoint {
+    /// Registers a connection that is about to open, between the keys `peer` and `own`. An error
+    /// when it is the one not kept; otherwise the ones that it replaces are closed.
+    pub(super) fn bind(
+        &mut self,
+        now: Instant,
+        conn: &mut Conn,
+        peer: Digest,
+        own: Digest,
+    ) -> Result<(), Failure> {
+        let pair = pair(peer, own);
+        let dialled = Dialled::by_us(conn.initiator());
+        let kept = Dialled::by_us(own < peer);
+        let (twin, older) = {
+            let mut admission = self.admission();
+            let twin = admission.bound(pair, dialled.other());
+            if twin.is_some() && dialled != kept {
+                return Err((CloseCode::Superseded, NOT_KEPT.into()));
+            }
+            (twin, admission.bind_key(pair, dialled, conn.id))
+        };
+        conn.bound = Some(pair);
+        if let Some(older) = older.filter(|_| dialled == Dialled::ByPeer) {
+            let reason = "replaced by a newer connection";
+            self.close(now, older, CloseCode::Superseded, reason);
+        }
+        if let Some(twin) = twin {
+            self.close(now, twin, CloseCode::Superseded, NOT_KEPT);
+        }
+        Ok(())
+    }
+
+    /// Puts dialling a target off while a connection that its owner dialled is open and would be
+    /// kept instead. Returns whether it did.
+    pub(super) fn put_off(&mut self, now: Instant, id: TargetId) -> bool {
+        let Some(own) = self.dialler.key() else {
+            return false;
+        };
+        let Some(target) = self.targets.get(&id) else {
+            return false;
+        };
+        let peer = target.peer.key.id();
+        if own < peer
+            || self
+                .admission()
+                .bound(pair(peer, own), Dialled::ByPeer)
+                .is_none()
+        {
+            return false;
+        }
+        let target = self.targets.get_mut(&id).expect("looked at above");
+        let is_news = !std::mem::replace(&mut target.is_put_off, true);
+        let (addr, is_persistent) = (target.peer.addr, target.peer.persistent);
+        let delay = self.core.limits.redial_delay_max;
+        let retry_in = is_persistent.then_some(delay);
+        if is_persistent {
+            target.dial_at = Some(now + delay);
+            self.timers.insert((now + delay, TimerKey::Target(id)));
+        } else {
+            self.targets.remove(&id);
+        }
+        if is_news {
+            self.core.events.push_back(Event::DialFailed {
+                target: id,
+                addr,
+                reason: CloseReason::Local {
+                    code: CloseCode::Superseded,
+                    reason: NOT_KEPT.into(),
+                },
+                retry_in,
+            });
+        }
+        true
+    }
+}
+
+/// Names a pair of keys, as the table of connections knows it. A peer that connects to both keys of
+/// a rotation keeps both connections.
+fn pair(peer: Digest, own: Digest) -> Digest {
+    hash("falconet stoq peer", &[peer.as_bytes(), own.as_bytes()])
+}
