@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use falconet_types::block::{Cut, Executed, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::epoch::{EpochProof, EpochStart};
 use falconet_types::genesis::Params;
 use falconet_types::message::{CertRef, GetBlocks, PeerMessage};
 use falconet_types::signing::Verified;
@@ -12,7 +13,7 @@ use falconet_types::{BlockId, ChainId, Digest, Epoch, Height, Round, ValidatorIn
 
 use crate::safety::SafetyRecord;
 
-/// What a core needs to know for good.
+/// What a core needs to know. Chain and parameters are for good, the rest is for one epoch.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The chain.
@@ -22,10 +23,23 @@ pub struct Config {
     pub me: ValidatorIndex,
     /// The validators of the epoch.
     pub set: Arc<ValidatorSet>,
+    /// What the epoch starts from.
+    pub start: EpochStart,
     /// Parameters from genesis.
     pub params: Params,
-    /// Time of the genesis block, milliseconds since 1970.
-    pub genesis_time_ms: u64,
+}
+
+/// An epoch that follows the one that ended ([`Effect::EpochEnded`]).
+#[derive(Debug, Clone)]
+pub struct NextEpoch {
+    /// Its validators.
+    pub set: Arc<ValidatorSet>,
+    /// This node's place among them; [`ValidatorIndex::NOBODY`] if it has none.
+    pub me: ValidatorIndex,
+    /// What it starts from.
+    pub start: EpochStart,
+    /// Shows others that the epoch before is over.
+    pub proof: Arc<EpochProof>,
 }
 
 /// What the core asks of the data layer and of execution, synchronously and without side effects.
@@ -110,6 +124,28 @@ pub enum Input {
         /// The headers.
         headers: Vec<Verified<SignedHeader>>,
     },
+    /// A peer asks for the proof that an epoch is over.
+    GetEpochProof {
+        /// The peer that asks.
+        from: ValidatorIndex,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// An epoch is over; the certificate was checked with the validators of that epoch. Without
+    /// effect unless it is the one that this node is in.
+    EpochProof {
+        /// The peer that sent it.
+        from: ValidatorIndex,
+        /// The proof.
+        proof: Verified<EpochProof>,
+    },
+    /// A peer sent something of another epoch, which was not checked.
+    OtherEpoch {
+        /// The peer that sent it.
+        from: ValidatorIndex,
+        /// The epoch of what it sent.
+        epoch: Epoch,
+    },
     /// A peer is connected (again): it may have missed everything sent before.
     PeerUp(ValidatorIndex),
     /// A peer is gone.
@@ -146,6 +182,21 @@ pub enum Effect {
     /// A block is committed. In height order, each height exactly once over restarts, as far as
     /// the committed records were durable.
     Commit(Committed),
+    /// Send a peer the proof that an epoch is over, from the store. Without effect when the store
+    /// does not have it (yet).
+    ServeEpochProof {
+        /// The peer.
+        to: ValidatorIndex,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// The epoch's last block is committed; it was the last [`Effect::Commit`]. The core says
+    /// nothing in this epoch any more and waits for [`crate::HotStuff::start_epoch`], which is due
+    /// when the block is executed. After a restart in between it is said again.
+    EpochEnded {
+        /// The block.
+        last: Arc<SignedHeader>,
+    },
     /// A validator signed what it must not sign. Reported, not yet punished.
     Evidence(Box<Evidence>),
     /// Something that an operator must look at.
@@ -225,6 +276,16 @@ pub enum RecoverError {
         "validator {0} is not in the validator set of the epoch; check the key and the genesis"
     )]
     NotAMember(ValidatorIndex),
+    /// The log ends below the start of the epoch.
+    #[error(
+        "the log ends at height {committed}, below height {start}, from which the epoch starts"
+    )]
+    BelowEpoch {
+        /// Height of the last committed block.
+        committed: Height,
+        /// Height that the epoch starts from.
+        start: Height,
+    },
     /// The signer's key is not the one that the set has for this validator.
     #[error(
         "the key {found} is not that of validator {me}, which is {expected}; check the key file"
@@ -303,6 +364,12 @@ pub enum Alarm {
 pub struct Status {
     /// Epoch.
     pub epoch: Epoch,
+    /// Height of the block that ends the epoch; `None` when it goes on for ever.
+    pub epoch_end: Option<Height>,
+    /// The epoch's last block is committed; the next epoch starts when it is executed.
+    pub epoch_over: bool,
+    /// Whether this node is a member of the epoch's set.
+    pub member: bool,
     /// Current round.
     pub round: Round,
     /// Leader of the current round.
@@ -371,4 +438,6 @@ pub struct Counters {
     pub dropped_by_limit: u64,
     /// Pieces of evidence reported.
     pub evidence: u64,
+    /// Epochs started.
+    pub epochs_started: u64,
 }

@@ -20,6 +20,9 @@ impl HotStuff {
     /// Connects a certified block to the tree, or walks towards that. True when something
     /// changed that other rules may depend on.
     pub(crate) fn try_connect(&mut self, now: Now, out: &mut Vec<Effect>) -> bool {
+        if self.ended.is_some() {
+            return false; // N2: nothing above the epoch's last block is of interest
+        }
         self.choose_target(now);
         let Some(mut walk) = self.walk.take() else {
             return false;
@@ -51,7 +54,7 @@ impl HotStuff {
     /// whose QC is held. All nodes that hold the same high QC thus commit the same blocks, which
     /// they need to agree on the executed state that headers name.
     pub(crate) fn try_commit(&mut self, out: &mut Vec<Effect>) -> bool {
-        if !std::mem::take(&mut self.commit_may_advance) {
+        if !std::mem::take(&mut self.commit_may_advance) || self.ended.is_some() {
             return false;
         }
         let mut seen = BTreeSet::new();
@@ -142,8 +145,7 @@ impl HotStuff {
         let all = self.config.set.iter().map(|v| v.index);
         let mut order: Vec<ValidatorIndex> = Vec::new();
         for peer in [first, author].into_iter().chain(voters).chain(all) {
-            let up = self.peers[peer.at()].up;
-            if up && peer != self.config.me && !order.contains(&peer) {
+            if self.peers[peer.at()].up && peer != self.config.me && !order.contains(&peer) {
                 order.push(peer);
             }
         }
@@ -205,20 +207,21 @@ impl HotStuff {
             self.persist(Record::Header(proof.child.clone()), out);
             self.commit(&id, proof, out);
         }
-        if walk.next_run() {
+        if self.ended.is_none() && walk.next_run() {
             self.walk = Some(walk);
         }
         true
     }
 
+    /// Commits up to `id`, or up to the epoch's last block below it (rule N2).
     fn commit(&mut self, id: &BlockId, proof: CommitProof, out: &mut Vec<Effect>) {
         // The proof nearest above each block: its own child's, when that is certified and
         // consecutive, else that of the block after it.
-        let committed = self.tree.commit(id);
-        let mut proofs = Vec::with_capacity(committed.len());
+        let path = self.tree.path(id);
+        let mut proofs = Vec::with_capacity(path.len());
         let mut nearest = proof;
         let mut child: Option<&Arc<SignedHeader>> = None;
-        for (header, _) in committed.iter().rev() {
+        for header in path.iter().rev() {
             if let Some(child) = child
                 && child.parent_round.next() == child.round
                 && let Some(qc) = self.certificates.qc(child.round, &child.id())
@@ -231,6 +234,10 @@ impl HotStuff {
             proofs.push(nearest.clone());
             child = Some(header);
         }
+        let last = path.iter().find(|header| self.ends_epoch(header)).cloned();
+        let committed = self
+            .tree
+            .commit(&last.as_ref().map_or(*id, |last| last.id()));
         for ((header, parent_cut), proof) in committed.into_iter().zip(proofs.into_iter().rev()) {
             self.counters.blocks_committed += 1;
             let mark = Record::Committed {
@@ -250,6 +257,9 @@ impl HotStuff {
         self.certificates.prune_below(root.round);
         let height = root.height;
         self.shelf.retain(|_, header| header.height > height);
+        if let Some(last) = last {
+            self.end_epoch(last, out);
+        }
     }
 
     /// A certified chain that does not contain the committed block: more than a third of the
@@ -260,6 +270,7 @@ impl HotStuff {
             return;
         }
         let committed = self.tree.root().id;
+        self.silent_for_good = true;
         self.not_signing.get_or_insert_with(|| {
             format!(
                 "a certified chain does not contain block {committed}, which is committed here: \

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use falconet_types::block::{HeaderKind, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::epoch::EpochProof;
 use falconet_types::message::{CertRef, PeerMessage};
 use falconet_types::time::Now;
 use falconet_types::{BlockId, Epoch, Round, ValidatorIndex};
@@ -56,6 +57,12 @@ pub struct HotStuff {
     pub(crate) rules: SafetyRules,
     /// Why this node does not sign.
     pub(crate) not_signing: Option<String>,
+    /// The reason outlives the epoch.
+    pub(crate) silent_for_good: bool,
+    /// The epoch's last block, once it is committed: this core has nothing more to say in the epoch.
+    pub(crate) ended: Option<Arc<SignedHeader>>,
+    /// The proof that led into the current epoch.
+    pub(crate) came_by: Option<Arc<EpochProof>>,
     pub(crate) tree: Tree,
     pub(crate) certificates: Certificates,
     pub(crate) votes: Votes,
@@ -123,6 +130,9 @@ impl HotStuff {
         let root = self.tree.root();
         Status {
             epoch: self.epoch(),
+            epoch_end: self.config.start.end(&self.config.params),
+            epoch_over: self.ended.is_some(),
+            member: self.config.set.get(self.config.me).is_some(),
             round: self.pace.round,
             leader: self.config.set.leader(self.pace.round),
             high_qc_round: self.certificates.high_qc().round,
@@ -157,7 +167,7 @@ impl HotStuff {
     }
 
     pub(crate) fn signs(&self) -> bool {
-        self.not_signing.is_none()
+        self.not_signing.is_none() && self.ended.is_none()
     }
 
     pub(crate) fn leads(&self, round: Round) -> bool {
@@ -181,7 +191,7 @@ impl HotStuff {
         out.push(Effect::Persist(record));
     }
 
-    fn persist_safety(&mut self, out: &mut Vec<Effect>) {
+    pub(crate) fn persist_safety(&mut self, out: &mut Vec<Effect>) {
         if !self.rules.misbehaving.by(Misbehaviour::LateRecord) {
             self.write_safety(out);
         }
@@ -201,9 +211,10 @@ impl HotStuff {
 
     /// Rule S5: something was signed with this node's key that this node does not remember.
     pub(crate) fn stop_foreign(&mut self, round: Round, out: &mut Vec<Effect>) {
-        if !self.signs() || self.rules.misbehaving.by(Misbehaviour::Twin) {
+        if self.not_signing.is_some() || self.rules.misbehaving.by(Misbehaviour::Twin) {
             return;
         }
+        self.silent_for_good = true;
         self.not_signing = Some(format!(
             "this key signed in round {round} what this node does not remember: another process \
              runs with the same key, or the data directory is an old copy"
@@ -217,6 +228,9 @@ impl HotStuff {
         self.pace.deadline_us = now.mono_us + self.times.round_timer_us(self.pace.failed_rounds);
         self.pace.resend_us = now.mono_us + self.times.resend_us;
         self.remember_last_words(now, out);
+        if let Some(last) = self.ended.clone() {
+            out.push(Effect::EpochEnded { last });
+        }
     }
 
     fn take(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
@@ -228,12 +242,25 @@ impl HotStuff {
             Input::Timeout { from, timeout } => {
                 self.on_timeout(now, from, timeout.into_inner(), out);
             }
-            Input::Qc { from: _, qc } => self.on_qc(now, Arc::new(qc.into_inner()), out),
-            Input::Tc { from: _, tc } => self.on_tc(now, Arc::new(tc.into_inner()), out),
+            Input::Qc { from, qc } => {
+                self.on_other_epoch(now, from, qc.epoch, out);
+                self.on_qc(now, Arc::new(qc.into_inner()), out);
+            }
+            Input::Tc { from, tc } => {
+                self.on_other_epoch(now, from, tc.epoch, out);
+                self.on_tc(now, Arc::new(tc.into_inner()), out);
+            }
             Input::CertRefs { from, refs } => self.on_cert_refs(now, from, &refs, out),
             Input::GetCert { from, cert } => self.on_get_cert(now, from, cert, out),
             Input::GetBlocks { from, request } => self.on_get_blocks(now, from, request, out),
             Input::Blocks { from, headers } => self.on_blocks(now, from, headers, out),
+            Input::GetEpochProof { from, epoch } => {
+                self.on_get_epoch_proof(now, from, epoch, out);
+            }
+            Input::EpochProof { from: _, proof } => {
+                self.on_epoch_proof(now, proof.into_inner(), out);
+            }
+            Input::OtherEpoch { from, epoch } => self.on_other_epoch(now, from, epoch, out),
             Input::PeerUp(peer) => self.on_peer_up(peer, out),
             Input::PeerDown(peer) => {
                 if let Some(peer) = self.peers.get_mut(peer.at()) {
@@ -290,7 +317,7 @@ impl HotStuff {
         out: &mut Vec<Effect>,
     ) {
         if header.epoch != self.epoch() {
-            return;
+            return self.on_other_epoch(now, from, header.epoch, out);
         }
         self.hear(header.author, header.round);
         if header.author == self.config.me {
@@ -333,7 +360,7 @@ impl HotStuff {
 
     fn on_vote(&mut self, now: Now, from: ValidatorIndex, vote: Vote, out: &mut Vec<Effect>) {
         if vote.epoch != self.epoch() {
-            return;
+            return self.on_other_epoch(now, from, vote.epoch, out);
         }
         self.hear(vote.voter, vote.round);
         if vote.voter == self.config.me {
@@ -386,7 +413,7 @@ impl HotStuff {
         out: &mut Vec<Effect>,
     ) {
         if timeout.epoch != self.epoch() {
-            return;
+            return self.on_other_epoch(now, from, timeout.epoch, out);
         }
         self.hear(timeout.author, timeout.round);
         if timeout.author == self.config.me

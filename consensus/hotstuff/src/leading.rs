@@ -62,7 +62,11 @@ impl HotStuff {
             parent_id: parent.id,
             parent_round: parent.round,
             height: parent.height.next(),
-            cut: payload.propose(&parent.cut),
+            cut: if self.is_past_end(&parent) {
+                parent.cut.clone() // N1
+            } else {
+                payload.propose(&parent.cut)
+            },
             time_ms: now.wall_ms.max(parent.time_ms.saturating_add(1)),
             executed: self.executed_to_name(&parent, self.tree.settled(&parent.id), payload),
             evidence_root: Digest::ZERO,
@@ -99,7 +103,8 @@ impl HotStuff {
     /// entry into the round: a clock that was set back cannot hold a leader up.
     fn proposal_due_us(&self, parent: &Parent, payload: &dyn Payload) -> u64 {
         let params = &self.config.params;
-        let interval_ms = if payload.has_work(&parent.cut) {
+        // N3: what follows the block that ends the epoch only waits for execution and commits.
+        let interval_ms = if self.is_past_end(parent) || payload.has_work(&parent.cut) {
             params.block_interval_ms_min
         } else if self.tree.has_payload_above_root(&parent.id) {
             0

@@ -25,6 +25,7 @@ mod api;
 mod certificates;
 mod chain;
 mod core;
+mod epochs;
 mod giving_up;
 mod leading;
 mod limits;
@@ -43,8 +44,8 @@ mod voting;
 mod tests;
 
 pub use api::{
-    Alarm, CommitProof, Committed, Config, Counters, Effect, Evidence, Input, Payload, Progress,
-    Record, RecoverError, Recovered, Status,
+    Alarm, CommitProof, Committed, Config, Counters, Effect, Evidence, Input, NextEpoch, Payload,
+    Progress, Record, RecoverError, Recovered, Status,
 };
 pub use core::HotStuff;
 #[cfg(feature = "misbehave")]

@@ -3,22 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use falconet_types::block::{self, Cut, SignedHeader};
+use falconet_types::block::SignedHeader;
 use falconet_types::certificate::Qc;
-use falconet_types::ids::FOLLOWERS_MAX;
 use falconet_types::signing::Signer;
 use falconet_types::time::Now;
-use falconet_types::validators::VALIDATORS_MAX;
 use falconet_types::{Height, Round, ValidatorIndex};
 
 use crate::api::{Config, Counters, Effect, RecoverError, Recovered};
 use crate::certificates::Certificates;
 use crate::core::{HotStuff, Pace, Slot};
+use crate::epochs::{no_peers, not_a_member};
 use crate::limits::Times;
 use crate::pulls::Pulls;
 use crate::rules::SafetyRules;
 use crate::safety::SafetyRecord;
-use crate::serving::Peer;
 use crate::tally::{Timeouts, Votes};
 use crate::tree::{Parent, Tree};
 
@@ -32,25 +30,30 @@ impl HotStuff {
     ) -> Result<Self, RecoverError> {
         let me = config.me;
         let found = signer.key_id();
-        if me != ValidatorIndex::NOBODY {
-            let member = config.set.get(me).ok_or(RecoverError::NotAMember(me))?;
-            let expected = member.key.id();
-            if expected != found {
+        match config.set.get(me).map(|member| member.key.id()) {
+            Some(expected) if expected != found => {
                 return Err(RecoverError::OtherKey {
                     me,
                     expected,
                     found,
                 });
             }
+            None if me != ValidatorIndex::NOBODY => return Err(RecoverError::NotAMember(me)),
+            _ => {}
         }
         let epoch = config.set.epoch();
-        let fresh = SafetyRecord::fresh(config.chain_id, found, epoch);
-        let not_signing = refusal(&recovered, &fresh, me);
-        let first = not_signing.is_none() && recovered.safety.is_none();
-        let record = match (&not_signing, &recovered.safety) {
-            (None, Some(record)) => record.clone(),
+        let genesis = Qc::genesis(epoch, config.set.genesis());
+        let fresh = SafetyRecord::fresh(config.chain_id, found, genesis.clone());
+        let recovered = of_epoch(&config, recovered);
+        let refused = refusal(&recovered, &fresh, &config);
+        let record = match (&refused, &recovered.safety) {
+            (None, Some(record)) if record.epoch == epoch => record.clone(),
             _ => fresh,
         };
+        // A record of an earlier epoch is replaced at once, like a missing one (N6).
+        let first = refused.is_none()
+            && (recovered.safety.as_ref()).is_none_or(|record| record.epoch < epoch);
+        let not_signing = refused.or_else(|| not_a_member(&config.set, me));
         let headers: Vec<_> = recovered.headers.into_iter().map(Arc::new).collect();
         let tree = recover_tree(&config, recovered.committed, &headers)?;
         let shelf = headers
@@ -59,7 +62,7 @@ impl HotStuff {
             .map(|header| (header.id(), header))
             .collect();
 
-        let mut certificates = Certificates::new(Qc::genesis(config.chain_id, epoch));
+        let mut certificates = Certificates::new(genesis.clone());
         let tcs: Vec<_> = recovered.tcs.into_iter().map(Arc::new).collect();
         let qcs = recovered.qcs.into_iter();
         let in_tcs = tcs.iter().map(|tc| tc.max_qc.clone());
@@ -70,6 +73,9 @@ impl HotStuff {
             certificates.add_tc(tc);
         }
         certificates.prune_below(tree.root().round);
+        let params = &config.params;
+        let ended = tree.root_header().cloned();
+        let ended = ended.filter(|header| config.start.is_over(params, header));
 
         let times = Times::new(&config.params);
         Ok(Self {
@@ -80,10 +86,12 @@ impl HotStuff {
                 resend_us: 0,
                 failed_rounds: 0,
             },
-            // Members by index, then followers by slot.
-            peers: vec![Peer::default(); VALIDATORS_MAX + FOLLOWERS_MAX],
-            rules: SafetyRules::new(config.chain_id, me, signer, record, first),
+            peers: no_peers(),
+            rules: SafetyRules::new(config.chain_id, me, signer, record, genesis, first),
             not_signing,
+            silent_for_good: false,
+            ended,
+            came_by: None,
             tree,
             certificates,
             votes: Votes::default(),
@@ -134,14 +142,18 @@ impl HotStuff {
     }
 }
 
+/// What of the log belongs to the epoch: certificates and headers of the one before may be left.
+fn of_epoch(config: &Config, mut recovered: Recovered) -> Recovered {
+    let epoch = config.set.epoch();
+    recovered.qcs.retain(|qc| qc.epoch == epoch);
+    recovered.tcs.retain(|tc| tc.epoch == epoch);
+    recovered.headers.retain(|header| header.epoch == epoch);
+    recovered
+}
+
 /// Why a node must not sign, if so (rules S3 to S5).
-fn refusal(recovered: &Recovered, fresh: &SafetyRecord, me: ValidatorIndex) -> Option<String> {
-    if me == ValidatorIndex::NOBODY {
-        return Some(format!(
-            "a follower: the key is not in the validator set of epoch {}",
-            fresh.epoch
-        ));
-    }
+fn refusal(recovered: &Recovered, fresh: &SafetyRecord, config: &Config) -> Option<String> {
+    let me = config.me;
     if let Some(damage) = &recovered.safety_damage {
         return Some(format!(
             "the safety record cannot be used: {damage}; this key must not sign in epoch {} again",
@@ -172,6 +184,19 @@ fn refusal(recovered: &Recovered, fresh: &SafetyRecord, me: ValidatorIndex) -> O
             "the safety record belongs to key {}, not {}",
             record.key_id, fresh.key_id
         ));
+    }
+    // The turn that starts an epoch begins with its record. So an older record is right as long
+    // as the log holds nothing of the epoch (N6).
+    let untouched = recovered
+        .committed
+        .map_or(Height::ZERO, |(height, _)| height)
+        == config.start.height
+        && recovered
+            .headers
+            .iter()
+            .all(|header| header.epoch < fresh.epoch);
+    if record.epoch < fresh.epoch && untouched {
+        return None;
     }
     if record.epoch != fresh.epoch {
         return Some(format!(
@@ -207,17 +232,22 @@ fn recover_tree(
     headers: &[Arc<SignedHeader>],
 ) -> Result<Tree, RecoverError> {
     match committed {
-        None | Some((Height::ZERO, _)) => {
-            let genesis = Parent {
-                id: block::genesis_id(config.chain_id),
-                round: Round::ZERO,
-                height: Height::ZERO,
-                time_ms: config.genesis_time_ms,
-                cut: Cut::empty(config.set.len()),
-                executed: None,
-            };
-            Ok(Tree::new(genesis, None))
-        }
+        None if config.start.height == Height::ZERO => Ok(Tree::new(
+            Parent::start(&config.start, config.set.len()),
+            None,
+        )),
+        Some((height, _)) if height == config.start.height => Ok(Tree::new(
+            Parent::start(&config.start, config.set.len()),
+            None,
+        )),
+        None => Err(RecoverError::BelowEpoch {
+            committed: Height::ZERO,
+            start: config.start.height,
+        }),
+        Some((committed, _)) if committed < config.start.height => Err(RecoverError::BelowEpoch {
+            committed,
+            start: config.start.height,
+        }),
         Some((height, id)) => {
             let header = headers
                 .iter()

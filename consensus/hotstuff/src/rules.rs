@@ -15,6 +15,8 @@ pub(crate) struct SafetyRules {
     me: ValidatorIndex,
     signer: Box<dyn Signer>,
     record: SafetyRecord,
+    /// Certificate of what the epoch starts from.
+    genesis: Qc,
     dirty: bool,
     pub(crate) misbehaving: Misbehaving,
 }
@@ -25,6 +27,7 @@ impl SafetyRules {
         me: ValidatorIndex,
         signer: Box<dyn Signer>,
         record: SafetyRecord,
+        genesis: Qc,
         first: bool,
     ) -> Self {
         Self {
@@ -32,11 +35,27 @@ impl SafetyRules {
             me,
             signer,
             record,
+            genesis,
             // A new node logs its empty record before anything else, so that a log without one
             // can only mean that it was lost.
             dirty: first,
             misbehaving: Misbehaving::default(),
         }
+    }
+
+    /// Rule N6: one record replaces the other, so no crash leaves a mixture of two epochs.
+    pub(crate) fn start_epoch(&mut self, me: ValidatorIndex, genesis: Qc) {
+        assert!(
+            genesis.epoch > self.record.epoch,
+            "N6: epoch {} after epoch {}",
+            genesis.epoch,
+            self.record.epoch
+        );
+        let key_id = self.signer.key_id();
+        self.me = me;
+        self.record = SafetyRecord::fresh(self.chain_id, key_id, genesis.clone());
+        self.genesis = genesis;
+        self.dirty = true;
     }
 
     pub(crate) fn record(&self) -> &SafetyRecord {
@@ -122,7 +141,7 @@ impl SafetyRules {
         self.record.highest_timeout_round = round;
         self.record.last_voted_round = self.record.last_voted_round.max(round);
         let named = if self.misbehaving.by(Misbehaviour::ForgetLock) {
-            &Qc::genesis(self.chain_id, self.record.epoch)
+            &self.genesis
         } else {
             high_qc
         };
@@ -168,7 +187,7 @@ impl SafetyRules {
     pub(crate) fn to_write(&self) -> SafetyRecord {
         let mut record = self.record.clone();
         if self.misbehaving.by(Misbehaviour::LostLock) {
-            record.locked = Qc::genesis(self.chain_id, record.epoch);
+            record.locked = self.genesis.clone();
         }
         record
     }

@@ -39,16 +39,16 @@ pub struct SafetyRecord {
 }
 
 impl SafetyRecord {
-    /// The record of a node that never signed anything.
+    /// The record of a node that never signed anything in the epoch that `genesis` begins.
     #[must_use]
-    pub fn fresh(chain_id: ChainId, key_id: Digest, epoch: Epoch) -> Self {
+    pub fn fresh(chain_id: ChainId, key_id: Digest, genesis: Qc) -> Self {
         Self {
             chain_id,
             key_id,
-            epoch,
+            epoch: genesis.epoch,
             last_voted_round: Round::ZERO,
             highest_timeout_round: Round::ZERO,
-            locked: Qc::genesis(chain_id, epoch),
+            locked: genesis,
             last_vote: None,
             last_timeout: None,
             last_normal: None,

@@ -25,6 +25,8 @@ pub(crate) struct Peer {
     pub heard: Round,
     /// When it was last told that it lags.
     told_us: Option<u64>,
+    /// When it was last told, or asked, about the end of an epoch.
+    pub epoch_told_us: Option<u64>,
     /// Start of the current answer interval.
     interval_us: u64,
     /// Answers given in it.
@@ -39,6 +41,7 @@ impl HotStuff {
         };
         state.up = true;
         state.told_us = None;
+        state.epoch_told_us = None;
         for message in self.last_words() {
             out.push(Effect::Send { to: peer, message });
         }
@@ -56,7 +59,7 @@ impl HotStuff {
         for cert in refs.iter().take(PeerMessage::CERT_REFS_MAX) {
             let (CertRef::Qc { epoch, round, .. } | CertRef::Tc { epoch, round }) = cert;
             if *epoch != self.epoch() {
-                continue;
+                return self.on_other_epoch(now, from, *epoch, out);
             }
             its_round = its_round.max(Round(round.0.saturating_add(1)));
             let leads_on = match cert {
@@ -80,6 +83,9 @@ impl HotStuff {
         cert: CertRef,
         out: &mut Vec<Effect>,
     ) {
+        if cert.epoch() != self.epoch() {
+            return self.on_other_epoch(now, from, cert.epoch(), out);
+        }
         if !self.may_answer(now, from) {
             return;
         }
@@ -259,7 +265,7 @@ impl HotStuff {
         }
     }
 
-    fn may_answer(&mut self, now: Now, peer: ValidatorIndex) -> bool {
+    pub(crate) fn may_answer(&mut self, now: Now, peer: ValidatorIndex) -> bool {
         let interval = self.times.answer_us;
         let Some(state) = self.peers.get_mut(peer.at()) else {
             return false;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use falconet_types::block::{Cut, Executed, SignedHeader};
+use falconet_types::epoch::EpochStart;
 use falconet_types::{BlockId, Height, Round};
 
 use crate::limits::RECENT_HEADERS_MAX;
@@ -26,6 +27,18 @@ pub(crate) struct Parent {
 }
 
 impl Parent {
+    /// What an epoch starts from.
+    pub(crate) fn start(start: &EpochStart, lanes: usize) -> Self {
+        Self {
+            id: start.id,
+            round: Round::ZERO,
+            height: start.height,
+            time_ms: start.time_ms,
+            cut: Cut::empty(lanes),
+            executed: start.executed,
+        }
+    }
+
     pub(crate) fn of(header: &SignedHeader) -> Self {
         Self {
             id: header.id(),
@@ -52,7 +65,8 @@ pub(crate) struct Tree {
 impl Tree {
     pub(crate) fn new(root: Parent, header: Option<Arc<SignedHeader>>) -> Self {
         // The headers below the root are not at hand. What it names was settled by its ancestors.
-        let settled = header.as_ref().map_or(Height::ZERO, |header| {
+        // What an epoch starts from is final, and so is all below it.
+        let settled = header.as_ref().map_or(root.height, |header| {
             settled_by(header, header.executed.height)
         });
         Self {
@@ -66,6 +80,11 @@ impl Tree {
     /// The last committed block.
     pub(crate) fn root(&self) -> &Parent {
         &self.root
+    }
+
+    /// The last committed block's header; `None` at the start of an epoch.
+    pub(crate) fn root_header(&self) -> Option<&Arc<SignedHeader>> {
+        self.recent.back()
     }
 
     /// True for the root and everything above it.
@@ -141,9 +160,8 @@ impl Tree {
         self.settled
     }
 
-    /// Makes `id`, a block above the root, the new root. Returns the committed blocks in height
-    /// order, each with its parent's cut; forgets everything that does not extend the new root.
-    pub(crate) fn commit(&mut self, id: &BlockId) -> Vec<(Arc<SignedHeader>, Cut)> {
+    /// The blocks between the root and `id`, which is above it, in height order, `id` included.
+    pub(crate) fn path(&self, id: &BlockId) -> Vec<Arc<SignedHeader>> {
         let mut path = Vec::new();
         let mut at = *id;
         while at != self.root.id {
@@ -152,6 +170,13 @@ impl Tree {
             path.push(header.clone());
         }
         path.reverse();
+        path
+    }
+
+    /// Makes `id`, a block above the root, the new root. Returns the committed blocks in height
+    /// order, each with its parent's cut; forgets everything that does not extend the new root.
+    pub(crate) fn commit(&mut self, id: &BlockId) -> Vec<(Arc<SignedHeader>, Cut)> {
+        let path = self.path(id);
         let mut committed = Vec::with_capacity(path.len());
         for header in path {
             assert_eq!(

@@ -99,7 +99,7 @@ impl HotStuff {
             return Verdict::Wait;
         };
         // V1: well-formed against the parent.
-        if !well_formed(header, &parent) {
+        if !well_formed(header, &parent) || !self.may_carry(header, &parent) {
             return Verdict::Refuse;
         }
         // V4: the parent is of the round before, or a TC says that nothing above it can be
@@ -135,6 +135,17 @@ impl HotStuff {
         } else {
             Verdict::Wait
         }
+    }
+
+    /// Rule N1: above the block that ends the epoch the cut stays the parent's.
+    fn may_carry(&self, header: &SignedHeader, parent: &Parent) -> bool {
+        !self.is_past_end(parent) || header.cut == parent.cut
+    }
+
+    /// True for the block that ends the epoch and all above it.
+    pub(crate) fn is_past_end(&self, parent: &Parent) -> bool {
+        let end = self.config.start.end(&self.config.params);
+        end.is_some_and(|end| parent.height >= end)
     }
 
     fn judge_state(

@@ -336,3 +336,23 @@ fn id_of(header_bytes: &[u8]) -> BlockId {
 pub fn genesis_id(chain: ChainId) -> BlockId {
     hash::hash("falconet/genesis-block", &[chain.as_ref()])
 }
+
+/// Id of the block that an epoch above 0 starts from: it stands for `last`, the last block of the
+/// epoch before, and for the set (`set_digest`) that rules from here on.
+#[must_use]
+pub fn epoch_genesis_id(
+    chain: ChainId,
+    epoch: Epoch,
+    last: BlockId,
+    set_digest: Digest,
+) -> BlockId {
+    hash::hash(
+        "falconet/epoch-block",
+        &[
+            chain.as_ref(),
+            &epoch.0.to_le_bytes(),
+            last.as_ref(),
+            set_digest.as_ref(),
+        ],
+    )
+}

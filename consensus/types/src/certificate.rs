@@ -6,7 +6,6 @@
 
 use falconet_crypto::falcon::Signature;
 
-use crate::block;
 use crate::ids::{BlockId, ChainId, Epoch, Round, ValidatorIndex};
 use crate::signing::{self, Claim, Invalid, Signed, Signer};
 use crate::validators::{VALIDATORS_MAX, ValidatorSet};
@@ -262,13 +261,14 @@ pub struct Qc {
 }
 
 impl Qc {
-    /// The certificate of genesis, which needs no signatures. Round 0, and parent round 0 as well.
+    /// The certificate of the block that an epoch starts from, which needs no signatures. Round 0,
+    /// and parent round 0 as well.
     #[must_use]
-    pub fn genesis(chain: ChainId, epoch: Epoch) -> Self {
+    pub fn genesis(epoch: Epoch, id: BlockId) -> Self {
         Self {
             epoch,
             round: Round::ZERO,
-            block_id: block::genesis_id(chain),
+            block_id: id,
             parent_round: Round::ZERO,
             votes: Vec::new(),
         }
@@ -342,7 +342,7 @@ impl Signed for Qc {
     ) -> Result<(), Invalid> {
         check_epoch(self.epoch, set)?;
         if self.round == Round::ZERO {
-            return if *self == Self::genesis(chain, self.epoch) {
+            return if *self == Self::genesis(self.epoch, set.genesis()) {
                 Ok(())
             } else {
                 Err(Invalid::Malformed(

@@ -9,6 +9,7 @@
 //! | [`validators`] | the validator set of an epoch, quorums, leader order |
 //! | [`block`] | headers, cuts |
 //! | [`certificate`] | votes, timeouts, QCs, TCs |
+//! | [`epoch`] | how one epoch ends and the next begins; the proof of a new validator set |
 //! | [`batch`] | batches of transactions, lane watermarks |
 //! | [`time`] | the present, handed to sans-IO cores |
 //! | [`transaction`] | transactions, byte for byte |
@@ -24,6 +25,7 @@
 pub mod batch;
 pub mod block;
 pub mod certificate;
+pub mod epoch;
 pub mod genesis;
 pub mod ids;
 pub mod message;

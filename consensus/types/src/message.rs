@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::batch::Watermark;
 use crate::block::SignedHeader;
 use crate::certificate::{Qc, Tc, Timeout, Vote};
+use crate::epoch::EpochProof;
 use crate::ids::{BlockId, ChainId, Epoch, Height, Round, Seq, TxId, ValidatorIndex};
 use crate::receipt::{Outcome, Receipt};
 use crate::signing::{Claim, Invalid, Signed};
@@ -56,6 +57,10 @@ pub mod kind {
     pub const CHUNK: u8 = 31;
     /// [`super::PeerMessage::Follow`]
     pub const FOLLOW: u8 = 32;
+    /// [`super::PeerMessage::GetEpochProof`]
+    pub const GET_EPOCH_PROOF: u8 = 33;
+    /// [`super::PeerMessage::EpochProof`]
+    pub const EPOCH_PROOF: u8 = 34;
     /// [`super::ClientMessage::Submit`]
     pub const SUBMIT: u8 = 64;
     /// [`super::ClientMessage::Results`]
@@ -87,6 +92,15 @@ pub enum CertRef {
         /// The round that was given up.
         round: Round,
     },
+}
+
+impl CertRef {
+    /// The certificate's epoch.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        let (Self::Qc { epoch, .. } | Self::Tc { epoch, .. }) = self;
+        *epoch
+    }
 }
 
 impl Wire for CertRef {
@@ -227,6 +241,10 @@ pub enum PeerMessage {
     /// From a node that is in no validator set and shows no key: it wants to hear what is proposed
     /// and voted for, and to ask.
     Follow,
+    /// Asks for the proof that an epoch is over.
+    GetEpochProof(Epoch),
+    /// An epoch is over; asked for, or told to a node that is still in it.
+    EpochProof(Box<EpochProof>),
 }
 
 impl PeerMessage {
@@ -254,6 +272,8 @@ impl PeerMessage {
             Self::GetChunk(_) => kind::GET_CHUNK,
             Self::Chunk(_) => kind::CHUNK,
             Self::Follow => kind::FOLLOW,
+            Self::GetEpochProof(_) => kind::GET_EPOCH_PROOF,
+            Self::EpochProof(_) => kind::EPOCH_PROOF,
         }
     }
 
@@ -292,6 +312,27 @@ impl PeerMessage {
             Self::GetChunk(m) => m.to_bytes().into(),
             Self::Chunk(m) => m.to_payload(),
             Self::Follow => Bytes::new(),
+            Self::GetEpochProof(epoch) => epoch.to_bytes().into(),
+            Self::EpochProof(proof) => proof.to_bytes().into(),
+        }
+    }
+
+    /// The epoch that the message belongs to. `None` for requests for headers, which name blocks
+    /// of any epoch, for unparsed batches, for snapshots, and for what is said about epochs
+    /// themselves.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Self::Header(m) => Some(m.epoch),
+            Self::Vote(m) => Some(m.epoch),
+            Self::Timeout(m) => Some(m.epoch),
+            Self::Qc(m) => Some(m.epoch),
+            Self::Tc(m) => Some(m.epoch),
+            Self::CertRefs(refs) => refs.first().map(CertRef::epoch),
+            Self::GetCert(m) => Some(m.epoch()),
+            Self::Watermark(m) => Some(m.epoch),
+            Self::Blocks(headers) => headers.first().map(|header| header.epoch),
+            _ => None,
         }
     }
 
@@ -330,6 +371,8 @@ impl PeerMessage {
             kind::GET_CHUNK => Self::GetChunk(GetChunk::decode(&mut r)?),
             kind::CHUNK => return Ok(Self::Chunk(Chunk::parse(payload)?)),
             kind::FOLLOW => Self::Follow,
+            kind::GET_EPOCH_PROOF => Self::GetEpochProof(Epoch::decode(&mut r)?),
+            kind::EPOCH_PROOF => Self::EpochProof(Box::new(EpochProof::decode(&mut r)?)),
             _ => return Err(WireError::Value("frame kind")),
         };
         r.finish()?;
@@ -356,11 +399,14 @@ impl Signed for PeerMessage {
             Self::Blocks(headers) => headers
                 .iter()
                 .try_for_each(|header| header.claims(chain, set, out)),
+            // Checked as a whole, with its certificate, by `EpochProof::verify`.
+            Self::EpochProof(_) => Err(Invalid::Malformed("an epoch's proof is checked apart")),
             Self::CertRefs(_)
             | Self::GetCert(_)
             | Self::GetBlocks(_)
             | Self::Watermark(_)
             | Self::GetBatches(_)
+            | Self::GetEpochProof(_)
             | Self::Batch(_)
             | Self::GetSnapshot(_)
             | Self::GetChunk(_)

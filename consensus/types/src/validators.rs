@@ -6,8 +6,9 @@ use std::sync::Arc;
 use falconet_crypto::falcon::{PreparedKey, PublicKey, Scheme};
 use falconet_crypto::hash::{self, Digest};
 
+use crate::block;
 use crate::genesis::NAME_LEN_MAX;
-use crate::ids::{ChainId, Epoch, Round, ValidatorIndex};
+use crate::ids::{BlockId, ChainId, Epoch, Round, ValidatorIndex};
 use crate::wire::{Reader, Wire, WireError, put_count16};
 
 /// Most validators in a set; bounds every table with one entry a validator.
@@ -151,6 +152,7 @@ pub struct Validator {
 #[derive(Clone)]
 pub struct ValidatorSet {
     epoch: Epoch,
+    genesis: BlockId,
     validators: Vec<Validator>,
     total_weight: u64,
     leaders: Vec<ValidatorIndex>,
@@ -202,10 +204,38 @@ impl ValidatorSet {
         let leaders = leader_order(chain, epoch, validators.len());
         Ok(Self {
             epoch,
+            genesis: block::genesis_id(chain),
             validators,
             total_weight,
             leaders,
         })
+    }
+
+    /// The same set, for an epoch that starts from the block `genesis` instead of the chain's own
+    /// genesis block.
+    #[must_use]
+    pub fn starting_at(mut self, genesis: BlockId) -> Self {
+        self.genesis = genesis;
+        self
+    }
+
+    /// Id of the block that the epoch starts from: the chain's genesis block, or what
+    /// [`block::epoch_genesis_id`] gives.
+    #[must_use]
+    pub fn genesis(&self) -> BlockId {
+        self.genesis
+    }
+
+    /// Digest of the keys and weights in order.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut bytes = Vec::new();
+        put_count16(&mut bytes, self.validators.len());
+        for validator in &self.validators {
+            bytes.extend_from_slice(&validator.key.to_wire());
+            bytes.extend_from_slice(&validator.weight.to_le_bytes());
+        }
+        hash::hash("falconet/validator-set", &[&bytes])
     }
 
     /// The epoch in which this set rules.

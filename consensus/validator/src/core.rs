@@ -331,6 +331,11 @@ impl Core {
                 self.mempool(now, M::GetBatches { from, request }, turn);
                 return self.blame(from, &before);
             }
+            PeerMessage::GetEpochProof(epoch) => H::GetEpochProof { from, epoch },
+            PeerMessage::EpochProof(proof) => H::EpochProof {
+                from,
+                proof: Verified::trusted(*proof),
+            },
             PeerMessage::Batch(_) => unreachable!("batches come as CoreInput::Batch"),
             PeerMessage::GetSnapshot(_)
             | PeerMessage::Snapshot(_)
@@ -554,6 +559,12 @@ impl Core {
                     };
                     self.standing.fault(who, fault, 1);
                     tracing::warn!(?evidence, "misbehaviour");
+                }
+                // A chain of one epoch has no proofs.
+                Effect::ServeEpochProof { .. } => {}
+                Effect::EpochEnded { last } => {
+                    let (epoch, height) = (last.epoch.0, last.height.0);
+                    tracing::error!(epoch, height, "the epoch is over");
                 }
                 Effect::Alarm(alarm) => tracing::error!(?alarm, "this must not happen"),
             }

@@ -165,7 +165,8 @@ impl Inbound {
             | PeerMessage::Timeout(_)
             | PeerMessage::Qc(_)
             | PeerMessage::Tc(_)
-            | PeerMessage::Blocks(_) => {
+            | PeerMessage::Blocks(_)
+            | PeerMessage::EpochProof(_) => {
                 let unverified = Unverified {
                     from,
                     message,
@@ -177,6 +178,7 @@ impl Inbound {
             PeerMessage::CertRefs(_)
             | PeerMessage::GetCert(_)
             | PeerMessage::GetBlocks(_)
+            | PeerMessage::GetEpochProof(_)
             | PeerMessage::Watermark(_)
             | PeerMessage::GetBatches(_) => {
                 let message = Verified::trusted(message); // no signatures inside

@@ -25,6 +25,7 @@ use falconet_hotstuff::{HotStuff, SafetyRecord};
 use falconet_mempool::Mempool;
 use falconet_store::{Reader, Safety, Store, StoreConfig, StoreError};
 use falconet_types::block::SignedHeader;
+use falconet_types::epoch::EpochStart;
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Height, ValidatorIndex};
 use rustix::thread::CapabilitySet;
@@ -698,7 +699,7 @@ impl Assembly<'_> {
                 me: chain.me,
                 set: Arc::clone(&chain.set),
                 params: params.clone(),
-                genesis_time_ms: chain.genesis.time_ms,
+                start: EpochStart::genesis(chain.id, chain.genesis.time_ms),
             },
             signer(),
             hotstuff,

@@ -12,6 +12,7 @@ use falconet_ledger::{Application, Block, BlockResult, Ledger, Verdicts, View};
 use falconet_mempool::{Mempool, Payload};
 use falconet_types::batch::Batch;
 use falconet_types::block::{self, Cut, SignedHeader};
+use falconet_types::epoch::EpochStart;
 use falconet_types::genesis::Genesis;
 use falconet_types::message::{Admission, BLOCKS_PER_ANSWER_MAX, PeerMessage};
 use falconet_types::signing::Verified;
@@ -198,7 +199,7 @@ impl Node {
                 me,
                 set: Arc::clone(&chain.set),
                 params: params.clone(),
-                genesis_time_ms: chain.genesis.time_ms,
+                start: EpochStart::genesis(chain.id, chain.genesis.time_ms),
             },
             Box::new(SimSigner(self.validator)),
             self.disk.recover(),
@@ -280,6 +281,11 @@ impl Node {
             PeerMessage::Blocks(headers) => Ok(H::Blocks {
                 from,
                 headers: headers.into_iter().map(Verified::trusted).collect(),
+            }),
+            PeerMessage::GetEpochProof(epoch) => Ok(H::GetEpochProof { from, epoch }),
+            PeerMessage::EpochProof(proof) => Ok(H::EpochProof {
+                from,
+                proof: Verified::trusted(*proof),
             }),
             PeerMessage::Watermark(watermark) => Err(M::Watermark { from, watermark }),
             PeerMessage::GetBatches(request) => Err(M::GetBatches { from, request }),
@@ -546,6 +552,9 @@ impl Live {
                 Effect::Commit(block) => {
                     self.backlog.push_back(block.header.clone());
                     turn.commits.push(block);
+                }
+                Effect::ServeEpochProof { .. } | Effect::EpochEnded { .. } => {
+                    unreachable!("a chain of one epoch")
                 }
                 Effect::Evidence(evidence) => turn.accused.push(accused(&evidence)),
                 Effect::Alarm(alarm) => turn.alarms.push(alarm),

@@ -2,76 +2,144 @@
 //! order after a millisecond; a filter decides what is lost. The simulator in `tests/` does the rest.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use falconet_types::block::SignedHeader;
+use falconet_types::epoch::{EpochProof, EpochStart};
 use falconet_types::message::PeerMessage;
 use falconet_types::signing::Verified;
 use falconet_types::time::Now;
+use falconet_types::validators::ValidatorSet;
 use falconet_types::{BlockId, Round, ValidatorIndex};
 
-use super::harness::{FakeSigner, GENESIS_MS, Log, Maker, Said, TestPayload, config, set, signer};
-use crate::{Effect, HotStuff, Input, Recovered};
+use super::harness::{
+    CHAIN, FakeSigner, GENESIS_MS, Log, Maker, Said, TestPayload, config, set_of, signer,
+};
+use crate::{Effect, HotStuff, Input, NextEpoch, Recovered};
 
 /// One way, microseconds.
 const LATENCY_US: u64 = 1_000;
+/// Epochs have so many heights, in clusters that have epochs.
+pub(super) const EPOCH_HEIGHTS: u64 = 16;
 
-struct Node {
-    core: HotStuff,
-    payload: TestPayload,
-    log: Log,
-    commits: Vec<(u64, BlockId)>,
-    up: bool,
+pub(super) struct Node {
+    pub core: HotStuff,
+    pub payload: TestPayload,
+    pub log: Log,
+    pub commits: Vec<(u64, BlockId)>,
+    pub up: bool,
     /// Offset of its wall clock, milliseconds.
-    skew_ms: i64,
+    pub skew_ms: i64,
+    /// Does not execute: never starts the next epoch.
+    pub stuck: bool,
+    /// An epoch is over and the next one was not started yet.
+    pub ended: Option<Arc<SignedHeader>>,
+}
+
+impl Node {
+    pub(super) fn epoch(&self) -> usize {
+        self.core.status().epoch.0 as usize
+    }
 }
 
 type Filter = Box<dyn FnMut(usize, usize, &PeerMessage) -> bool>;
 
-struct Cluster {
-    nodes: Vec<Node>,
-    maker: Maker,
-    now_us: u64,
-    wire: VecDeque<(u64, usize, usize, PeerMessage)>,
+pub(super) struct Cluster {
+    pub nodes: Vec<Node>,
+    pub maker: Maker,
+    pub now_us: u64,
+    pub wire: VecDeque<(u64, usize, usize, PeerMessage)>,
     /// True lets a message pass.
-    pass: Filter,
+    pub pass: Filter,
+    /// Nodes that are members, for each epoch; the last entry stands for all later ones.
+    pub members: Vec<Vec<usize>>,
+    /// What the epochs turned out to start from.
+    pub starts: Vec<(EpochStart, Arc<ValidatorSet>)>,
+    epoch_heights: u64,
 }
 
 impl Cluster {
-    fn new(n: usize) -> Self {
-        let set = set(n);
-        let nodes = (0..n)
-            .map(|i| {
-                let me = ValidatorIndex(i as u16);
-                let key: Box<FakeSigner> = Box::new(signer(me));
-                Node {
-                    core: HotStuff::new(config(&set, me), key, Recovered::default()).unwrap(),
-                    payload: TestPayload {
-                        work: true,
-                        ..TestPayload::default()
-                    },
-                    log: Log::default(),
-                    commits: Vec::new(),
-                    up: true,
-                    skew_ms: 0,
-                }
-            })
-            .collect();
+    pub(super) fn new(n: usize) -> Self {
+        Self::with_epochs(n, vec![(0..n).collect()], 0)
+    }
+
+    /// `n` nodes, of which `members[e]` are the validators of epoch e.
+    pub(super) fn with_epochs(n: usize, members: Vec<Vec<usize>>, epoch_heights: u64) -> Self {
+        let set = set_of(0, &members[0]);
         let mut cluster = Self {
-            nodes,
-            maker: Maker { set },
+            nodes: Vec::new(),
+            maker: Maker { set: set.clone() },
             now_us: 1_000_000,
             wire: VecDeque::new(),
             pass: Box::new(|_, _, _| true),
+            members,
+            starts: vec![(EpochStart::genesis(CHAIN, GENESIS_MS), set)],
+            epoch_heights,
         };
+        for i in 0..n {
+            let core = cluster.core(i, 0, Recovered::default());
+            cluster.nodes.push(Node {
+                core,
+                payload: TestPayload {
+                    work: true,
+                    ..TestPayload::default()
+                },
+                log: Log::default(),
+                commits: Vec::new(),
+                up: true,
+                skew_ms: 0,
+                stuck: false,
+                ended: None,
+            });
+        }
         cluster.connect_all();
         cluster
     }
 
+    fn core(&self, i: usize, epoch: usize, recovered: Recovered) -> HotStuff {
+        let (start, set) = self.starts[epoch].clone();
+        let mut config = config(&set, self.member(epoch, i));
+        config.start = start;
+        config.params.epoch_heights = self.epoch_heights;
+        let key: Box<FakeSigner> = Box::new(signer(ValidatorIndex(i as u16)));
+        HotStuff::new(config, key, recovered).unwrap()
+    }
+
+    fn members(&self, epoch: usize) -> &[usize] {
+        &self.members[epoch.min(self.members.len() - 1)]
+    }
+
+    /// A node's own index in an epoch.
+    fn member(&self, epoch: usize, i: usize) -> ValidatorIndex {
+        let at = self.members(epoch).iter().position(|m| *m == i);
+        at.map_or(ValidatorIndex::NOBODY, |at| ValidatorIndex(at as u16))
+    }
+
+    /// How a node in `epoch` calls node `j`.
+    fn name(&self, epoch: usize, j: usize) -> ValidatorIndex {
+        match self.member(epoch, j) {
+            ValidatorIndex::NOBODY => ValidatorIndex::of_follower(j),
+            member => member,
+        }
+    }
+
+    /// The node that a node in `epoch` calls `name`.
+    fn node(&self, epoch: usize, name: ValidatorIndex) -> usize {
+        name.follower_slot()
+            .unwrap_or_else(|| self.members(epoch)[name.at()])
+    }
+
     fn connect_all(&mut self) {
         for i in 0..self.nodes.len() {
-            for j in 0..self.nodes.len() {
-                if i != j && self.nodes[i].up && self.nodes[j].up {
-                    self.input(i, Input::PeerUp(ValidatorIndex(j as u16)));
-                }
+            self.peers_up(i);
+        }
+    }
+
+    fn peers_up(&mut self, i: usize) {
+        for j in (0..self.nodes.len()).filter(|j| *j != i) {
+            if self.nodes[i].up && self.nodes[j].up {
+                let name = self.name(self.nodes[i].epoch(), j);
+                self.input(i, Input::PeerUp(name));
             }
         }
     }
@@ -84,7 +152,7 @@ impl Cluster {
         }
     }
 
-    fn input(&mut self, i: usize, input: Input) {
+    pub(super) fn input(&mut self, i: usize, input: Input) {
         if !self.nodes[i].up {
             return;
         }
@@ -92,7 +160,14 @@ impl Cluster {
         let node = &mut self.nodes[i];
         let mut out = Vec::new();
         node.core.handle(now, input, &node.payload, &mut out);
+        self.effects(i, out);
+        self.start_next(i);
+    }
+
+    fn effects(&mut self, i: usize, out: Vec<Effect>) {
+        let epoch = self.nodes[i].epoch();
         let said = Said(out);
+        let node = &mut self.nodes[i];
         said.records().for_each(|record| node.log.append(record));
         for effect in said.0 {
             match effect {
@@ -101,7 +176,10 @@ impl Cluster {
                         self.send(i, j, message.clone());
                     }
                 }
-                Effect::Send { to, message } => self.send(i, to.at(), message),
+                Effect::Send { to, message } => {
+                    let to = self.node(epoch, to);
+                    self.send(i, to, message);
+                }
                 Effect::Commit(c) => {
                     self.nodes[i]
                         .commits
@@ -119,19 +197,71 @@ impl Cluster {
                         headers.push(header.clone());
                         id = header.parent_id;
                     }
-                    self.send(i, to.at(), PeerMessage::Blocks(headers));
+                    let to = self.node(epoch, to);
+                    self.send(i, to, PeerMessage::Blocks(headers));
                 }
+                Effect::ServeEpochProof { to, epoch: of } => {
+                    let proof = self.nodes[i].log.proofs.get(of.0 as usize).cloned();
+                    if let Some(proof) = proof {
+                        let to = self.node(epoch, to);
+                        self.send(i, to, PeerMessage::EpochProof(Box::new(proof)));
+                    }
+                }
+                Effect::EpochEnded { last } => self.nodes[i].ended = Some(last),
                 Effect::Alarm(alarm) => panic!("node {i}: {alarm:?}"),
                 Effect::Persist(_) | Effect::Evidence(_) => {}
             }
         }
     }
 
-    fn hand_over(&mut self, from: usize, to: usize, message: PeerMessage) {
+    /// Goes over to the next epoch, if one has ended.
+    pub(super) fn start_next(&mut self, i: usize) {
+        if self.nodes[i].stuck {
+            return;
+        }
+        let Some(last) = self.nodes[i].ended.take() else {
+            return;
+        };
+        let now = self.now(i);
+        let next = self.next_epoch(i, &last);
+        let proof = EpochProof::clone(&next.proof);
+        let node = &mut self.nodes[i];
+        let mut out = Vec::new();
+        assert!(node.core.start_epoch(now, next.clone(), &mut out));
+        // N7: once more changes nothing.
+        assert!(!node.core.start_epoch(now, next, &mut Vec::new()));
+        node.log.proofs.push(proof);
+        self.effects(i, out);
+        self.peers_up(i);
+        self.input(i, Input::Tick);
+    }
+
+    pub(super) fn next_epoch(&mut self, i: usize, last: &SignedHeader) -> NextEpoch {
+        let epoch = last.epoch.0 as usize + 1;
+        let set = set_of(epoch as u64, self.members(epoch));
+        let set = ValidatorSet::clone(&set);
+        let (start, set) = EpochStart::after(CHAIN, last.header(), set);
+        if self.starts.len() == epoch {
+            self.starts.push((start, Arc::new(set)));
+        }
+        let (known, set) = self.starts[epoch].clone();
+        assert_eq!(
+            known, start,
+            "everybody starts the epoch from the same block"
+        );
+        NextEpoch {
+            me: self.member(epoch, i),
+            set,
+            start,
+            proof: Arc::new(self.nodes[i].log.epoch_proof(last)),
+        }
+    }
+
+    pub(super) fn hand_over(&mut self, from: usize, to: usize, message: PeerMessage) {
         if !(self.pass)(from, to, &message) {
             return;
         }
-        let from = ValidatorIndex(from as u16);
+        let from = self.name(self.nodes[to].epoch(), from);
         let input = match message {
             PeerMessage::Header(m) => Input::Header {
                 from,
@@ -160,15 +290,26 @@ impl Cluster {
                 from,
                 headers: headers.into_iter().map(Verified::trusted).collect(),
             },
+            PeerMessage::GetEpochProof(epoch) => Input::GetEpochProof { from, epoch },
+            PeerMessage::EpochProof(proof) => Input::EpochProof {
+                from,
+                proof: Verified::trusted(*proof),
+            },
             other => panic!("a core sends no {other:?}"),
         };
         self.input(to, input);
     }
 
     /// Lets time pass, from event to event.
-    fn run_ms(&mut self, ms: u64) {
+    pub(super) fn run_ms(&mut self, ms: u64) {
         let end = self.now_us + ms * 1_000;
+        let mut events = 0u64;
         loop {
+            events += 1;
+            assert!(
+                events < 10_000 * (ms + 1),
+                "timers that are due and do nothing"
+            );
             let timer = (0..self.nodes.len())
                 .filter(|i| self.nodes[*i].up)
                 .filter_map(|i| Some((self.nodes[i].core.next_deadline_us()?, i)))
@@ -195,7 +336,7 @@ impl Cluster {
     }
 
     /// Lowest committed height of the nodes that are up; all chains agree.
-    fn height(&self) -> u64 {
+    pub(super) fn height(&self) -> u64 {
         let longest = self.nodes.iter().max_by_key(|node| node.commits.len());
         let longest = &longest.expect("there are nodes").commits;
         for node in &self.nodes {
@@ -210,7 +351,7 @@ impl Cluster {
 
     /// Asserts that everybody who is up commits at least `blocks` more in `ms`.
     #[track_caller]
-    fn progresses(&mut self, blocks: u64, ms: u64) {
+    pub(super) fn progresses(&mut self, blocks: u64, ms: u64) {
         let before = self.height();
         self.run_ms(ms);
         let after = self.height();
@@ -220,29 +361,34 @@ impl Cluster {
         );
     }
 
-    fn crash(&mut self, i: usize) {
+    pub(super) fn crash(&mut self, i: usize) {
         self.nodes[i].up = false;
-        for j in 0..self.nodes.len() {
-            self.input(j, Input::PeerDown(ValidatorIndex(i as u16)));
+        self.nodes[i].ended = None;
+        for j in (0..self.nodes.len()).filter(|j| *j != i) {
+            let name = self.name(self.nodes[j].epoch(), i);
+            self.input(j, Input::PeerDown(name));
         }
     }
 
-    fn restart(&mut self, i: usize) {
-        let me = ValidatorIndex(i as u16);
-        let key: Box<FakeSigner> = Box::new(signer(me));
+    pub(super) fn restart(&mut self, i: usize) {
         let recovered = self.nodes[i].log.recovered();
-        let config = config(&self.maker.set, me);
-        self.nodes[i].core = HotStuff::new(config, key, recovered).unwrap();
+        let epoch = self.nodes[i].log.proofs.len();
+        self.nodes[i].core = self.core(i, epoch, recovered);
+        if let Some(proof) = self.nodes[i].log.proofs.last() {
+            let proof = Arc::new(proof.clone());
+            self.nodes[i].core.remember_proof(proof);
+        }
         self.nodes[i].up = true;
         for j in (0..self.nodes.len()).filter(|j| *j != i) {
             if self.nodes[j].up {
-                self.input(j, Input::PeerUp(me));
-                self.input(i, Input::PeerUp(ValidatorIndex(j as u16)));
+                let name = self.name(self.nodes[j].epoch(), i);
+                self.input(j, Input::PeerUp(name));
             }
         }
+        self.peers_up(i);
     }
 
-    fn leader(&self, round: u64) -> usize {
+    pub(super) fn leader(&self, round: u64) -> usize {
         self.maker.set.leader(Round(round)).at()
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use falconet_types::block::{self, Cut, Executed, Header, HeaderKind, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
+use falconet_types::epoch::{EpochProof, EpochStart};
 use falconet_types::genesis::Params;
 use falconet_types::message::PeerMessage;
 use falconet_types::signing::{Signer, Verified};
@@ -17,7 +18,8 @@ use falconet_types::{
 };
 
 use crate::{
-    Committed, Config, Effect, Evidence, HotStuff, Input, Payload, Record, Recovered, SafetyRecord,
+    CommitProof, Committed, Config, Effect, Evidence, HotStuff, Input, Payload, Record, Recovered,
+    SafetyRecord,
 };
 
 pub(super) const CHAIN: ChainId = Digest([7; 32]);
@@ -57,6 +59,12 @@ pub(super) fn set(n: usize) -> Arc<ValidatorSet> {
     Arc::new(ValidatorSet::new(CHAIN, Epoch(0), &members).expect("a valid set"))
 }
 
+/// The set of an epoch, made of the keys at `members`. Its genesis is not set.
+pub(super) fn set_of(epoch: u64, members: &[usize]) -> Arc<ValidatorSet> {
+    let members: Vec<_> = members.iter().map(|i| (keys()[*i].clone(), 1)).collect();
+    Arc::new(ValidatorSet::new(CHAIN, Epoch(epoch), &members).expect("a valid set"))
+}
+
 pub(super) fn signer(i: ValidatorIndex) -> FakeSigner {
     let stranger = Digest([0xee; 32]);
     FakeSigner(keys().get(i.at()).map_or(stranger, PublicKey::id))
@@ -77,8 +85,12 @@ pub(super) fn config(set: &Arc<ValidatorSet>, me: ValidatorIndex) -> Config {
         me,
         set: set.clone(),
         params: params(),
-        genesis_time_ms: GENESIS_MS,
+        start: EpochStart::genesis(CHAIN, GENESIS_MS),
     }
+}
+
+pub(super) fn genesis_qc() -> Qc {
+    Qc::genesis(Epoch(0), block::genesis_id(CHAIN))
 }
 
 /// The state commitment of a height, as every test computes it.
@@ -284,7 +296,7 @@ impl Maker {
     }
 
     pub(super) fn genesis_qc(&self) -> Qc {
-        Qc::genesis(CHAIN, Epoch(0))
+        genesis_qc()
     }
 }
 
@@ -544,6 +556,9 @@ pub(super) struct Log {
     headers: BTreeMap<BlockId, SignedHeader>,
     qcs: BTreeMap<Round, Qc>,
     tcs: Vec<Tc>,
+    last_proof: Option<CommitProof>,
+    /// Of each epoch that has ended, in order.
+    pub proofs: Vec<EpochProof>,
 }
 
 impl Log {
@@ -568,6 +583,7 @@ impl Log {
                     self.headers.contains_key(&child),
                     "child logged before the commit"
                 );
+                self.last_proof = Some(proof.clone());
                 self.committed = Some((*height, *block_id));
                 self.qcs = BTreeMap::from([(proof.qc.round, Qc::clone(&proof.qc))]);
             }
@@ -576,6 +592,28 @@ impl Log {
 
     pub(super) fn header(&self, id: &BlockId) -> Option<&SignedHeader> {
         self.headers.get(id)
+    }
+
+    pub(super) fn lose_safety(&mut self) {
+        self.safety = None;
+    }
+
+    /// The proof that `last` ended its epoch; its state is that of no application.
+    pub(super) fn epoch_proof(&self, last: &SignedHeader) -> EpochProof {
+        let proof = self.last_proof.as_ref().expect("it was committed last");
+        let mut headers = vec![proof.child.header().clone()];
+        while headers.last().unwrap().id() != last.parent_id {
+            let parent = headers.last().unwrap().parent_id;
+            headers.push(self.headers[&parent].header().clone());
+        }
+        headers.reverse();
+        EpochProof {
+            headers,
+            qc: Qc::clone(&proof.qc),
+            accounts: Digest::ZERO,
+            results: Digest::ZERO,
+            next: None,
+        }
     }
 
     pub(super) fn recovered(&self) -> Recovered {

@@ -2,6 +2,7 @@
 
 mod chain;
 mod cluster;
+mod epochs;
 mod evidence;
 mod following;
 mod harness;

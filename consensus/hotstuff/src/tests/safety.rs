@@ -5,7 +5,7 @@ use falconet_types::message::PeerMessage;
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Epoch, Height, Round, ValidatorIndex};
 
-use super::harness::{CHAIN, Log, Solo, config, set, signer};
+use super::harness::{CHAIN, Log, Solo, config, genesis_qc, set, signer};
 use crate::{Alarm, Effect, HotStuff, Input, RecoverError, Recovered, SafetyRecord};
 
 /// A follower of rounds 1 and 2 that voted in both, with its log.
@@ -126,7 +126,7 @@ fn s3_a_lost_or_damaged_record_means_no_signing() {
 #[test]
 fn s4_a_record_of_another_chain_key_or_epoch_means_no_signing() {
     let key = signer(ValidatorIndex(0)).0;
-    let right = SafetyRecord::fresh(CHAIN, key, Epoch(0));
+    let right = SafetyRecord::fresh(CHAIN, key, genesis_qc());
     let wrong = [
         SafetyRecord {
             chain_id: Digest([1; 32]),
@@ -174,7 +174,7 @@ fn s5_an_older_copy_of_the_record_is_found_at_start() {
     let second = solo.maker.chain([1, 2])[1].clone();
     let not_me = (0..4).find(|i| *i != solo.me()).unwrap();
     let qc = solo.maker.qc_without(&second, not_me);
-    let old = SafetyRecord::fresh(CHAIN, signer(ValidatorIndex(solo.me())).0, Epoch(0));
+    let old = SafetyRecord::fresh(CHAIN, signer(ValidatorIndex(solo.me())).0, genesis_qc());
     let recovered = Recovered {
         safety: Some(old),
         qcs: vec![qc],

@@ -194,6 +194,8 @@ fn messages_of_strangers_are_survived() {
     };
     solo.input(Input::PeerUp(stranger));
     solo.input(Input::PeerDown(stranger));
+    solo.input(Input::PeerUp(ValidatorIndex(200)));
+    solo.said();
     solo.input(Input::GetCert {
         from: stranger,
         cert: tc,

@@ -178,7 +178,10 @@ fn the_encodings_have_not_changed() {
     let mut chain = super::Chain::new(100);
     chain.next();
     let committed = Committed {
-        child_qc: falconet_types::certificate::Qc::genesis(super::CHAIN, super::EPOCH),
+        child_qc: falconet_types::certificate::Qc::genesis(
+            super::EPOCH,
+            falconet_types::block::genesis_id(super::CHAIN),
+        ),
         ..chain.next().committed.unwrap()
     };
     assert_eq!(

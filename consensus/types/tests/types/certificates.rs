@@ -1,7 +1,7 @@
 //! Forgeries of headers, votes, timeouts and certificates: each is refused for its own reason.
 
 use falconet_crypto::falcon::Verifier;
-use falconet_types::block::{Cut, HeaderKind, SignedHeader};
+use falconet_types::block::{Cut, HeaderKind, SignedHeader, genesis_id};
 use falconet_types::certificate::{Qc, Tc};
 use falconet_types::signing::{Invalid, Signed, verify};
 use falconet_types::{Digest, Epoch, Height, Round, ValidatorIndex};
@@ -120,7 +120,7 @@ fn forged_quorum_certificates() {
 #[test]
 fn the_certificate_of_genesis_is_for_genesis_only() {
     let chain = Chain::new();
-    let genesis = Qc::genesis(chain.id, Epoch::ZERO);
+    let genesis = Qc::genesis(Epoch::ZERO, genesis_id(chain.id));
     assert_eq!(judge(&chain, genesis.clone()), Ok(()));
     let refused = malformed("a round-0 certificate that is not genesis");
     assert_eq!(
@@ -133,7 +133,7 @@ fn the_certificate_of_genesis_is_for_genesis_only() {
         ),
         refused
     );
-    let other_chain = Qc::genesis(Digest([1; 32]), Epoch::ZERO);
+    let other_chain = Qc::genesis(Epoch::ZERO, genesis_id(Digest([1; 32])));
     assert_eq!(judge(&chain, other_chain), refused);
     let signed = Qc {
         votes: chain.qc(&[0, 1, 2], 5, 4, BLOCK).votes,
@@ -160,7 +160,7 @@ fn forged_timeout_certificates() {
     let chain = Chain::new();
     let low = chain.qc(&[0, 1, 2], 3, 2, Digest([3; 32]));
     let high = chain.qc(&[0, 1, 2], 5, 4, BLOCK);
-    let genesis = Qc::genesis(chain.id, Epoch::ZERO);
+    let genesis = Qc::genesis(Epoch::ZERO, genesis_id(chain.id));
     let good = chain.tc(8, &[(0, &high), (1, &low), (2, &high)], &high);
     assert_eq!(judge(&chain, good.clone()), Ok(()));
     assert_eq!(good.max_hqc_round(), Round(5));

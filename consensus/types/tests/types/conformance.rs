@@ -11,6 +11,7 @@ use falconet_crypto::hash::Hasher;
 use falconet_types::batch::{Batch, BatchHeader, Watermark};
 use falconet_types::block::{Cut, Executed, Header, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::epoch::EpochProof;
 use falconet_types::message::{
     Admission, CertRef, ClientMessage, GetBatches, GetBlocks, PeerMessage,
 };
@@ -95,6 +96,7 @@ fn found() -> BTreeMap<String, String> {
             "client_message",
             hash_of(|m: &ClientMessage| framed(m.kind(), &m.payload())),
         ),
+        ("epoch_proof", wire::<EpochProof>()),
         ("committed_chain", wire::<CommittedChain>()),
         ("transaction_proof", wire::<TransactionProof>()),
         // Identities: what is hashed, and in which domain.
@@ -139,6 +141,13 @@ fn found() -> BTreeMap<String, String> {
             "genesis_block_id",
             text(falconet_types::block::genesis_id(Digest([7; 32]))),
         ),
+        ("epoch_block_id", {
+            let id = |epoch, set| {
+                let (chain, last) = (Digest([7; 32]), Digest([8; 32]));
+                falconet_types::block::epoch_genesis_id(chain, epoch, last, set)
+            };
+            text(id(Epoch(3), Digest([9; 32])))
+        }),
         ("chain_id", text(genesis::example().chain_id())),
     ]
     .map(|(name, hash)| (name.to_owned(), hash))

@@ -3,11 +3,14 @@
 //! The values depend on nothing but this file: an own generator (SplitMix64), so that no other
 //! crate's version can change a conformance hash.
 
+use std::net::SocketAddrV6;
+
 use bytes::Bytes;
 use falconet_crypto::falcon::{PublicKey, Scheme, Signature, SigningMessage};
 use falconet_types::batch::{Batch, BatchHeader, Watermark};
 use falconet_types::block::{Cut, Executed, Header, HeaderKind, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
+use falconet_types::epoch::{EpochProof, NextMembers};
 use falconet_types::message::{
     Admission, CertRef, ClientMessage, GetBatches, GetBlocks, PeerMessage,
 };
@@ -16,6 +19,7 @@ use falconet_types::receipt::{Outcome, Receipt, StateRoots};
 use falconet_types::signing::Signer;
 use falconet_types::snapshot::{Chunk, GetChunk, GetSnapshot, Manifest, SnapshotOffer};
 use falconet_types::transaction::{Body, SignedTransaction, Transaction};
+use falconet_types::validators::Member;
 use falconet_types::wire::{Wire, put_signature};
 use falconet_types::{Digest, Epoch, Height, Round, Seq, ValidatorIndex};
 
@@ -406,9 +410,41 @@ impl Generate for Admission {
     }
 }
 
+impl Generate for Member {
+    fn generate(g: &mut Gen) -> Self {
+        let scheme = [Scheme::Falcon512, Scheme::Falcon1024][g.below(2) as usize];
+        Self {
+            name: format!("v{}", g.below(100)),
+            key: public_key(g, scheme),
+            weight: g.number(),
+            address: (g.below(2) == 0).then(|| {
+                let ip = u128::from(g.u64()) << 64 | u128::from(g.u64());
+                SocketAddrV6::new(ip.into(), g.below(65_535) as u16 + 1, 0, 0)
+            }),
+        }
+    }
+}
+
+impl Generate for EpochProof {
+    fn generate(g: &mut Gen) -> Self {
+        let mut headers = vec![g.value(), g.value(), g.value()];
+        headers.extend(g.list(2, Gen::value));
+        Self {
+            headers,
+            qc: g.value(),
+            accounts: g.value(),
+            results: g.value(),
+            next: (g.below(2) == 0).then(|| NextMembers {
+                members: g.list(3, Gen::value),
+                registry: g.value(),
+            }),
+        }
+    }
+}
+
 impl Generate for PeerMessage {
     fn generate(g: &mut Gen) -> Self {
-        match g.below(17) {
+        match g.below(19) {
             0 => Self::Header(g.value()),
             1 => Self::Vote(g.value()),
             2 => Self::Timeout(g.value()),
@@ -425,6 +461,8 @@ impl Generate for PeerMessage {
             13 => Self::GetChunk(g.value()),
             14 => Self::Chunk(g.value()),
             15 => Self::Follow,
+            16 => Self::GetEpochProof(g.value()),
+            17 => Self::EpochProof(Box::new(g.value())),
             _ => Self::Batch(g.value::<Batch>().bytes().clone()),
         }
     }
