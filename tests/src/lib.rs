@@ -9,4 +9,5 @@
 //! cargo run -p falconet-tests --example seed -- 4711            # one of them, told step by step
 //! ```
 
+pub mod actors;
 pub mod sim;

@@ -1,5 +1,6 @@
 //! The processes of a local network.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -31,6 +32,8 @@ pub struct StartOptions {
     pub ready_timeout: Duration,
     /// Environment variables in addition to this process's own.
     pub env: Vec<(String, String)>,
+    /// Arguments of single validators in addition to the configuration.
+    pub args: BTreeMap<usize, Vec<String>>,
     /// Network namespaces of the validators; without them they run where this process does.
     pub namespaces: Option<Namespaces>,
 }
@@ -40,6 +43,7 @@ impl Default for StartOptions {
         Self {
             ready_timeout: Duration::from_secs(60),
             env: Vec::new(),
+            args: BTreeMap::new(),
             namespaces: None,
         }
     }
@@ -311,6 +315,7 @@ impl Running {
             .arg("run")
             .arg("--config")
             .arg(&files.config)
+            .args(self.options.args.get(&index).into_iter().flatten())
             // Its output goes to a file.
             .env("NO_COLOR", "1")
             .envs(self.options.env.iter().cloned())

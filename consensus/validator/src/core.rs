@@ -24,6 +24,7 @@ use falconet_types::time::Now;
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Height, ValidatorIndex, block};
 
+use crate::byzantine::Bent;
 use crate::chain::Chain;
 use crate::clients::ClientTable;
 use crate::clock::Clock;
@@ -69,6 +70,8 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// Who pays for what does not help.
     pub standing: Arc<Standing>,
+    /// In test networks: what becomes of what is said.
+    pub bent: Bent,
     /// Time.
     pub clock: Clock,
     /// Where this thread's time goes.
@@ -182,6 +185,7 @@ impl Core {
         self.feed_backlog(now, &mut turn);
         self.mempool(now, falconet_mempool::Input::Tick, &mut turn);
         self.hotstuff(now, falconet_hotstuff::Input::Tick, &mut turn);
+        self.bent.bend(now, &mut turn);
         self.release(turn)
     }
 
@@ -218,6 +222,7 @@ impl Core {
             self.hotstuff(now, falconet_hotstuff::Input::PayloadChanged, &mut turn);
         }
         self.tick(now, &mut turn);
+        self.bent.bend(now, &mut turn);
         self.publish(inputs, start);
         probes::core_turn(
             inputs as u64,
@@ -242,6 +247,7 @@ impl Core {
         let deadlines = [
             self.hotstuff.next_deadline_us(),
             self.mempool.next_deadline_us(),
+            self.bent.deadline_us(),
         ];
         let now_us = self.clock.now().mono_us;
         let timer = match deadlines.into_iter().flatten().min() {
@@ -291,6 +297,9 @@ impl Core {
         use falconet_hotstuff::Input as H;
         use falconet_mempool::Input as M;
         self.watch.received(from, &message);
+        if !self.bent.hears(now, from, &message) {
+            return;
+        }
         self.blame_late(from, &message);
         // Each part was verified together with the whole.
         let input = match message.into_inner() {

@@ -20,12 +20,14 @@
 //! | [`peers`], [`inbound`], [`outbound`] | between the transport and the stages |
 //! | [`verify`], [`door`], [`verdicts`] | signatures and the door |
 //! | [`core`] | HotStuff and mempool in one loop |
+//! | [`byzantine`] | test networks only: a validator that breaks the protocol |
 //! | [`log`] | group commit: record, fsync, send |
 //! | [`execute`], [`clients`] | the ledger and its receipts |
 //! | [`history`] | what is read back from disk: headers, batches, proofs |
 //! | [`http`], [`status`], [`metrics`] | what people and programs see |
 //! | [`notify`] | what the service manager hears |
 
+pub mod byzantine;
 pub mod chain;
 pub mod clients;
 pub mod clock;
@@ -54,4 +56,4 @@ pub mod trace;
 pub mod verdicts;
 pub mod verify;
 
-pub use node::{Node, RunError, run};
+pub use node::{Node, RunError, run, run_as};

@@ -31,6 +31,7 @@ use falconet_types::{Digest, Height, ValidatorIndex};
 use rustix::thread::CapabilitySet;
 use tokio::sync::watch;
 
+use crate::byzantine::{Bent, Danger};
 use crate::chain::{Chain, ChainError};
 use crate::clients::{ClientTable, ReceiptSender};
 use crate::clock::Clock;
@@ -153,13 +154,23 @@ pub struct Node {
 /// Runs a validator until SIGINT or SIGTERM; a second signal ends the process at once. Calls
 /// `ready` when the validator accepts connections.
 pub fn run(config: &Config, path: &Path, ready: impl FnOnce(&Node)) -> Result<(), RunError> {
+    run_as(config, path, Danger::default(), ready)
+}
+
+/// As [`run`]; in test networks the validator may break the protocol on purpose.
+pub fn run_as(
+    config: &Config,
+    path: &Path,
+    danger: Danger,
+    ready: impl FnOnce(&Node),
+) -> Result<(), RunError> {
     logging::init(&config.log)?;
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(RunError::Control)?;
     preflight::check_machine(config)?;
-    let node = Node::start_with(config, path, Privileges::Dropped)?;
+    let node = Node::start_with(config, path, Privileges::Dropped, danger)?;
     let failure = control.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Control)?;
@@ -212,10 +223,15 @@ impl Node {
     /// Starts a validator inside this process, whose privileges are left alone; returns when it
     /// accepts connections. `path` is the file that the configuration came from, for messages.
     pub fn start(config: &Config, path: &Path) -> Result<Self, RunError> {
-        Self::start_with(config, path, Privileges::Kept)
+        Self::start_with(config, path, Privileges::Kept, Danger::default())
     }
 
-    fn start_with(config: &Config, path: &Path, privileges: Privileges) -> Result<Self, RunError> {
+    fn start_with(
+        config: &Config,
+        path: &Path,
+        privileges: Privileges,
+        danger: Danger,
+    ) -> Result<Self, RunError> {
         let key = LockedKey::open(&config.key)?;
         let chain = Chain::load(&config.genesis, &config.key, key.key().public())?;
         config.check_peers(path, &chain.genesis, chain.name_of(chain.me))?;
@@ -242,6 +258,7 @@ impl Node {
             config,
             chain: &chain,
             key: key.key(),
+            danger,
             stoq: &stoq,
             guard: guard.clone(),
         }
@@ -506,6 +523,7 @@ struct Assembly<'a> {
     config: &'a Config,
     chain: &'a Arc<Chain>,
     key: &'a KeyPair,
+    danger: Danger,
     stoq: &'a Stoq,
     guard: Option<Arc<Guard>>,
 }
@@ -556,7 +574,8 @@ impl Assembly<'_> {
         let genesis_commitment = application.genesis_commitment();
         let executions = Executions::new(genesis_commitment, found.commitments, height, commitment);
         let cut = found.mempool.cut.clone();
-        let (hotstuff, mempool) = self.cores(found.hotstuff, found.mempool)?;
+        let (mut hotstuff, mempool) = self.cores(found.hotstuff, found.mempool)?;
+        let bent = Bent::new(self.danger, chain, self.key, &mut hotstuff);
         let board = Arc::new(StatusBoard::new(
             CoreStatus {
                 hotstuff: hotstuff.status(),
@@ -583,6 +602,7 @@ impl Assembly<'_> {
             metrics: Arc::clone(&metrics),
             standing: Arc::clone(&standing),
             clock: Clock::new(),
+            bent,
             waiting: VecDeque::new(),
             backlog: found.unexecuted,
             cut,

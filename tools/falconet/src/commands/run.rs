@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use falconet_validator::byzantine::Danger;
 use falconet_validator::config::Config;
-use falconet_validator::{Node, run};
+use falconet_validator::{Node, run_as};
 
 use crate::{output, parent};
 
@@ -20,14 +21,29 @@ pub struct Args {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Break the protocol on purpose: equivocator, withholder, lane-forker, timeout-liar,
+    /// selective-sender, replayer, flooder or slow-loris. For test networks only
+    #[cfg(feature = "danger-byzantine")]
+    #[arg(long, value_name = "KIND")]
+    danger_byzantine: Option<falconet_adversary::Kind>,
 }
 
 impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         parent::follow()?;
         let config = Config::load(&self.config)?;
-        run(&config, &self.config, announce)?;
+        run_as(&config, &self.config, self.danger(), announce)?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    #[cfg(feature = "danger-byzantine")]
+    fn danger(&self) -> Danger {
+        Danger(self.danger_byzantine)
+    }
+
+    #[cfg(not(feature = "danger-byzantine"))]
+    fn danger(&self) -> Danger {
+        Danger
     }
 }
 

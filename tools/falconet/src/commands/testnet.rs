@@ -3,6 +3,7 @@
 mod directory;
 mod screen;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -86,6 +87,11 @@ pub struct Args {
     /// With --netns: send junk to the STOQ port of validator 0 meanwhile, so many packets a second
     #[arg(long, value_name = "PACKETS", requires = "netns")]
     flood: Option<u64>,
+    /// The last validator breaks the protocol on purpose: equivocator, withholder, lane-forker,
+    /// timeout-liar, selective-sender, replayer, flooder or slow-loris
+    #[cfg(feature = "danger-byzantine")]
+    #[arg(long, value_name = "KIND")]
+    byzantine: Option<falconet_adversary::Kind>,
     /// How datagrams travel between the kernel and each validator [default: auto]
     #[arg(long, value_name = "BACKEND", value_parser = ["auto", "io_uring", "mmsg", "xdp"])]
     backend: Option<String>,
@@ -147,6 +153,7 @@ impl Args {
         let options = StartOptions {
             env: parent::to_be_followed(),
             namespaces,
+            args: self.arguments(testnet.validators().len()),
             ..StartOptions::default()
         };
         let mut running = Running::start(testnet, &exe, options, |_, line| screen.line(line))?;
@@ -193,6 +200,21 @@ impl Args {
             ));
         }
         Ok(report)
+    }
+
+    /// Arguments of single validators.
+    #[cfg(feature = "danger-byzantine")]
+    fn arguments(&self, validators: usize) -> BTreeMap<usize, Vec<String>> {
+        let arguments = |kind: falconet_adversary::Kind| {
+            let arguments = vec!["--danger-byzantine".into(), kind.to_string()];
+            (validators - 1, arguments)
+        };
+        self.byzantine.map(arguments).into_iter().collect()
+    }
+
+    #[cfg(not(feature = "danger-byzantine"))]
+    fn arguments(&self, _: usize) -> BTreeMap<usize, Vec<String>> {
+        BTreeMap::new()
     }
 
     /// Where the filter goes; nothing for no filter.

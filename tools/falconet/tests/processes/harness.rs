@@ -114,13 +114,24 @@ impl Running {
 
     /// The same with more variables in its environment.
     pub fn start_in(dir: &Path, config: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_with(dir, config, environment, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(
+        dir: &Path,
+        config: &str,
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Self {
         let log = dir.join(config).with_extension("log");
         let sink = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log)
             .unwrap();
-        let mut child = command(dir, &["run", "--config", config])
+        let run = ["run", "--config", config];
+        let mut child = command(dir, &[&run, arguments].concat())
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(sink)

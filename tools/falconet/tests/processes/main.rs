@@ -4,6 +4,8 @@
 //! with a diagnosis instead of a silent CI time-out.
 
 mod bad_input;
+#[cfg(feature = "danger-byzantine")]
+mod byzantine;
 mod commits;
 mod configuration;
 mod crashes;

@@ -173,8 +173,13 @@ impl Network {
 
     /// Starts a validator and waits until it accepts connections.
     pub fn start(&mut self, i: usize) {
+        self.start_with(i, &[]);
+    }
+
+    /// The same with more arguments for `falconet run`.
+    pub fn start_with(&mut self, i: usize, arguments: &[&str]) {
         assert!(self.nodes[i].running.is_none());
-        let running = Running::start(&self.home(i), "config.toml");
+        let running = Running::start_with(&self.home(i), "config.toml", &[], arguments);
         assert_eq!(
             running.ready,
             format!(

@@ -1,0 +1,127 @@
+//! Four real validators, one of them a Byzantine actor: the honest three commit what clients give
+//! them and agree, and what can be proved is.
+
+use std::thread;
+use std::time::Duration;
+
+use falconet_adversary::Kind;
+use falconet_types::Scheme;
+use serde_json::Value;
+
+use crate::harness::wait_for;
+use crate::network::Network;
+
+/// The validator that is Byzantine.
+const LIAR: usize = 3;
+/// Blocks that the honest ones commit beside the actor.
+const BLOCKS: u64 = 60;
+
+fn commits_beside(kind: Kind) {
+    let mut network = Network::new(4, 2, Scheme::Falcon512);
+    for i in 0..LIAR {
+        network.start(i);
+    }
+    network.start_with(LIAR, &["--danger-byzantine", kind.name()]);
+    let honest = 0..LIAR;
+    let status = |i: usize| network.get(i, "/v1/status").1;
+    let number = |value: &Value, field: &str| value[field].as_u64().expect("a number");
+    let mut wallet = network.wallet(0);
+    let to = network.account(1);
+    // The actor has clients too: a fork of its lane needs something in it.
+    let mut for_the_liar = network.wallet(1);
+    let back = network.account(0);
+    let mut sent = Vec::new();
+    let target = number(&status(0), "height") + BLOCKS;
+    wait_for("blocks beside the actor", || {
+        let tx = wallet.transfer(to, 1);
+        let (code, answer) = network.post(sent.len() % LIAR, tx.bytes());
+        assert_eq!(code, 200, "{answer}");
+        sent.push(tx.id());
+        // What becomes of these is the actor's business.
+        let _ = network.try_post(LIAR, for_the_liar.transfer(back, 1).bytes());
+        thread::sleep(Duration::from_millis(50));
+        (number(&status(0), "height") >= target && sent.len() >= 20).then_some(())
+    });
+    for (k, id) in sent.iter().enumerate() {
+        wait_for(&format!("transfer {k} to commit"), || {
+            network.committed((k + 1) % LIAR, *id)
+        });
+    }
+    let height = honest.clone().map(|i| number(&status(i), "height")).max();
+    let height = height.expect("there are three");
+    let roots: Vec<Value> = honest
+        .clone()
+        .map(|i| {
+            wait_for(&format!("validator {i} to execute height {height}"), || {
+                (number(&status(i), "executed_height") >= height).then_some(())
+            });
+            let (_, block) = network.get(i, &format!("/v1/blocks/{height}"));
+            assert!(block["state_commitment"].is_string(), "{block}");
+            block["state_commitment"].clone()
+        })
+        .collect();
+    assert!(roots.iter().all(|root| *root == roots[0]), "{roots:?}");
+    for i in honest.clone() {
+        let status = status(i);
+        assert_eq!(status["signing"], true, "{status}");
+        for peer in status["peers"].as_array().expect("a list") {
+            let who = peer["index"].as_u64();
+            if who != Some(LIAR as u64) {
+                assert!(peer["banned_until_ms"].is_null(), "{kind}: {status}");
+            }
+        }
+    }
+    if kind.is_provable() {
+        wait_for("evidence", || {
+            let found = honest.clone().any(|i| number(&status(i), "evidence") > 0);
+            found.then_some(())
+        });
+    }
+    if kind.is_provable() || kind == Kind::Flooder {
+        let score = |i: usize| status(i)["peers"][LIAR]["score"].as_u64().expect("a score");
+        wait_for("the actor to be found out", || {
+            honest.clone().any(|i| score(i) < 100).then_some(())
+        });
+    }
+    network.stop();
+}
+
+#[test]
+fn an_equivocator_is_proved() {
+    commits_beside(Kind::Equivocator);
+}
+
+#[test]
+fn a_withholder_costs_only_its_own_lane() {
+    commits_beside(Kind::Withholder);
+}
+
+#[test]
+fn a_lane_forker_is_proved() {
+    commits_beside(Kind::LaneForker);
+}
+
+#[test]
+fn a_liar_in_timeouts_is_proved() {
+    commits_beside(Kind::TimeoutLiar);
+}
+
+#[test]
+fn a_selective_sender_hides_nothing() {
+    commits_beside(Kind::SelectiveSender);
+}
+
+#[test]
+fn a_replayer_moves_nobody() {
+    commits_beside(Kind::Replayer);
+}
+
+#[test]
+fn a_flooder_is_throttled_and_drowns_nobody() {
+    commits_beside(Kind::Flooder);
+}
+
+#[test]
+fn a_slow_loris_only_slows() {
+    commits_beside(Kind::SlowLoris);
+}
