@@ -65,9 +65,7 @@ impl Actor for Named {
         let mut said = Vec::new();
         let from = ValidatorIndex(u16::try_from(from).expect("few validators"));
         let now = stage.now;
-        let hears = self
-            .byzantine(stage)
-            .hears(now, from, &message, &mut said);
+        let hears = self.byzantine(stage).hears(now, from, &message, &mut said);
         Self::pass_on(stage, said);
         hears.then_some(message)
     }
