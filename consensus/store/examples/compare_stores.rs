@@ -448,6 +448,7 @@ fn product_block(state: &mut StateDb, random: &mut Random, block: u64) -> Result
         })
         .collect();
     Ok(state.apply(&StateUpdate {
+        checkpoint: false,
         height,
         commitment: Digest::ZERO,
         accounts_root: Digest::ZERO,

@@ -3,6 +3,7 @@
 //! Transactions are kept in buckets of [`BUCKET_HEIGHTS`] heights, one table each, so that
 //! pruning drops whole tables and insertions stay in a tree of bounded size.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use falconet_types::receipt::Outcome;
@@ -29,6 +30,48 @@ const HEIGHT: &str = "height";
 const OLDEST_BUCKET: &str = "oldest-bucket";
 
 type TxRow = [u8; TxLocation::LEN];
+
+/// The account rows of one height, unmoved by later blocks. As long as it lives, the database
+/// cannot use again the pages that later blocks replace.
+pub struct StateImage {
+    tx: ReadTransaction,
+    height: Height,
+    path: PathBuf,
+}
+
+impl StateImage {
+    /// Its height.
+    #[must_use]
+    pub fn height(&self) -> Height {
+        self.height
+    }
+
+    /// Shows every row, in the order of ids, until `visit` breaks; what it broke with.
+    pub fn for_each_account<B>(
+        &self,
+        mut visit: impl FnMut(AccountId, &[u8]) -> ControlFlow<B>,
+    ) -> Result<Option<B>, StoreError> {
+        let mut walk = || -> Result<Option<B>, redb::Error> {
+            for row in self.tx.open_table(ACCOUNTS)?.iter()? {
+                let (id, bytes) = row?;
+                if let ControlFlow::Break(value) = visit(Digest(*id.value()), bytes.value()) {
+                    return Ok(Some(value));
+                }
+            }
+            Ok(None)
+        };
+        walk().map_err(|source| StoreError::State {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+impl std::fmt::Debug for StateImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StateImage {{ height: {} }}", self.height)
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct StateFile {
@@ -100,6 +143,45 @@ impl StateFile {
             }
             blocks.retain_in(..generation.prune_below.0, |_, _| false)?;
             Ok(())
+        })
+    }
+
+    /// Writes account rows only.
+    pub(crate) fn put_accounts(&self, rows: &[(AccountId, Vec<u8>)]) -> Result<(), StoreError> {
+        self.update(|tx| {
+            let mut accounts = tx.open_table(ACCOUNTS)?;
+            for (id, row) in rows {
+                accounts.insert(id.as_bytes(), &row[..])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Declares that the accounts are those after `height`, the first block with a row.
+    pub(crate) fn begin_at(&self, height: Height, row: &BlockRow) -> Result<(), StoreError> {
+        self.update(|tx| {
+            let mut meta = tx.open_table(META)?;
+            meta.insert(HEIGHT, &height.0.to_le_bytes()[..])?;
+            meta.insert(OLDEST_BUCKET, &bucket(height).to_le_bytes()[..])?;
+            tx.open_table(BLOCKS)?
+                .insert(height.0, &row.to_bytes()[..])?;
+            Ok(())
+        })
+    }
+
+    /// The state as it stands, whatever is written afterwards.
+    pub(crate) fn image(&self, height: Height) -> Result<StateImage, StoreError> {
+        let image = || -> Result<StateImage, redb::Error> {
+            let tx = self.db.begin_read()?;
+            Ok(StateImage {
+                tx,
+                height,
+                path: self.path.clone(),
+            })
+        };
+        image().map_err(|source| StoreError::State {
+            path: self.path.clone(),
+            source,
         })
     }
 

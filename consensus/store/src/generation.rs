@@ -16,6 +16,8 @@ pub(crate) struct Generation {
     pub blocks: BTreeMap<Height, BlockRow>,
     /// Transactions and blocks below this height go with the same step.
     pub prune_below: Height,
+    /// An image of the state is wanted as it is after this step.
+    pub checkpoint: bool,
 }
 
 impl Generation {

@@ -6,6 +6,7 @@
 //!   LOCK            flock: one process at a time
 //!   log/NNNNNNNNNN.seg   append-only segments: safety records, headers, QCs, TCs, batches, commits
 //!   state.redb      accounts, where transactions are, roots by height; lags behind the log
+//!   snapshots/HEIGHT.snap   accounts at a checkpoint, to be served to peers
 //! ```
 //!
 //! The log is the truth; one `fdatasync` makes all records of a turn durable. The state is
@@ -21,6 +22,7 @@ mod error;
 mod frame;
 mod generation;
 mod index;
+mod install;
 mod log;
 mod open;
 mod prune;
@@ -28,6 +30,7 @@ mod reader;
 mod record;
 mod scan;
 mod segment;
+mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -36,12 +39,17 @@ pub use config::{
     Recovered, SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, STATE_CACHE_BYTES,
     STATE_FLUSH_BLOCKS, Safety, StoreConfig,
 };
-pub use database::BUCKET_HEIGHTS;
+pub use database::{BUCKET_HEIGHTS, StateImage};
 pub use disk::{Disk, SystemDisk};
 pub use error::StoreError;
+pub use install::{INSTALL_BYTES, StateInstaller};
 pub use log::LogWriter;
 pub use open::Store;
 pub use prune::{CARRY_BYTES_MAX, Pruned};
 pub use reader::{CommitProof, Reader};
 pub use record::{Committed, RECORD_BYTES_MAX, Record};
+pub use snapshot::{
+    SNAPSHOT_BUCKETS, SNAPSHOT_HEAD_BYTES_MAX, SnapshotFile, SnapshotWriter, delete_snapshot,
+    snapshots_in,
+};
 pub use state::{ACCOUNT_BYTES_MAX, BlockRow, STATE_ROWS_MAX, StateDb, StateUpdate, TxLocation};

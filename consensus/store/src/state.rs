@@ -5,6 +5,7 @@
 //! disk, rows that change in many blocks are written once, and the database stands at a whole
 //! height whenever it is opened. Heights that a crash takes away are executed again from the log.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use falconet_types::{AccountId, Digest, Height, Seq, TxId, ValidatorIndex};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::config::StoreConfig;
-use crate::database::StateFile;
+use crate::database::{StateFile, StateImage};
 use crate::error::StoreError;
 use crate::generation::Generation;
 
@@ -29,6 +30,9 @@ pub const ACCOUNT_BYTES_MAX: usize = 4_096;
 /// Rows that gather before they are written, even if they are of few blocks. While so many are
 /// being written as many again may gather; then [`StateDb::apply`] waits. About 100 MB of memory.
 pub const STATE_ROWS_MAX: usize = 1 << 18;
+
+/// Generations that may wait for the writer: one, and one that ends at a checkpoint.
+const GENERATIONS_MAX: usize = 2;
 
 /// What executing one block changed.
 #[derive(Debug, Clone)]
@@ -45,6 +49,8 @@ pub struct StateUpdate<'a> {
     pub results: Digest,
     /// Root over the block's receipts.
     pub receipts_root: Digest,
+    /// An image of the state after this block is wanted, see [`StateDb::take_images`].
+    pub checkpoint: bool,
     /// Rows to write, or to delete.
     pub accounts: &'a [(AccountId, Option<Bytes>)],
     /// The block's receipts, in the order of `receipts_root`.
@@ -168,6 +174,7 @@ pub struct StateDb {
     view: StateView,
     height: Height,
     flush_blocks: u64,
+    images: Option<Receiver<StateImage>>,
     /// `None` only while dropping.
     to_writer: Option<SyncSender<Arc<Generation>>>,
     writer: Option<JoinHandle<()>>,
@@ -192,16 +199,24 @@ struct Recent {
 
 #[derive(Debug, Default)]
 struct Layers {
-    /// Being written.
-    writing: Option<Arc<Generation>>,
+    /// Being written, or next in turn; oldest first.
+    writing: VecDeque<Arc<Generation>>,
     /// Gathering.
     current: Generation,
 }
 
 #[derive(Debug, Default)]
 struct WriterState {
-    busy: bool,
+    /// Generations that were handed over and are not in the file.
+    pending: usize,
     failed: Option<String>,
+}
+
+impl Layers {
+    fn newest_first(&self) -> impl Iterator<Item = &Generation> {
+        let written = self.writing.iter().rev().map(|layer| &**layer);
+        std::iter::once(&self.current).chain(written)
+    }
 }
 
 impl StateDb {
@@ -222,17 +237,19 @@ impl StateDb {
             file: Arc::new(file),
             recent: Arc::new(recent),
         };
-        let (to_writer, generations) = sync_channel(1);
+        let (to_writer, generations) = sync_channel(GENERATIONS_MAX);
+        let (to_images, images) = sync_channel(1);
         let of_writer = view.clone();
         let writer = std::thread::Builder::new()
             .name("state-writer".into())
-            .spawn(move || of_writer.write_all(&generations))
+            .spawn(move || of_writer.write_all(&generations, &to_images))
             .map_err(|e| StoreError::io("start the thread that writes", path, e))?;
         let flush_blocks = config.state_flush_blocks.max(1);
         Ok(Self {
             view,
             height,
             flush_blocks,
+            images: Some(images),
             to_writer: Some(to_writer),
             writer: Some(writer),
         })
@@ -267,10 +284,13 @@ impl StateDb {
             (layers.current.blocks.len() as u64, layers.current.rows())
         };
         self.height = update.height;
-        if blocks >= self.flush_blocks || rows >= STATE_ROWS_MAX {
-            let idle = !self.view.recent.writer.lock().busy;
+        if update.checkpoint {
+            // The step ends here, so that the database stands at this very height for a moment.
+            self.hand_over(true)?;
+        } else if blocks >= self.flush_blocks || rows >= STATE_ROWS_MAX {
+            let idle = self.view.recent.writer.lock().pending == 0;
             if idle || rows >= 2 * STATE_ROWS_MAX || blocks >= 2 * self.flush_blocks {
-                self.hand_over()?;
+                self.hand_over(false)?;
             }
         }
         Ok(())
@@ -278,8 +298,8 @@ impl StateDb {
 
     /// Makes everything that was applied durable.
     pub fn flush(&mut self) -> Result<(), StoreError> {
-        self.hand_over()?;
-        self.view.recent.wait_idle()
+        self.hand_over(false)?;
+        self.view.recent.wait_below(1)
     }
 
     /// Drops transactions and block rows below a height with the next step that is written;
@@ -299,24 +319,35 @@ impl StateDb {
         self.view.file.for_each_account(visit)
     }
 
+    /// Where images of the state arrive, one for each update that asked for it; an image that is
+    /// not taken before the next one is there stays the only one.
+    ///
+    /// # Panics
+    /// When called twice.
+    pub fn take_images(&mut self) -> Receiver<StateImage> {
+        self.images.take().expect("images are taken once")
+    }
+
     pub(crate) fn view(&self) -> StateView {
         self.view.clone()
     }
 
-    /// Gives what gathered to the writer, once it is idle.
-    fn hand_over(&mut self) -> Result<(), StoreError> {
+    /// Gives what gathered to the writer, once it is idle; at a checkpoint already while one
+    /// other generation is being written.
+    fn hand_over(&mut self, checkpoint: bool) -> Result<(), StoreError> {
         let recent = &self.view.recent;
-        recent.wait_idle()?;
+        recent.wait_below(if checkpoint { GENERATIONS_MAX } else { 1 })?;
         let generation = {
             let mut layers = recent.layers.write();
             if layers.current.blocks.is_empty() {
                 return Ok(());
             }
+            layers.current.checkpoint = checkpoint;
             let generation = Arc::new(std::mem::take(&mut layers.current));
-            layers.writing = Some(Arc::clone(&generation));
+            layers.writing.push_back(Arc::clone(&generation));
             generation
         };
-        recent.writer.lock().busy = true;
+        recent.writer.lock().pending += 1;
         let to_writer = self.to_writer.as_ref().expect("set until dropped");
         to_writer
             .send(generation)
@@ -340,11 +371,9 @@ impl StateView {
     pub(crate) fn tx_location(&self, id: &TxId) -> Result<Option<TxLocation>, StoreError> {
         let newest = {
             let layers = self.recent.layers.read();
-            let layers = [Some(&layers.current), layers.writing.as_deref()];
             pick(
                 layers
-                    .into_iter()
-                    .flatten()
+                    .newest_first()
                     .map(|layer| layer.txs.get(id).copied()),
             )
         };
@@ -357,10 +386,8 @@ impl StateView {
     pub(crate) fn block_row(&self, height: Height) -> Result<Option<BlockRow>, StoreError> {
         {
             let layers = self.recent.layers.read();
-            let layers = [Some(&layers.current), layers.writing.as_deref()];
             let row = layers
-                .into_iter()
-                .flatten()
+                .newest_first()
                 .find_map(|layer| layer.blocks.get(&height));
             if row.is_some() {
                 return Ok(row.cloned());
@@ -370,21 +397,32 @@ impl StateView {
     }
 
     /// The writer's thread.
-    fn write_all(&self, generations: &Receiver<Arc<Generation>>) {
+    fn write_all(&self, generations: &Receiver<Arc<Generation>>, images: &SyncSender<StateImage>) {
         while let Ok(generation) = generations.recv() {
-            let result = self.file.write(&generation);
+            let (last, _) = generation.blocks.last_key_value().expect("never empty");
+            // After a failure nothing may be written: the database would skip what failed.
+            let result = self
+                .recent
+                .check()
+                .and_then(|()| self.file.write(&generation));
+            let result = result.and_then(|()| {
+                if generation.checkpoint {
+                    // An error means that the one before was not taken yet, or nobody takes any.
+                    let _ = images.try_send(self.file.image(*last)?);
+                }
+                Ok(())
+            });
             let mut state = self.recent.writer.lock();
-            state.busy = false;
+            state.pending -= 1;
             match result {
                 Ok(()) => {
-                    let (last, _) = generation.blocks.last_key_value().expect("never empty");
                     // Readers look into the layers first: the rows are in the file by now.
-                    self.recent.layers.write().writing = None;
+                    self.recent.layers.write().writing.pop_front();
                     self.recent.durable.store(last.0, Ordering::Release);
                 }
                 Err(error) => {
                     tracing::error!(%error, "the state cannot be written");
-                    state.failed = Some(error.to_string());
+                    state.failed.get_or_insert_with(|| error.to_string());
                 }
             }
             self.recent.done.notify_all();
@@ -402,9 +440,12 @@ impl Recent {
         }
     }
 
-    fn wait_idle(&self) -> Result<(), StoreError> {
+    /// Waits until fewer than `max` generations are left to write.
+    fn wait_below(&self, max: usize) -> Result<(), StoreError> {
         let mut state = self.writer.lock();
-        self.done.wait_while(&mut state, |state| state.busy);
+        self.done.wait_while(&mut state, |state| {
+            state.pending >= max && state.failed.is_none()
+        });
         drop(state);
         self.check()
     }

@@ -122,8 +122,6 @@ pub struct Manifest {
     pub validators: Digest,
     /// Results digest of the state.
     pub results: Digest,
-    /// Receipts root of the block.
-    pub receipts: Digest,
     /// Length of all rows, bytes. Not proven: it only helps to cut the work into pieces.
     pub rows_bytes: u64,
     /// From the block after which the state was taken, each the parent of the next, through a
@@ -178,7 +176,7 @@ impl Wire for Manifest {
         out.push(VERSION);
         out.extend_from_slice(self.tree_root.as_ref());
         out.extend_from_slice(&self.burned.to_le_bytes());
-        for root in [self.validators, self.results, self.receipts] {
+        for root in [self.validators, self.results] {
             out.extend_from_slice(root.as_ref());
         }
         out.extend_from_slice(&self.rows_bytes.to_le_bytes());
@@ -196,7 +194,7 @@ impl Wire for Manifest {
         }
         let tree_root = r.digest()?;
         let burned = r.u64()?;
-        let (validators, results, receipts) = (r.digest()?, r.digest()?, r.digest()?);
+        let (validators, results) = (r.digest()?, r.digest()?);
         let rows_bytes = r.u64()?;
         let n = r.count16("headers", MANIFEST_HEADERS_MAX)?;
         if n == 0 {
@@ -211,7 +209,6 @@ impl Wire for Manifest {
             burned,
             validators,
             results,
-            receipts,
             rows_bytes,
             headers,
             qc: Qc::decode(r)?,

@@ -156,6 +156,7 @@ impl Executor {
             .map(|(id, account)| (*id, Some(account.to_bytes().into())))
             .collect();
         self.state.apply(&StateUpdate {
+            checkpoint: false,
             height: result.height,
             commitment: result.commitment(),
             accounts_root: result.roots.accounts,

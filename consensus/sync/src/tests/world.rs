@@ -133,7 +133,6 @@ impl State {
             burned: head.burned,
             validators,
             results,
-            receipts: Digest::ZERO,
             rows_bytes: self.buckets.iter().map(Vec::len).sum::<usize>() as u64,
             headers,
             qc,

@@ -496,7 +496,6 @@ impl Generate for Manifest {
             burned: g.number(),
             validators: g.value(),
             results: g.value(),
-            receipts: g.value(),
             rows_bytes: g.number(),
             headers,
             qc: g.value(),

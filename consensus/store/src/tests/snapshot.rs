@@ -1,0 +1,201 @@
+//! Images of the state, snapshot files, and states that come from elsewhere.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use falconet_types::{Digest, Height};
+
+use super::{Chain, apply, config, open, tx, update};
+use crate::{
+    BlockRow, SNAPSHOT_BUCKETS, SnapshotFile, SnapshotWriter, StateImage, StateInstaller, Store,
+    StoreError, delete_snapshot, snapshots_in,
+};
+
+const CHAIN: Digest = Digest([7; 32]);
+
+fn rows_of(image: &StateImage) -> Vec<(Digest, Vec<u8>)> {
+    let mut rows = Vec::new();
+    let broke: Option<()> = image
+        .for_each_account(|id, row| {
+            rows.push((id, row.to_vec()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(broke, None);
+    rows
+}
+
+/// The image is that of its height, although the rows changed in every block after it, and
+/// blocks before it that were still being written are in it.
+#[test]
+fn an_image_stands_still_while_blocks_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    let images = store.state.take_images();
+    (1..=300).for_each(|height| apply(&mut store, height));
+    let row = Bytes::copy_from_slice(&301u64.to_le_bytes());
+    let accounts = [(tx(301 % 5), Some(row))];
+    let mut at_checkpoint = update(301, &accounts, &[]);
+    at_checkpoint.checkpoint = true;
+    store.state.apply(&at_checkpoint).unwrap();
+    (302..=900).for_each(|height| apply(&mut store, height));
+    store.state.flush().unwrap();
+    let image = images.recv().unwrap();
+    assert_eq!(image.height(), Height(301));
+    let mut expected: Vec<_> = (297..=301u64)
+        .map(|h| (tx(h % 5), h.to_le_bytes().to_vec()))
+        .collect();
+    expected.sort();
+    assert_eq!(rows_of(&image), expected);
+    let first = image
+        .for_each_account(|id, _| ControlFlow::Break(id))
+        .unwrap();
+    assert_eq!(first, Some(expected[0].0), "a visit may end early");
+}
+
+/// Whoever does not take images in time gets the one that waited.
+#[test]
+fn images_that_nobody_takes_hold_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    let images = store.state.take_images();
+    for height in 1..=20 {
+        let mut update = update(height, &[], &[]);
+        update.checkpoint = true;
+        store.state.apply(&update).unwrap();
+    }
+    store.state.flush().unwrap();
+    assert_eq!(images.recv().unwrap().height(), Height(1));
+    assert!(images.try_recv().is_err());
+    drop(images);
+    let mut update = update(21, &[], &[]);
+    update.checkpoint = true;
+    store.state.apply(&update).unwrap();
+    store.state.flush().unwrap();
+    assert_eq!(store.state.durable_height(), Height(21));
+}
+
+fn write(dir: &std::path::Path, height: u64, len: impl Fn(usize) -> usize) -> SnapshotFile {
+    let mut writer = SnapshotWriter::create(dir, CHAIN, Height(height)).unwrap();
+    for bucket in 0..SNAPSHOT_BUCKETS {
+        writer.rows(&vec![bucket as u8; len(bucket)]).unwrap();
+        writer.end_bucket(tx(bucket as u64));
+    }
+    writer.finish(b"head").unwrap()
+}
+
+#[test]
+fn a_snapshot_is_read_in_ranges_of_buckets() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), 5, |bucket| bucket % 3);
+    assert_eq!(file.height(), Height(5));
+    assert_eq!(file.head(), b"head");
+    assert_eq!(file.rows(4, 6).unwrap(), vec![4, 5, 5]);
+    assert_eq!(file.rows(3, 3).unwrap(), Vec::<u8>::new());
+    let last = u16::MAX;
+    assert_eq!(file.rows(0, last).unwrap().len() as u64, file.rows_bytes());
+    assert_eq!(file.leaves().unwrap()[77], tx(77));
+    // Up to the bucket that fills it, at least one, never beyond the range.
+    assert_eq!(file.fill(0, last, 3), 2);
+    assert_eq!(file.fill(0, last, 4), 4);
+    assert_eq!(file.fill(0, 3, 1_000), 3);
+    assert_eq!(file.fill(9, 9, 0), 9);
+    assert_eq!(file.fill(last, last, u64::MAX), last);
+    assert_eq!(file.fill(2, 5, 1), 2);
+}
+
+#[test]
+fn snapshots_are_listed_once_they_are_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("snapshots");
+    assert_eq!(snapshots_in(&dir).unwrap(), vec![]);
+    for height in [512, 256] {
+        write(&dir, height, |_| 0);
+    }
+    drop(SnapshotWriter::create(&dir, CHAIN, Height(768)).unwrap());
+    assert_eq!(snapshots_in(&dir).unwrap(), [Height(256), Height(512)]);
+    let left = std::fs::read_dir(&dir).unwrap().count();
+    assert_eq!(left, 2, "what was not finished is gone");
+    delete_snapshot(&dir, Height(256)).unwrap();
+    assert_eq!(snapshots_in(&dir).unwrap(), [Height(512)]);
+}
+
+#[test]
+fn damage_to_anything_but_rows_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(write(dir.path(), 5, |bucket| usize::from(bucket == 9)));
+    let path = dir.path().join(format!("{:020}.snap", 5));
+    let whole = std::fs::read(&path).unwrap();
+    let (rows, len) = (64..65, whole.len());
+    for at in (0..64).chain(65..75).chain(len - 60..len).chain([len / 2]) {
+        // Padding of the footer says nothing.
+        if rows.contains(&at) || (len - 12..len - 8).contains(&at) {
+            continue;
+        }
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let opened = SnapshotFile::open(dir.path(), CHAIN, Height(5));
+        assert!(
+            matches!(opened, Err(StoreError::Corrupt { .. })),
+            "byte {at}"
+        );
+    }
+    for len in [0, 63, 64, 1_000, len - 1] {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        assert!(SnapshotFile::open(dir.path(), CHAIN, Height(5)).is_err());
+    }
+    std::fs::write(&path, &whole).unwrap();
+    assert!(SnapshotFile::open(dir.path(), Digest([8; 32]), Height(5)).is_err());
+    assert!(SnapshotFile::open(dir.path(), CHAIN, Height(5)).is_ok());
+}
+
+/// The log is ahead of the old state; the new one stands where the log has a committed block.
+#[test]
+fn a_state_from_elsewhere_takes_the_place_of_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    let mut chain = Chain::new(100);
+    (0..=12).for_each(|_| chain.next().append(&mut store));
+    store.log.sync().unwrap();
+    (1..=4).for_each(|height| apply(&mut store, height));
+    store.state.flush().unwrap();
+    drop(store);
+    let row = BlockRow {
+        commitment: tx(9),
+        accounts_root: tx(1),
+        validators_root: tx(1),
+        results: tx(2),
+        receipts_root: tx(3),
+        outcomes: Vec::new(),
+    };
+    // Interrupted: the old state stays.
+    let mut installer = StateInstaller::create(dir.path(), &config()).unwrap();
+    installer.account(tx(50), b"half").unwrap();
+    drop(installer);
+    let (store, recovered) = open(dir.path());
+    assert_eq!(recovered.state_height, Height(4));
+    drop(store);
+    let mut installer = StateInstaller::create(dir.path(), &config()).unwrap();
+    for account in [60, 50] {
+        installer
+            .account(tx(account), &[account as u8; 100])
+            .unwrap();
+    }
+    installer.replace(Height(9), &row).unwrap();
+    let (mut store, recovered): (Store, _) = open(dir.path());
+    assert_eq!(recovered.state_height, Height(9));
+    let mut accounts = Vec::new();
+    store
+        .state
+        .for_each_account(|id, row| accounts.push((id, row.len())))
+        .unwrap();
+    let mut expected = vec![(tx(50), 100), (tx(60), 100)];
+    expected.sort();
+    assert_eq!(accounts, expected);
+    assert_eq!(store.reader.block_row(Height(9)).unwrap(), Some(row));
+    assert_eq!(store.reader.block_row(Height(4)).unwrap(), None);
+    apply(&mut store, 10);
+    store.state.flush().unwrap();
+    assert_eq!(store.state.durable_height(), Height(10));
+}
