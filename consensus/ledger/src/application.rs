@@ -1,7 +1,9 @@
 //! What a chain executes, as the validator sees it.
 
+use bytes::Bytes;
 use falconet_types::batch::Batch;
 use falconet_types::receipt::{Receipt, StateRoots};
+use falconet_types::stake::RowId;
 use falconet_types::validators::Member;
 use falconet_types::{AccountId, Digest, Epoch, Height};
 
@@ -97,6 +99,9 @@ pub struct BlockResult {
     pub receipts: Vec<Receipt>,
     /// Every account that was written, once, with its state after the block, by ascending id.
     pub changes: Vec<(AccountId, Account)>,
+    /// Every row of the registry of validators that was written, `None` for those that are gone;
+    /// after the first block all rows, because nobody has written those of genesis.
+    pub registry: Vec<(RowId, Option<Bytes>)>,
 }
 
 impl BlockResult {

@@ -10,12 +10,15 @@ use falconet_crypto::falcon::{
     Bitmap, Job, Key, KeyCache, PreparedKey, PublicKey, SIGNING_MESSAGE_LEN, Verifier,
 };
 use falconet_types::receipt::{Outcome, Receipt};
+use falconet_types::stake::Stake;
 use falconet_types::transaction::{Body, SignedTransaction, opaque_id};
-use falconet_types::{AccountId, TxId};
+use falconet_types::{AccountId, Digest, Height, TxId};
 
 use crate::account::Account;
 use crate::application::{Block, Verdict};
+use crate::registry::Registry;
 use crate::rules::{self, Context};
+use crate::staking::{self, REPORTS_PER_BLOCK_MAX, STAKE_TXS_PER_BLOCK_MAX};
 use crate::table::Table;
 
 /// What a block does, not yet written.
@@ -23,8 +26,10 @@ pub(crate) struct Effects {
     pub(crate) receipts: Vec<Receipt>,
     /// Written accounts by ascending id.
     pub(crate) changes: Vec<(AccountId, Account)>,
-    /// Fees of the block.
+    /// Fees of the block and punishments.
     pub(crate) burned: u64,
+    /// The registry after the block.
+    pub(crate) registry: Arc<Registry>,
 }
 
 /// Works out a block.
@@ -32,19 +37,29 @@ pub(crate) fn execute(
     block: &Block<'_>,
     context: &Context,
     table: &Table,
+    registry: Arc<Registry>,
     keys: &KeyCache,
     verifier: &mut Verifier,
 ) -> Effects {
     let mut entries = parse(block);
-    verify_unknown(&mut entries, table, keys, verifier);
+    verify_unknown(&mut entries, table, &registry, keys, verifier);
     let mut writes = Writes::new(table);
+    let mut stakes = Stakes::new(registry);
     let mut burned = 0u64;
     let receipts = entries.iter().map(|entry| {
         let (tx_id, outcome) = match &entry.tx {
             Err(id) => (*id, Outcome::Malformed),
-            Ok(tx) => match apply(context, tx, entry.verdict, &mut writes) {
-                Ok(fee) => {
-                    burned += fee;
+            Ok(tx) => match apply(
+                context,
+                block.height,
+                tx,
+                entry.verdict,
+                &mut writes,
+                &mut stakes,
+                verifier,
+            ) {
+                Ok(cost) => {
+                    burned += cost;
                     (tx.id(), Outcome::Executed)
                 }
                 Err(outcome) => (tx.id(), outcome),
@@ -57,10 +72,16 @@ pub(crate) fn execute(
         }
     });
     let receipts = receipts.collect();
+    if block.ends_epoch {
+        for (owner, amount) in Arc::make_mut(&mut stakes.registry).end_epoch(block.height) {
+            credit(&mut writes, owner, amount);
+        }
+    }
     Effects {
         receipts,
         changes: writes.into_sorted(),
         burned,
+        registry: stakes.registry,
     }
 }
 
@@ -104,11 +125,17 @@ fn parse(block: &Block<'_>) -> Vec<Entry> {
     entries
 }
 
-/// Replaces [`Verdict::Unknown`] wherever the sender's key is known: from the table, or from a
-/// registration in this block. An account has one key for ever, the one whose id it is, so the
+/// Replaces [`Verdict::Unknown`] wherever the sender's key is known: from the table or the
+/// registry, or from a registration or a bond in this block. An account has one key for ever, the one whose id it is, so the
 /// verdict does not depend on when in the block the key becomes usable; whether it is usable yet
 /// is for the rules to say.
-fn verify_unknown(entries: &mut [Entry], table: &Table, keys: &KeyCache, verifier: &mut Verifier) {
+fn verify_unknown(
+    entries: &mut [Entry],
+    table: &Table,
+    registry: &Registry,
+    keys: &KeyCache,
+    verifier: &mut Verifier,
+) {
     if entries
         .iter()
         .all(|entry| entry.verdict != Verdict::Unknown)
@@ -116,9 +143,18 @@ fn verify_unknown(entries: &mut [Entry], table: &Table, keys: &KeyCache, verifie
         return;
     }
     let mut registered: HashMap<AccountId, &PublicKey> = HashMap::new();
+    let mut named: HashMap<Digest, &PublicKey> = HashMap::new();
     for tx in entries.iter().filter_map(|entry| entry.tx.as_ref().ok()) {
-        if let Body::RegisterKey { key } = &tx.body {
-            registered.insert(tx.sender, key);
+        match &tx.body {
+            Body::RegisterKey { key } => drop(registered.insert(tx.sender, key)),
+            // Keys that may speak for a validator from now on.
+            Body::Stake(stake) => match &**stake {
+                Stake::Bond { key, .. } | Stake::RotateKey { key, .. } => {
+                    named.insert(key.id(), key);
+                }
+                _ => {}
+            },
+            Body::Transfer { .. } => {}
         }
     }
     let mut open: Vec<(usize, Arc<PreparedKey>, [u8; SIGNING_MESSAGE_LEN])> = Vec::new();
@@ -126,6 +162,14 @@ fn verify_unknown(entries: &mut [Entry], table: &Table, keys: &KeyCache, verifie
         let (Ok(tx), Verdict::Unknown) = (&entry.tx, entry.verdict) else {
             continue;
         };
+        if is_by_validator(tx) {
+            let key = registry.key(&tx.sender);
+            if let Some(key) = key.or_else(|| named.get(&tx.sender).copied()) {
+                let prepared = Arc::new(PreparedKey::from_public(key));
+                open.push((at, prepared, tx.message()));
+            }
+            continue;
+        }
         let prepared = match table
             .get(&tx.sender)
             .and_then(|account| account.key.as_ref())
@@ -163,18 +207,82 @@ fn verify_unknown(entries: &mut [Entry], table: &Table, keys: &KeyCache, verifie
     }
 }
 
-/// Applies one transaction; returns the fee that it burned.
+fn is_by_validator(tx: &SignedTransaction) -> bool {
+    matches!(&tx.body, Body::Stake(stake) if stake.is_by_validator())
+}
+
+fn credit(writes: &mut Writes<'_>, id: AccountId, amount: u64) {
+    let account = writes.entry(id);
+    account.balance = account
+        .balance
+        .checked_add(amount)
+        .expect("all that there is together is at most the supply, which is below 2^64");
+}
+
+/// The registry as a block changes it, and how much of its allowance the block has used.
+struct Stakes {
+    registry: Arc<Registry>,
+    txs: usize,
+    reports: usize,
+}
+
+impl Stakes {
+    fn new(registry: Arc<Registry>) -> Self {
+        Self {
+            registry,
+            txs: 0,
+            reports: 0,
+        }
+    }
+
+    /// Asks the rules of stake, within the block's allowance.
+    fn check(
+        &mut self,
+        tx: &SignedTransaction,
+        stake: &Stake,
+        verifier: &mut Verifier,
+    ) -> Result<(), Outcome> {
+        let report = matches!(stake, Stake::Report { .. });
+        self.txs += 1;
+        self.reports += usize::from(report);
+        let too_many =
+            self.txs > STAKE_TXS_PER_BLOCK_MAX || (report && self.reports > REPORTS_PER_BLOCK_MAX);
+        if too_many {
+            return Err(Outcome::LimitReached);
+        }
+        staking::check(&self.registry, tx, stake, verifier)
+    }
+}
+
+/// Applies one transaction; returns what it burned.
 fn apply(
     context: &Context,
+    height: Height,
     tx: &SignedTransaction,
     verdict: Verdict,
     writes: &mut Writes<'_>,
+    stakes: &mut Stakes,
+    verifier: &mut Verifier,
 ) -> Result<u64, Outcome> {
-    let total = rules::check(context, tx, writes.get(&tx.sender), |_| match verdict {
+    let verifies = |_: &PublicKey| match verdict {
         Verdict::Valid => true,
         Verdict::Invalid => false,
-        Verdict::Unknown => unreachable!("the account has a key, so its signature was checked"),
-    })?;
+        Verdict::Unknown => unreachable!("the sender has a key, so its signature was checked"),
+    };
+    if let Body::Stake(stake) = &tx.body
+        && stake.is_by_validator()
+    {
+        rules::check_by_validator(context, tx, &stakes.registry, verifies)?;
+        stakes.check(tx, stake, verifier)?;
+        let registry = Arc::make_mut(&mut stakes.registry);
+        return Ok(staking::apply(registry, tx.sender, stake, height));
+    }
+    let total = rules::check(context, tx, writes.get(&tx.sender), verifies)?;
+    if let Body::Stake(stake) = &tx.body {
+        stakes.check(tx, stake, verifier)?;
+        let registry = Arc::make_mut(&mut stakes.registry);
+        staking::apply(registry, tx.sender, stake, height);
+    }
     let sender = writes.entry(tx.sender);
     sender.balance -= total;
     sender.nonces.mark(tx.nonce);
@@ -182,12 +290,9 @@ fn apply(
         Body::RegisterKey { key } => sender.key = Some(key.clone()),
         Body::Transfer { to, amount } => {
             // Read after the sender was written: it may be the same account.
-            let recipient = writes.entry(*to);
-            recipient.balance = recipient
-                .balance
-                .checked_add(*amount)
-                .expect("the sum of all balances is at most the supply, which is below 2^64");
+            credit(writes, *to, *amount);
         }
+        Body::Stake(_) => {}
     }
     Ok(tx.fee)
 }

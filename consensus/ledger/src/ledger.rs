@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use falconet_crypto::falcon::{KeyCache, Verifier};
 use falconet_crypto::hash::merkle;
 use falconet_types::genesis::{Genesis, RESULTS_AT_GENESIS};
 use falconet_types::receipt::{Receipt, StateRoots, fold_results};
+use falconet_types::stake::RowId;
+use falconet_types::validators::Member;
 use falconet_types::{AccountId, Digest, Height};
 use parking_lot::RwLock;
 
@@ -13,6 +16,7 @@ use crate::account::Account;
 use crate::application::{Application, Block, BlockResult, assert_next};
 use crate::execute;
 use crate::proof::AccountProof;
+use crate::registry::{Registry, RegistryError};
 use crate::rules::Context;
 use crate::snapshot::Head;
 use crate::table::{Table, bucket_of};
@@ -32,20 +36,25 @@ pub enum RestoreError {
         "the key stored for account {0} is not its key; the state is corrupt, restore it from a snapshot or replay the chain"
     )]
     Key(AccountId),
+    /// The registry of validators is not one.
+    #[error(
+        "the stored registry of validators is not one: {0}; the state is corrupt, restore it from a snapshot or replay the chain"
+    )]
+    Registry(#[from] RegistryError),
     /// The balances exceed what genesis created.
     #[error(
-        "the stored balances add up to more than the supply of {supply}; the state is corrupt or belongs to another chain"
+        "the stored balances and stakes add up to more than the supply of {supply}; the state is corrupt or belongs to another chain"
     )]
     Supply {
-        /// Sum of the balances in genesis.
+        /// Sum of balances and stakes in genesis.
         supply: u64,
     },
 }
 
 /// Accounts with balances; see [`crate::rules`] for what a transaction must fulfil.
 ///
-/// Fees are burned: at every height, the sum of all balances and of the burned fees is the supply
-/// that genesis created.
+/// Fees and punishments are burned: at every height, the sum of all balances, of the stake that is
+/// bonded or on its way back and of what was burned is the supply that genesis created.
 pub struct Ledger {
     shared: Arc<Shared>,
     tree: Tree,
@@ -70,23 +79,35 @@ impl Ledger {
                 },
             )
         });
-        Self::build(genesis, None, Height::ZERO, RESULTS_AT_GENESIS, rows).expect(
-            "a checked genesis has distinct accounts, matching keys and a supply below 2^64",
+        let registry = Registry::from_genesis(genesis);
+        Self::build(
+            genesis,
+            None,
+            Height::ZERO,
+            RESULTS_AT_GENESIS,
+            rows,
+            registry,
         )
+        .expect("a checked genesis has distinct accounts, matching keys and a supply below 2^64")
     }
 
     /// The state after the block at `height`, from all rows that were ever written, each account
     /// with its last state, in any order. Accounts that no block wrote may be missing: they are
-    /// taken from genesis. The caller compares [`Application::commitment`] with the one that it
-    /// stored.
+    /// taken from genesis. Rows of the registry are complete, unless `height` is 0. The caller
+    /// compares [`Application::commitment`] with the one that it stored.
     pub fn restore(
         genesis: &Genesis,
         height: Height,
         results: Digest,
         rows: impl Iterator<Item = (AccountId, Account)>,
+        registry: impl Iterator<Item = (RowId, Bytes)>,
     ) -> Result<Self, RestoreError> {
+        let registry = match height {
+            Height::ZERO => Registry::from_genesis(genesis),
+            _ => Registry::restore(genesis, registry)?,
+        };
         let at_genesis = Self::from_genesis(genesis).genesis_commitment;
-        Self::build(genesis, Some(at_genesis), height, results, rows)
+        Self::build(genesis, Some(at_genesis), height, results, rows, registry)
     }
 
     fn build(
@@ -95,8 +116,9 @@ impl Ledger {
         height: Height,
         results: Digest,
         rows: impl Iterator<Item = (AccountId, Account)>,
+        registry: Registry,
     ) -> Result<Self, RestoreError> {
-        let supply = genesis.accounts.iter().map(|a| a.balance).sum::<u64>();
+        let supply = genesis.supply().expect("a checked genesis has a supply");
         let mut table = Table::new();
         for (id, account) in rows {
             if account.key.as_ref().is_some_and(|key| key.id() != id) {
@@ -122,6 +144,7 @@ impl Ledger {
         let burned = table
             .balances()
             .try_fold(supply, u64::checked_sub)
+            .and_then(|rest| rest.checked_sub(registry.total()?))
             .ok_or(RestoreError::Supply { supply })?;
         let tree = Tree::of(&table);
         let shared = Shared {
@@ -131,6 +154,7 @@ impl Ledger {
             state: RwLock::new(State {
                 height,
                 table,
+                registry: Arc::new(registry),
                 burned,
             }),
         };
@@ -154,11 +178,33 @@ impl Ledger {
         AccountProof {
             height: self.height,
             results: self.results,
-            validators: Digest::ZERO,
+            validators: state.registry.root(),
             burned: state.burned,
             bucket: state.table.bucket(bucket).iter().map(Into::into).collect(),
             path: self.tree.path(bucket),
         }
+    }
+
+    fn validators_root(&self) -> Digest {
+        self.shared.state.read().registry.root()
+    }
+
+    /// The registry at the beginning of `block`: with the commitment of the block before, if it is
+    /// one of those to keep.
+    fn registry_before(&self, block: &Block<'_>) -> Arc<Registry> {
+        let mut registry = Arc::clone(&self.shared.state.read().registry);
+        if registry.wants_checkpoint(self.height) {
+            let commitment = self.commitment();
+            Arc::make_mut(&mut registry).put_checkpoint(self.height, commitment);
+        }
+        let (epoch, height) = (registry.epoch(), block.height);
+        let between = block.epoch.next() == epoch && block.batches.is_empty() && !block.ends_epoch;
+        assert!(
+            block.epoch == epoch || between,
+            "block {height} of epoch {} with transactions comes after epoch {epoch} has begun",
+            block.epoch
+        );
+        registry
     }
 
     fn accounts_root(&self) -> Digest {
@@ -179,6 +225,7 @@ impl Application for Ledger {
         let accounts = self.accounts_root();
         StateRoots {
             accounts,
+            validators: self.validators_root(),
             results: self.results,
             ..StateRoots::default()
         }
@@ -195,14 +242,32 @@ impl Application for Ledger {
             fee_min,
             time_ms: block.time_ms,
         };
+        let before = self.registry_before(block);
         let effects = {
             // Readers go on meanwhile: there is no other writer for them to queue behind.
             let state = self.shared.state.read();
             let keys = &self.shared.keys;
-            execute::execute(block, &context, &state.table, keys, &mut self.verifier)
+            execute::execute(
+                block,
+                &context,
+                &state.table,
+                before,
+                keys,
+                &mut self.verifier,
+            )
         };
+        let mut registry = effects.registry;
+        let mut written = Vec::new();
+        if !Arc::ptr_eq(&registry, &self.shared.state.read().registry) {
+            written = Arc::make_mut(&mut registry).take_changes();
+        }
+        if block.height == Height(1) {
+            let rows = registry.rows();
+            written = rows.map(|(id, row)| (id, Some(row))).collect();
+        }
         {
             let mut state = self.shared.state.write();
+            state.registry = registry;
             for (id, account) in &effects.changes {
                 state.table.put(*id, account.clone());
             }
@@ -222,7 +287,7 @@ impl Application for Ledger {
         let roots = StateRoots {
             receipts: receipts_root,
             accounts: self.accounts_root(),
-            validators: Digest::ZERO,
+            validators: self.validators_root(),
             results: self.results,
         };
         BlockResult {
@@ -230,6 +295,7 @@ impl Application for Ledger {
             roots,
             receipts: effects.receipts,
             changes: effects.changes,
+            registry: written,
         }
     }
 
@@ -238,6 +304,15 @@ impl Application for Ledger {
             tree_root: self.tree.root(),
             burned: self.shared.state.read().burned,
         }
+    }
+
+    fn next_validators(&self) -> Option<Vec<Member>> {
+        let state = self.shared.state.read();
+        let registry = &state.registry;
+        let members = registry.members(registry.epoch()).unwrap_or_default();
+        registry
+            .has_epochs()
+            .then(|| members.iter().map(|m| m.member.clone()).collect())
     }
 
     fn view(&self) -> Option<View> {

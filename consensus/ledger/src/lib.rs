@@ -12,6 +12,8 @@
 //! | [`application`] | the trait, blocks in, results out |
 //! | [`account`] | one account and its encodings |
 //! | [`replay`] | the nonce window |
+//! | [`registry`] | validators, stake, epochs |
+//! | `staking` | the rules of stake |
 //! | [`rules`] | which transaction may take effect, in which order rules are asked |
 //! | `table` | all accounts, in buckets |
 //! | `tree` | the Merkle tree over the buckets |
@@ -31,9 +33,11 @@ mod execute;
 pub mod ledger;
 pub mod opaque;
 pub mod proof;
+pub mod registry;
 pub mod replay;
 pub mod rules;
 pub mod snapshot;
+mod staking;
 mod table;
 mod tree;
 pub mod view;
@@ -43,5 +47,7 @@ pub use application::{Application, Block, BlockResult, Verdict, Verdicts};
 pub use ledger::{Ledger, RestoreError};
 pub use opaque::Opaque;
 pub use proof::AccountProof;
+pub use registry::{Registry, RegistryError};
 pub use replay::NonceWindow;
+pub use staking::{REPORTS_PER_BLOCK_MAX, STAKE_TXS_PER_BLOCK_MAX};
 pub use view::View;

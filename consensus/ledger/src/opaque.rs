@@ -81,6 +81,7 @@ impl Application for Opaque {
             roots,
             receipts,
             changes: Vec::new(),
+            registry: Vec::new(),
         }
     }
 

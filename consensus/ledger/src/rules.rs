@@ -5,7 +5,7 @@
 //! 1. the bytes are a transaction ([`Outcome::Malformed`]);
 //! 2. it is made for this chain ([`Outcome::WrongChain`]);
 //! 3. the sender's account exists ([`Outcome::UnknownSender`]);
-//! 4. a transfer's sender has a registered key ([`Outcome::UnknownKey`]), a registration's has
+//! 4. the sender has a registered key ([`Outcome::UnknownKey`]), a registration's has
 //!    none ([`Outcome::AlreadyRegistered`]);
 //! 5. the signature verifies under that key; a registration brings it ([`Outcome::BadSignature`]);
 //! 6. the block's time is at most `valid_until_ms` ([`Outcome::Expired`]);
@@ -24,6 +24,11 @@
 //! the choice: a refusal after rule 5 is not final, the same bytes may be committed again and
 //! take effect as long as the nonce is unused and `valid_until_ms` has not passed.
 //!
+//! What a validator's key signs instead of an account's (*ready*, *report*) is asked rules 1, 2, 5
+//! and 6 with that key, which must be a validator's ([`Outcome::UnknownValidator`]); it pays
+//! nothing, and the rules of stake refuse the second of a kind. What is about stake must
+//! then fulfil the rules of `staking`.
+//!
 //! The recipient's balance cannot overflow: genesis checks that the whole supply is below 2^64,
 //! and no rule creates any.
 
@@ -33,6 +38,7 @@ use falconet_types::receipt::Outcome;
 use falconet_types::transaction::{Body, Transaction};
 
 use crate::account::Account;
+use crate::registry::Registry;
 
 /// What the rules need to know beside transaction and account.
 #[derive(Debug, Clone, Copy)]
@@ -58,9 +64,10 @@ pub fn check(
     }
     let sender = sender.ok_or(Outcome::UnknownSender)?;
     let (key, amount) = match (&tx.body, &sender.key) {
-        (Body::Transfer { .. }, None) => return Err(Outcome::UnknownKey),
+        (Body::Transfer { .. } | Body::Stake(_), None) => return Err(Outcome::UnknownKey),
         (Body::RegisterKey { .. }, Some(_)) => return Err(Outcome::AlreadyRegistered),
         (Body::Transfer { amount, .. }, Some(key)) => (key, *amount),
+        (Body::Stake(stake), Some(key)) => (key, stake.amount()),
         (Body::RegisterKey { key }, None) => (key, 0),
     };
     // A transaction may name another scheme than the account's key has; then the length of its
@@ -82,4 +89,27 @@ pub fn check(
         return Err(Outcome::InsufficientFunds);
     }
     Ok(total)
+}
+
+/// Asks the rules for what a validator's key signs.
+pub fn check_by_validator(
+    context: &Context,
+    tx: &Transaction,
+    registry: &Registry,
+    verifies: impl FnOnce(&PublicKey) -> bool,
+) -> Result<(), Outcome> {
+    if tx.chain_id != context.chain_id {
+        return Err(Outcome::WrongChain);
+    }
+    if !registry.has_epochs() {
+        return Err(Outcome::NoEpochs);
+    }
+    let key = registry.key(&tx.sender).ok_or(Outcome::UnknownValidator)?;
+    if key.scheme() != tx.scheme || !verifies(key) {
+        return Err(Outcome::BadSignature);
+    }
+    if context.time_ms > tx.valid_until_ms {
+        return Err(Outcome::Expired);
+    }
+    Ok(())
 }

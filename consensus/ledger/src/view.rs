@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 
-use falconet_crypto::falcon::{KeyCache, PreparedKey, PublicKey};
+use falconet_crypto::falcon::{KeyCache, PreparedKey, PublicKey, Verifier};
 use falconet_types::receipt::Outcome;
-use falconet_types::transaction::SignedTransaction;
-use falconet_types::{AccountId, ChainId, Height};
+use falconet_types::transaction::{Body, SignedTransaction};
+use falconet_types::{AccountId, ChainId, Digest, Height};
 use parking_lot::RwLock;
 
 use crate::account::Account;
+use crate::registry::Registry;
 use crate::rules::{self, Context};
+use crate::staking;
 use crate::table::Table;
 
 /// Most prepared keys in memory, 2 KiB each.
@@ -31,6 +33,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) height: Height,
     pub(crate) table: Table,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) burned: u64,
 }
 
@@ -54,8 +57,34 @@ impl View {
             fee_min,
             time_ms: now_ms,
         };
-        let state = self.shared.state.read();
-        rules::check(&context, tx, state.table.get(&tx.sender), |_| true).map(|_| ())
+        let Body::Stake(stake) = &tx.body else {
+            let state = self.shared.state.read();
+            return rules::check(&context, tx, state.table.get(&tx.sender), |_| true).map(|_| ());
+        };
+        let registry = self.registry();
+        if stake.is_by_validator() {
+            rules::check_by_validator(&context, tx, &registry, |_| true)?;
+        } else {
+            let state = self.shared.state.read();
+            rules::check(&context, tx, state.table.get(&tx.sender), |_| true)?;
+        }
+        // Signatures inside are checked as well: a transaction that fails pays nothing, so what
+        // cannot succeed must not get into a block.
+        staking::check(&registry, tx, stake, &mut Verifier::new())
+    }
+
+    /// The registry of validators after the last executed block.
+    #[must_use]
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.shared.state.read().registry)
+    }
+
+    /// The key of a validator with this id, ready for verification.
+    #[must_use]
+    pub fn validator_key(&self, key_id: &Digest) -> Option<Arc<PreparedKey>> {
+        let registry = self.registry();
+        let key = registry.key(key_id)?;
+        Some(Arc::new(PreparedKey::from_public(key)))
     }
 
     /// The account, if it exists.
@@ -87,7 +116,7 @@ impl View {
         self.shared.state.read().height
     }
 
-    /// Fees burned since genesis.
+    /// Fees and punishments since genesis.
     #[must_use]
     pub fn burned(&self) -> u64 {
         self.shared.state.read().burned

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+pub use falconet_types::batch::SignedBatchHeader;
 use falconet_types::batch::{Batch, BatchHeader, Watermark};
 use falconet_types::block::{Cut, LaneTip, SignedHeader};
 use falconet_types::genesis::Params;
 use falconet_types::message::{GetBatches, PeerMessage};
 use falconet_types::signing::Verified;
 use falconet_types::validators::ValidatorSet;
-use falconet_types::{ChainId, Height, Seq, Signature, ValidatorIndex};
+use falconet_types::{ChainId, Height, Seq, ValidatorIndex};
 
 /// What the mempool must know from the start.
 #[derive(Debug, Clone)]
@@ -164,24 +165,6 @@ pub struct Payload {
     pub header: Arc<SignedHeader>,
     /// Its batches: lanes in ascending order, each from its oldest batch to its newest.
     pub batches: Vec<Batch>,
-}
-
-/// A batch without its transactions: enough to prove who sealed it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignedBatchHeader {
-    /// The signed content.
-    pub header: BatchHeader,
-    /// The owner's signature.
-    pub signature: Signature,
-}
-
-impl From<&Batch> for SignedBatchHeader {
-    fn from(batch: &Batch) -> Self {
-        Self {
-            header: batch.header().clone(),
-            signature: batch.signature().clone(),
-        }
-    }
 }
 
 /// Proof that a lane's owner forked its lane: two signed headers of one sequence number, or one

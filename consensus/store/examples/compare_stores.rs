@@ -453,6 +453,7 @@ fn product_block(state: &mut StateDb, random: &mut Random, block: u64) -> Result
         commitment: Digest::ZERO,
         accounts_root: Digest::ZERO,
         validators_root: Digest::ZERO,
+        registry: &[],
         results: Digest::ZERO,
         receipts_root: Digest::ZERO,
         accounts: &accounts,

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use falconet_types::receipt::Outcome;
+use falconet_types::stake::RowId;
 use falconet_types::wire::Wire;
 use falconet_types::{AccountId, ChainId, Digest, Height, TxId};
 use redb::{
@@ -24,6 +25,7 @@ pub const BUCKET_HEIGHTS: u64 = 4_096;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const ACCOUNTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("accounts");
+const REGISTRY: TableDefinition<'_, &[u8; RowId::LEN], &[u8]> = TableDefinition::new("registry");
 const BLOCKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("blocks");
 const CHAIN: &str = "chain";
 const HEIGHT: &str = "height";
@@ -96,6 +98,7 @@ impl StateFile {
         let (found, height) = file.update(|tx| {
             let mut meta = tx.open_table(META)?;
             tx.open_table(ACCOUNTS)?;
+            tx.open_table(REGISTRY)?;
             tx.open_table(BLOCKS)?;
             let found = meta.get(CHAIN)?.map(|chain| chain.value().to_vec());
             if found.is_none() {
@@ -121,6 +124,15 @@ impl StateFile {
                 match row {
                     Some(row) => accounts.insert(id.as_bytes(), &row[..])?,
                     None => accounts.remove(id.as_bytes())?,
+                };
+            }
+            let mut changed: Vec<_> = generation.registry.iter().collect();
+            changed.sort_unstable_by_key(|(id, _)| **id);
+            let mut registry = tx.open_table(REGISTRY)?;
+            for (id, row) in changed {
+                match row {
+                    Some(row) => registry.insert(&id.0, &row[..])?,
+                    None => registry.remove(&id.0)?,
                 };
             }
             write_txs(tx, generation)?;
@@ -193,6 +205,19 @@ impl StateFile {
             for row in tx.open_table(ACCOUNTS)?.iter()? {
                 let (id, bytes) = row?;
                 visit(Digest(*id.value()), bytes.value());
+            }
+            Ok(())
+        })
+    }
+
+    pub(crate) fn for_each_registry_row(
+        &self,
+        mut visit: impl FnMut(RowId, &[u8]),
+    ) -> Result<(), StoreError> {
+        self.read(|tx| {
+            for row in tx.open_table(REGISTRY)?.iter()? {
+                let (id, bytes) = row?;
+                visit(RowId(*id.value()), bytes.value());
             }
             Ok(())
         })

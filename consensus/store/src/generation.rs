@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use falconet_types::receipt::Outcome;
+use falconet_types::stake::RowId;
 use falconet_types::{AccountId, Height, TxId};
 
 use crate::state::{ACCOUNT_BYTES_MAX, BlockRow, StateUpdate, TxLocation};
@@ -12,6 +13,8 @@ use crate::state::{ACCOUNT_BYTES_MAX, BlockRow, StateUpdate, TxLocation};
 pub(crate) struct Generation {
     /// Newest row of each account that changed; `None` for one that was deleted.
     pub accounts: HashMap<AccountId, Option<Bytes>>,
+    /// The same for rows of the registry of validators.
+    pub registry: HashMap<RowId, Option<Bytes>>,
     pub txs: HashMap<TxId, TxLocation>,
     pub blocks: BTreeMap<Height, BlockRow>,
     /// Transactions and blocks below this height go with the same step.
@@ -26,6 +29,11 @@ impl Generation {
             let len = row.as_ref().map_or(0, Bytes::len);
             assert!(len <= ACCOUNT_BYTES_MAX, "account row of {len} bytes");
             self.accounts.insert(*id, row.clone());
+        }
+        for (id, row) in update.registry {
+            let len = row.as_ref().map_or(0, Bytes::len);
+            assert!(len <= ACCOUNT_BYTES_MAX, "registry row of {len} bytes");
+            self.registry.insert(*id, row.clone());
         }
         for receipt in update.receipts {
             // A replay of an executed transaction must not hide where it was executed.
@@ -52,6 +60,6 @@ impl Generation {
 
     /// Rows that writing this costs.
     pub(crate) fn rows(&self) -> usize {
-        self.accounts.len() + self.txs.len() + self.blocks.len()
+        self.accounts.len() + self.registry.len() + self.txs.len() + self.blocks.len()
     }
 }

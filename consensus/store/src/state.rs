@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use falconet_types::receipt::{Outcome, Receipt};
+use falconet_types::stake::RowId;
 use falconet_types::wire::{Reader, Wire, WireError, put_count32};
 use falconet_types::{AccountId, Digest, Height, Seq, TxId, ValidatorIndex};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -53,6 +54,8 @@ pub struct StateUpdate<'a> {
     pub checkpoint: bool,
     /// Rows to write, or to delete.
     pub accounts: &'a [(AccountId, Option<Bytes>)],
+    /// Rows of the registry of validators to write, or to delete.
+    pub registry: &'a [(RowId, Option<Bytes>)],
     /// The block's receipts, in the order of `receipts_root`.
     pub receipts: &'a [Receipt],
 }
@@ -326,6 +329,16 @@ impl StateDb {
     /// When called twice.
     pub fn take_images(&mut self) -> Receiver<StateImage> {
         self.images.take().expect("images are taken once")
+    }
+
+    /// Every row of the registry of validators, in the order of ids; on the same condition.
+    pub fn for_each_registry_row(&self, visit: impl FnMut(RowId, &[u8])) -> Result<(), StoreError> {
+        assert_eq!(
+            self.height,
+            self.durable_height(),
+            "rows are waiting to be written"
+        );
+        self.view.file.for_each_registry_row(visit)
     }
 
     pub(crate) fn view(&self) -> StateView {

@@ -239,6 +239,75 @@ impl Batch {
     }
 }
 
+/// A batch without its transactions: enough to prove who sealed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedBatchHeader {
+    /// The signed content.
+    pub header: BatchHeader,
+    /// The owner's signature.
+    pub signature: Signature,
+}
+
+impl From<&Batch> for SignedBatchHeader {
+    fn from(batch: &Batch) -> Self {
+        Self {
+            header: batch.header().clone(),
+            signature: batch.signature().clone(),
+        }
+    }
+}
+
+impl Wire for SignedBatchHeader {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.header.encode(out);
+        put_signature(out, &self.signature);
+    }
+    fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self {
+            header: BatchHeader::decode(r)?,
+            signature: r.signature()?,
+        })
+    }
+}
+
+impl Signed for SignedBatchHeader {
+    fn claims<'a>(
+        &'a self,
+        chain: ChainId,
+        set: &ValidatorSet,
+        out: &mut Vec<Claim<'a>>,
+    ) -> Result<(), Invalid> {
+        let content = self.header.to_bytes();
+        claim(&self.header, &content, &self.signature, chain, set, out)
+    }
+}
+
+/// The claim that a batch's header makes: its owner signed it.
+fn claim<'a>(
+    header: &BatchHeader,
+    content: &[u8],
+    signature: &'a Signature,
+    chain: ChainId,
+    set: &ValidatorSet,
+    out: &mut Vec<Claim<'a>>,
+) -> Result<(), Invalid> {
+    if header.epoch != set.epoch() {
+        return Err(Invalid::Epoch {
+            found: header.epoch,
+            expected: set.epoch(),
+        });
+    }
+    let owner = set
+        .get(header.lane)
+        .ok_or(Invalid::UnknownSigner(header.lane))?;
+    out.push(Claim {
+        signer: header.lane,
+        message: signing::message(TAG_BATCH, chain, owner.key.id(), content),
+        signature,
+    });
+    Ok(())
+}
+
 impl Signed for Batch {
     fn claims<'a>(
         &'a self,
@@ -246,23 +315,8 @@ impl Signed for Batch {
         set: &ValidatorSet,
         out: &mut Vec<Claim<'a>>,
     ) -> Result<(), Invalid> {
-        if self.header.epoch != set.epoch() {
-            return Err(Invalid::Epoch {
-                found: self.header.epoch,
-                expected: set.epoch(),
-            });
-        }
-        let owner = set
-            .get(self.header.lane)
-            .ok_or(Invalid::UnknownSigner(self.header.lane))?;
         let content = &self.bytes[..BatchHeader::LEN];
-        let message = signing::message(TAG_BATCH, chain, owner.key.id(), content);
-        out.push(Claim {
-            signer: self.header.lane,
-            message,
-            signature: &self.signature,
-        });
-        Ok(())
+        claim(&self.header, content, &self.signature, chain, set, out)
     }
 }
 

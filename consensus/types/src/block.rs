@@ -291,15 +291,7 @@ impl Signed for SignedHeader {
         set: &ValidatorSet,
         out: &mut Vec<Claim<'a>>,
     ) -> Result<(), Invalid> {
-        if self.epoch != set.epoch() {
-            return Err(Invalid::Epoch {
-                found: self.epoch,
-                expected: set.epoch(),
-            });
-        }
-        let author = set
-            .get(self.author)
-            .ok_or(Invalid::UnknownSigner(self.author))?;
+        let claim = self.author_claim(chain, set)?;
         if set.leader(self.round) != self.author {
             return Err(Invalid::Malformed("the author does not lead this round"));
         }
@@ -317,13 +309,34 @@ impl Signed for SignedHeader {
         if self.cut.0.len() != set.len() {
             return Err(Invalid::Malformed("the cut does not have one entry a lane"));
         }
-        let message = signing::message(TAG_HEADER, chain, author.key.id(), &self.header.to_bytes());
-        out.push(Claim {
-            signer: self.author,
-            message,
-            signature: &self.signature,
-        });
+        out.push(claim);
         Ok(())
+    }
+}
+
+impl SignedHeader {
+    /// The bare claim that the author signed this header, whether or not it may be proposed: what
+    /// evidence needs.
+    pub(crate) fn author_claim(
+        &self,
+        chain: ChainId,
+        set: &ValidatorSet,
+    ) -> Result<Claim<'_>, Invalid> {
+        if self.epoch != set.epoch() {
+            return Err(Invalid::Epoch {
+                found: self.epoch,
+                expected: set.epoch(),
+            });
+        }
+        let author = set
+            .get(self.author)
+            .ok_or(Invalid::UnknownSigner(self.author))?;
+        let content = self.header.to_bytes();
+        Ok(Claim {
+            signer: self.author,
+            message: signing::message(TAG_HEADER, chain, author.key.id(), &content),
+            signature: &self.signature,
+        })
     }
 }
 

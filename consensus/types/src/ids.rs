@@ -116,3 +116,6 @@ pub type BlockId = Digest;
 pub type TxId = Digest;
 /// Identifies an account: the id of its public key (hash of scheme byte and key).
 pub type AccountId = Digest;
+/// Identifies a validator for as long as it has stake, whatever key it has: the id of the key with
+/// which it was first bonded.
+pub type ValidatorId = Digest;

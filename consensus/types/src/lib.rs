@@ -12,6 +12,8 @@
 //! | [`epoch`] | how one epoch ends and the next begins; the proof of a new validator set |
 //! | [`batch`] | batches of transactions, lane watermarks |
 //! | [`time`] | the present, handed to sans-IO cores |
+//! | [`evidence`] | two messages that prove misbehaviour |
+//! | [`stake`] | transactions about validators and their stake |
 //! | [`transaction`] | transactions, byte for byte |
 //! | [`receipt`] | outcomes of execution and how a header commits to them |
 //! | [`proof`] | proofs of committed transactions, checked offline against genesis |
@@ -26,6 +28,7 @@ pub mod batch;
 pub mod block;
 pub mod certificate;
 pub mod epoch;
+pub mod evidence;
 pub mod genesis;
 pub mod ids;
 pub mod message;
@@ -33,6 +36,7 @@ pub mod proof;
 pub mod receipt;
 pub mod signing;
 pub mod snapshot;
+pub mod stake;
 pub mod time;
 pub mod transaction;
 pub mod validators;
@@ -40,4 +44,6 @@ pub mod wire;
 
 pub use falconet_crypto::falcon::{KeyPair, PublicKey, Scheme, Signature};
 pub use falconet_crypto::hash::Digest;
-pub use ids::{AccountId, BlockId, ChainId, Epoch, Height, Round, Seq, TxId, ValidatorIndex};
+pub use ids::{
+    AccountId, BlockId, ChainId, Epoch, Height, Round, Seq, TxId, ValidatorId, ValidatorIndex,
+};

@@ -51,11 +51,32 @@ pub enum Outcome {
     Overflow = 10,
     /// The key of the account is registered already.
     AlreadyRegistered = 11,
+    /// The chain has one epoch for ever: validators and their stake do not change.
+    NoEpochs = 12,
+    /// No validator has this id or key.
+    UnknownValidator = 13,
+    /// The validator's stake belongs to another account.
+    NotOwner = 14,
+    /// A key's proof of possession does not verify, or a commitment is not the ledger's.
+    BadProof = 15,
+    /// The bond would be below the chain's minimum, and not all of it is taken out.
+    StakeTooLow = 16,
+    /// The key or the name is another validator's, or was a short time ago.
+    Taken = 17,
+    /// The two messages do not prove misbehaviour.
+    BadEvidence = 18,
+    /// The same was reported before.
+    AlreadyReported = 19,
+    /// It happened in an epoch that is too old, or that has not come.
+    OutsideWindow = 20,
+    /// A table of the registry is full, or the block has all that it may have of this kind; the
+    /// same may succeed later.
+    LimitReached = 21,
 }
 
 impl Outcome {
     /// All outcomes, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 22] = [
         Self::Executed,
         Self::Malformed,
         Self::WrongChain,
@@ -68,6 +89,16 @@ impl Outcome {
         Self::InsufficientFunds,
         Self::Overflow,
         Self::AlreadyRegistered,
+        Self::NoEpochs,
+        Self::UnknownValidator,
+        Self::NotOwner,
+        Self::BadProof,
+        Self::StakeTooLow,
+        Self::Taken,
+        Self::BadEvidence,
+        Self::AlreadyReported,
+        Self::OutsideWindow,
+        Self::LimitReached,
     ];
 
     /// The name used in JSON, metrics and messages.
@@ -86,6 +117,16 @@ impl Outcome {
             Self::InsufficientFunds => "insufficient_funds",
             Self::Overflow => "overflow",
             Self::AlreadyRegistered => "already_registered",
+            Self::NoEpochs => "no_epochs",
+            Self::UnknownValidator => "unknown_validator",
+            Self::NotOwner => "not_owner",
+            Self::BadProof => "bad_proof",
+            Self::StakeTooLow => "stake_too_low",
+            Self::Taken => "taken",
+            Self::BadEvidence => "bad_evidence",
+            Self::AlreadyReported => "already_reported",
+            Self::OutsideWindow => "outside_window",
+            Self::LimitReached => "limit_reached",
         }
     }
 }

@@ -4,14 +4,15 @@
 //! offset size field
 //!      0    1 version = 1
 //!      1    1 scheme of the sender's key: 1 FALCON-512, 2 FALCON-1024
-//!      2    1 body kind: 1 transfer, 2 register key
+//!      2    1 body kind: 1 transfer, 2 register key, 3 to 8 about stake (crate::stake)
 //!      3    1 reserved = 0
 //!      4   32 chain id
 //!     36   32 sender: id of its key
 //!     68    8 nonce
 //!     76    8 valid until, milliseconds since 1970 of block time
 //!     84    8 fee
-//!     92    - body: transfer = recipient (32), amount (8); register key = the key (897 or 1793)
+//!     92    - body: transfer = recipient (32), amount (8); register key = the key (897 or 1793);
+//!            about stake = see crate::stake
 //!      -    - signature, padded form (666 or 1280)
 //! ```
 //!
@@ -32,7 +33,9 @@ use bytes::Bytes;
 use falconet_crypto::falcon::{KeyPair, PublicKey, SIGNING_MESSAGE_LEN, Scheme, SigningMessage};
 use falconet_crypto::hash;
 
+use crate::evidence::EVIDENCE_BYTES_MAX;
 use crate::ids::{AccountId, ChainId, TxId};
+use crate::stake::Stake;
 use crate::wire::{Reader, Wire, WireError};
 
 const VERSION: u8 = 1;
@@ -44,8 +47,8 @@ const TAG_OPAQUE_TX: &str = "falconet/opaque-tx";
 const HEAD_LEN: usize = 92;
 /// How many nonces up to the highest used one an account remembers.
 pub const NONCE_WINDOW: u64 = 256;
-/// Largest transaction: registers a FALCON-1024 key.
-pub const TX_BYTES_MAX: usize = HEAD_LEN + 1793 + 1280;
+/// Largest transaction: reports evidence.
+pub const TX_BYTES_MAX: usize = HEAD_LEN + EVIDENCE_BYTES_MAX + 1280;
 
 /// What a transaction does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub enum Body {
         /// The key, whose id is the sender.
         key: PublicKey,
     },
+    /// About validators and their stake. Boxed, because nearly all transactions are transfers.
+    Stake(Box<Stake>),
 }
 
 /// A transaction without its signature.
@@ -106,9 +111,10 @@ impl Transaction {
 
 impl Wire for Transaction {
     fn encode(&self, out: &mut Vec<u8>) {
-        let kind = match self.body {
+        let kind = match &self.body {
             Body::Transfer { .. } => 1,
             Body::RegisterKey { .. } => 2,
+            Body::Stake(stake) => stake.kind(),
         };
         out.extend_from_slice(&[VERSION, self.scheme as u8, kind, 0]);
         out.extend_from_slice(self.chain_id.as_ref());
@@ -122,6 +128,7 @@ impl Wire for Transaction {
                 out.extend_from_slice(&amount.to_le_bytes());
             }
             Body::RegisterKey { key } => out.extend_from_slice(key.as_bytes()),
+            Body::Stake(stake) => stake.encode_body(out),
         }
     }
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -156,7 +163,13 @@ impl Wire for Transaction {
                 }
                 Body::RegisterKey { key }
             }
-            _ => return Err(WireError::Value("body kind")),
+            kind => {
+                let stake = Stake::decode_body(kind, r)?;
+                if stake.is_by_validator() && (nonce, fee) != (0, 0) {
+                    return Err(WireError::Value("nonce or fee of a validator's message"));
+                }
+                Body::Stake(Box::new(stake))
+            }
         };
         Ok(Self {
             scheme,

@@ -52,7 +52,11 @@ impl Door {
     pub fn key(&self, tx: &SignedTransaction) -> Option<Arc<PreparedKey>> {
         match &tx.body {
             Body::RegisterKey { key } => Some(Arc::new(PreparedKey::from_public(key))),
-            Body::Transfer { .. } => {
+            Body::Stake(stake) if stake.is_by_validator() => {
+                let key = self.view.as_ref()?.validator_key(&tx.sender)?;
+                (key.scheme() == tx.scheme).then_some(key)
+            }
+            Body::Transfer { .. } | Body::Stake(_) => {
                 let key = self.view.as_ref()?.prepared_key(&tx.sender)?;
                 (key.scheme() == tx.scheme).then_some(key)
             }

@@ -14,6 +14,7 @@ use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
 use falconet_types::genesis::{ApplicationKind, Params};
 use falconet_types::receipt::Outcome;
+use falconet_types::stake::RowId;
 use falconet_types::wire::{Wire, WireError};
 use falconet_types::{AccountId, Digest, Epoch, Height};
 
@@ -93,6 +94,7 @@ impl Executor {
                     height,
                     results,
                     rows.into_iter(),
+                    registry_rows(&state)?.into_iter(),
                 )?)
             }
         };
@@ -164,6 +166,7 @@ impl Executor {
             results: result.roots.results,
             receipts_root: result.roots.receipts,
             accounts: &accounts,
+            registry: &result.registry,
             receipts: &result.receipts,
         })?;
         probes::state_written(header.height.0, block_id);
@@ -230,6 +233,12 @@ fn account_rows(state: &StateDb) -> Result<Vec<(AccountId, Account)>, ExecuteErr
         Some(error) => Err(error),
         None => Ok(rows),
     }
+}
+
+fn registry_rows(state: &StateDb) -> Result<Vec<(RowId, Bytes)>, StoreError> {
+    let mut rows = Vec::new();
+    state.for_each_registry_row(|id, bytes| rows.push((id, Bytes::copy_from_slice(bytes))))?;
+    Ok(rows)
 }
 
 /// The batches of a block out of the log, in the order of execution; `None` when one is missing.

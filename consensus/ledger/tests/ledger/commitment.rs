@@ -71,7 +71,8 @@ fn the_incremental_root_follows_the_definition() {
         })
         .collect();
     let root = accounts_root(&accounts, 0);
-    let expected = receipt::commitment(world.height(), root, Digest::ZERO, Digest::ZERO);
+    let validators = world.ledger.view().unwrap().registry().root();
+    let expected = receipt::commitment(world.height(), root, validators, Digest::ZERO);
     assert_eq!(world.ledger.genesis_commitment(), expected);
 
     // Some recipients share a bucket, with one another or with a genesis account.

@@ -6,5 +6,7 @@ mod model;
 mod outcomes;
 mod restore;
 mod snapshot;
+mod stake;
+mod stake_model;
 mod verdicts;
 mod world;

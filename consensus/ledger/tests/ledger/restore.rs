@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use falconet_ledger::{Account, Application, Block, BlockResult, Ledger, RestoreError, Verdicts};
 use falconet_types::receipt::Outcome::*;
+use falconet_types::stake::RowId;
 use falconet_types::wire::Wire;
 use falconet_types::{AccountId, Digest, Epoch, Height};
 
@@ -40,6 +42,11 @@ fn decoded(rows: &BTreeMap<AccountId, Vec<u8>>) -> Vec<(AccountId, Account)> {
         .collect()
 }
 
+fn registry(world: &World) -> impl Iterator<Item = (RowId, Bytes)> {
+    let rows: Vec<_> = world.ledger.view().unwrap().registry().rows().collect();
+    rows.into_iter()
+}
+
 #[test]
 fn restored_is_live() {
     let (mut world, rows, last) = run();
@@ -53,6 +60,7 @@ fn restored_is_live() {
         Height(2),
         last.roots.results,
         decoded(&rows).into_iter(),
+        registry(&world),
     )
     .unwrap();
     assert_eq!(restored.height(), world.height());
@@ -92,6 +100,7 @@ fn rows_that_are_no_state_of_the_chain_are_refused() {
             Height(2),
             last.roots.results,
             rows.into_iter(),
+            registry(&world),
         )
         .map(|_| ())
         .unwrap_err()
@@ -107,8 +116,13 @@ fn rows_that_are_no_state_of_the_chain_are_refused() {
     assert_eq!(restore(other_key), RestoreError::Key(good[0].0));
 
     let mut inflated = good.clone();
-    inflated[0].1.balance += 3 * RICH;
-    assert_eq!(restore(inflated), RestoreError::Supply { supply: 3 * RICH });
+    inflated[0].1.balance += 3 * RICH + 3_000;
+    assert_eq!(
+        restore(inflated),
+        RestoreError::Supply {
+            supply: 3 * RICH + 3_000
+        }
+    );
 }
 
 #[test]
@@ -126,6 +140,7 @@ fn a_changed_row_leads_to_another_commitment() {
             Height(2),
             last.roots.results,
             rows.into_iter(),
+            registry(&world),
         )
         .unwrap()
         .commitment()
@@ -147,6 +162,7 @@ fn a_changed_row_leads_to_another_commitment() {
             Height(height),
             results,
             decoded(&rows).into_iter(),
+            registry(&world),
         );
         seen.push(other.unwrap().commitment());
     }

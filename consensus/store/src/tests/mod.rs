@@ -258,6 +258,7 @@ fn update<'a>(
         commitment: tx(height),
         accounts_root: Digest([4; 32]),
         validators_root: Digest([4; 32]),
+        registry: &[],
         results: Digest([5; 32]),
         receipts_root: Digest([6; 32]),
         accounts,

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use falconet_crypto::hash::Hasher;
-use falconet_types::batch::{Batch, BatchHeader, Watermark};
+use falconet_types::batch::{Batch, BatchHeader, SignedBatchHeader, Watermark};
 use falconet_types::block::{Cut, Executed, Header, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
 use falconet_types::epoch::EpochProof;
+use falconet_types::evidence::Evidence;
 use falconet_types::message::{
     Admission, CertRef, ClientMessage, GetBatches, GetBlocks, PeerMessage,
 };
@@ -19,6 +20,7 @@ use falconet_types::proof::{CommittedChain, TransactionProof};
 use falconet_types::receipt::{Receipt, StateRoots};
 use falconet_types::snapshot::{Chunk, GetChunk, GetSnapshot, Manifest, SnapshotOffer};
 use falconet_types::transaction::{SignedTransaction, Transaction};
+use falconet_types::validators::{Member, members_digest, validators_root};
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Epoch, Height, Round, Seq, ValidatorIndex};
 
@@ -72,6 +74,9 @@ fn found() -> BTreeMap<String, String> {
         ("batch_header", wire::<BatchHeader>()),
         ("batch", hash_of(|b: &Batch| b.bytes().to_vec())),
         ("watermark", wire::<Watermark>()),
+        ("signed_batch_header", wire::<SignedBatchHeader>()),
+        ("evidence", wire::<Evidence>()),
+        ("member", wire::<Member>()),
         ("transaction", wire::<Transaction>()),
         (
             "signed_transaction",
@@ -117,6 +122,16 @@ fn found() -> BTreeMap<String, String> {
                     .map(|mut g| {
                         let height = g.value();
                         g.value::<StateRoots>().commitment(height)
+                    })
+                    .collect::<Vec<_>>(),
+            )
+        }),
+        ("validators_root", {
+            digests(
+                &seeds()
+                    .map(|mut g| {
+                        let members = g.list(3, Gen::value);
+                        validators_root(members_digest(g.value(), &members), g.value())
                     })
                     .collect::<Vec<_>>(),
             )

@@ -1,15 +1,17 @@
 //! One encoding for one value; nothing shorter, longer or altered passes for it.
 
 use bytes::Bytes;
-use falconet_types::batch::{Batch, BatchHeader, Watermark};
+use falconet_types::batch::{Batch, BatchHeader, SignedBatchHeader, Watermark};
 use falconet_types::block::{Cut, Executed, Header, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::evidence::Evidence;
 use falconet_types::message::{
     Admission, CertRef, ClientMessage, GetBatches, GetBlocks, PeerMessage, kind,
 };
 use falconet_types::proof::{CommittedChain, TransactionProof};
 use falconet_types::receipt::{Outcome, Receipt, StateRoots};
 use falconet_types::transaction::{SignedTransaction, TX_BYTES_MAX, Transaction};
+use falconet_types::validators::Member;
 use falconet_types::wire::{Wire, WireError};
 use falconet_types::{Digest, Epoch, Height, Round, Seq, ValidatorIndex};
 use proptest::prelude::*;
@@ -74,6 +76,9 @@ proptest! {
         wire::<Executed>(seed);
         wire::<Cut>(seed);
         wire::<Receipt>(seed);
+        wire::<Member>(seed);
+        wire::<SignedBatchHeader>(seed);
+        wire::<Evidence>(seed);
         wire::<StateRoots>(seed);
         wire::<CertRef>(seed);
         wire::<GetBlocks>(seed);
@@ -358,9 +363,9 @@ fn forbidden_values() {
     }
     let admission = |bytes: [u8; 5]| Admission::from_bytes(&bytes).err();
     assert_eq!(admission([0, 1, 0, 0, 0]), value("admission"));
-    assert_eq!(admission([3, 12, 0, 0, 0]), value("outcome"));
+    assert_eq!(admission([3, 22, 0, 0, 0]), value("outcome"));
     assert_eq!(admission([3, 0, 1, 0, 0]), value("outcome"));
-    assert_eq!(Outcome::try_from(12).err(), value("outcome"));
+    assert_eq!(Outcome::try_from(22).err(), value("outcome"));
     let empty_submission = [0; 10];
     let parsed = ClientMessage::parse(kind::SUBMIT, &Bytes::copy_from_slice(&empty_submission));
     assert_eq!(parsed.err(), value("transactions"));

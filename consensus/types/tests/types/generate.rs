@@ -7,10 +7,11 @@ use std::net::SocketAddrV6;
 
 use bytes::Bytes;
 use falconet_crypto::falcon::{PublicKey, Scheme, Signature, SigningMessage};
-use falconet_types::batch::{Batch, BatchHeader, Watermark};
+use falconet_types::batch::{Batch, BatchHeader, SignedBatchHeader, Watermark};
 use falconet_types::block::{Cut, Executed, Header, HeaderKind, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
 use falconet_types::epoch::{EpochProof, NextMembers};
+use falconet_types::evidence::Evidence;
 use falconet_types::message::{
     Admission, CertRef, ClientMessage, GetBatches, GetBlocks, PeerMessage,
 };
@@ -18,6 +19,7 @@ use falconet_types::proof::{CommittedChain, ReceiptPath, TransactionProof};
 use falconet_types::receipt::{Outcome, Receipt, StateRoots};
 use falconet_types::signing::Signer;
 use falconet_types::snapshot::{Chunk, GetChunk, GetSnapshot, Manifest, SnapshotOffer};
+use falconet_types::stake::Stake;
 use falconet_types::transaction::{Body, SignedTransaction, Transaction};
 use falconet_types::validators::Member;
 use falconet_types::wire::{Wire, put_signature};
@@ -294,7 +296,8 @@ impl Generate for Watermark {
 impl Generate for Transaction {
     fn generate(g: &mut Gen) -> Self {
         let scheme: Scheme = g.value();
-        let (sender, body) = match g.below(4) {
+        let (sender, body) = match g.below(8) {
+            1..4 => (g.value(), Body::Stake(Box::new(g.value()))),
             0 => {
                 let key = public_key(g, scheme);
                 (key.id(), Body::RegisterKey { key })
@@ -307,13 +310,14 @@ impl Generate for Transaction {
                 },
             ),
         };
+        let free = matches!(&body, Body::Stake(stake) if stake.is_by_validator());
         Transaction {
             scheme,
             chain_id: g.value(),
             sender,
-            nonce: g.number(),
+            nonce: if free { 0 } else { g.number() },
             valid_until_ms: g.number(),
-            fee: g.number(),
+            fee: if free { 0 } else { g.number() },
             body,
         }
     }
@@ -325,6 +329,75 @@ impl Generate for SignedTransaction {
         let mut bytes = tx.to_bytes();
         bytes.extend_from_slice(signature(g, tx.scheme).as_bytes());
         SignedTransaction::parse(bytes.into()).expect("transaction and signature")
+    }
+}
+
+impl Generate for SignedBatchHeader {
+    fn generate(g: &mut Gen) -> Self {
+        SignedBatchHeader {
+            header: g.value(),
+            signature: g.value(),
+        }
+    }
+}
+
+impl Generate for Evidence {
+    fn generate(g: &mut Gen) -> Self {
+        match g.below(4) {
+            0 => Evidence::Headers(Box::new(g.value()), Box::new(g.value())),
+            1 => Evidence::Votes(Box::new(g.value()), Box::new(g.value())),
+            2 => Evidence::LockViolation(Box::new(g.value()), Box::new(g.value())),
+            _ => Evidence::Batches(Box::new(g.value()), Box::new(g.value())),
+        }
+    }
+}
+
+fn name(g: &mut Gen) -> String {
+    let len = 1 + g.below(12);
+    (0..len)
+        .map(|_| char::from(b'a' + g.below(26) as u8))
+        .collect()
+}
+
+fn address(g: &mut Gen) -> SocketAddrV6 {
+    let ip: [u8; 16] = g.bytes(16).try_into().expect("16 bytes");
+    SocketAddrV6::new(ip.into(), 1 + g.below(65_535) as u16, 0, 0)
+}
+
+impl Generate for Stake {
+    fn generate(g: &mut Gen) -> Self {
+        let scheme = g.value();
+        match g.below(6) {
+            0 => Stake::Bond {
+                amount: g.number(),
+                key: public_key(g, scheme),
+                name: name(g),
+                address: address(g),
+                proof: g.value(),
+            },
+            1 => Stake::Unbond {
+                validator: g.value(),
+                amount: g.number(),
+            },
+            2 => Stake::RotateKey {
+                validator: g.value(),
+                key: public_key(g, scheme),
+                proof_new: g.value(),
+                proof_old: g.value(),
+            },
+            3 => Stake::SetAddress {
+                validator: g.value(),
+                address: address(g),
+            },
+            4 => Stake::Ready {
+                epoch: g.value(),
+                height: g.value(),
+                commitment: g.value(),
+            },
+            _ => Stake::Report {
+                evidence: g.value(),
+            },
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Args {
             .ok()
             .and_then(|tx| match tx.body {
                 Body::Transfer { to, amount } => Some((tx.sender, to, amount)),
-                Body::RegisterKey { .. } => None,
+                Body::RegisterKey { .. } | Body::Stake(_) => None,
             });
         if json {
             let mut result = json!({
