@@ -9,7 +9,7 @@ use falconet_types::genesis::Params;
 use falconet_types::message::{GetBatches, PeerMessage};
 use falconet_types::signing::Verified;
 use falconet_types::validators::ValidatorSet;
-use falconet_types::{ChainId, Height, Seq, ValidatorIndex};
+use falconet_types::{ChainId, Epoch, Height, Seq, ValidatorIndex};
 
 /// What the mempool must know from the start.
 #[derive(Debug, Clone)]
@@ -132,6 +132,8 @@ pub enum Effect {
     Serve {
         /// The peer that asked.
         to: ValidatorIndex,
+        /// Epoch of the lane: the current one or an earlier one.
+        epoch: Epoch,
         /// The lane.
         lane: ValidatorIndex,
         /// Lowest sequence number.
@@ -265,6 +267,8 @@ pub struct Counters {
     pub serve_refused: u64,
     /// Blocks delivered.
     pub delivered: u64,
+    /// Epochs started.
+    pub epochs_started: u64,
 }
 
 /// A snapshot for status pages and metrics.

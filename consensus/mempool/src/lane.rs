@@ -156,6 +156,11 @@ impl Lane {
             .map(|entry| &entry.batch)
     }
 
+    /// The batches above the executed one, oldest first.
+    pub(crate) fn above_base(&self) -> impl Iterator<Item = &Batch> {
+        self.chain.iter().map(|entry| &entry.batch)
+    }
+
     /// Durable batches off the chain at `seq`.
     pub(crate) fn aside_at(&self, seq: Seq) -> impl Iterator<Item = &Batch> {
         let span = (seq, Digest([0; 32]))..=(seq, Digest([0xff; 32]));

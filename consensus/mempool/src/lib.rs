@@ -40,6 +40,7 @@
 //! | `watermarks` | what peers hold, and what follows from it |
 //! | `cut` | the leader's cut and the availability rule |
 //! | `delivery` | committed blocks waiting for data, for their turn, for execution |
+//! | `epochs` | from one epoch to the next |
 //! | `fetch` | whom to ask for what, and how often |
 //! | `serve` | answers to peers that ask |
 
@@ -47,6 +48,7 @@ mod announce;
 mod api;
 mod cut;
 mod delivery;
+mod epochs;
 mod fetch;
 mod lane;
 pub mod limits;

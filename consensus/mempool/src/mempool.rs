@@ -39,13 +39,13 @@ pub struct Mempool {
     /// Highest sequence number that any peer named in each lane.
     pub(crate) claimed: Vec<Seq>,
     /// Peers whose watermark was heard since the start.
-    heard: Vec<bool>,
+    pub(crate) heard: Vec<bool>,
     pub(crate) announced: Announced,
     /// Cuts at which the kept history can end, oldest first.
     checkpoints: VecDeque<(Height, Cut)>,
     /// Lanes whose quorum must be computed again.
-    stale_quorum: Vec<bool>,
-    changed: bool,
+    pub(crate) stale_quorum: Vec<bool>,
+    pub(crate) changed: bool,
 }
 
 impl Mempool {
@@ -126,7 +126,7 @@ impl Mempool {
                 self.receive(now, from, batch.into_inner(), out);
             }
             Input::Watermark { from, watermark } if from.at() < n && from != self.config.me => {
-                self.observe(from, &watermark);
+                self.observe(from, &watermark, out);
             }
             Input::GetBatches { from, request } if from.at() < self.allowances.len() => {
                 self.serve(now, from, request, out);
@@ -296,12 +296,18 @@ impl Mempool {
         out.extend(persist.into_iter().map(Effect::Persist));
     }
 
-    fn observe(&mut self, from: ValidatorIndex, watermark: &Watermark) {
+    fn observe(&mut self, from: ValidatorIndex, watermark: &Watermark, out: &mut Vec<Effect>) {
         if watermark.epoch != self.config.set.epoch() {
             self.counters.watermarks_refused += 1;
             return;
         }
-        self.heard[from.at()] = true;
+        // A peer that came into the epoch later than this node did not take what it was told
+        // before (N8).
+        let first = !std::mem::replace(&mut self.heard[from.at()], true);
+        if first && self.own.state != OwnLaneState::Absent {
+            let message = PeerMessage::Watermark(self.full_watermark());
+            out.push(Effect::Send { to: from, message });
+        }
         for (index, tip) in &watermark.tips {
             if index.at() >= self.lanes.len() {
                 self.counters.watermarks_refused += 1;

@@ -81,6 +81,18 @@ impl OwnLane {
         self.pending_bytes
     }
 
+    /// The lane begins anew. `again` goes out before what waits already; it was accepted, so no
+    /// limit holds it back, only what is admitted after it.
+    pub(crate) fn start_epoch(&mut self, state: OwnLaneState, mut again: VecDeque<Bytes>) {
+        self.state = state;
+        self.in_flight.clear();
+        self.last_seal_us = None;
+        again.append(&mut self.pending);
+        self.pending = again;
+        let size = |tx: &Bytes| (TX_PREFIX_LEN + tx.len()) as u64;
+        self.pending_bytes = self.pending.iter().map(size).sum();
+    }
+
     /// Takes a verified transaction into the lane, or says why not.
     pub(crate) fn admit(
         &mut self,

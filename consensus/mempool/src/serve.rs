@@ -58,8 +58,9 @@ impl Mempool {
         request: GetBatches,
         out: &mut Vec<Effect>,
     ) {
-        let known = request.epoch == self.config.set.epoch()
-            && request.lane.at() < self.lanes.len()
+        let epoch = self.config.set.epoch();
+        let known = request.epoch <= epoch
+            && (request.epoch < epoch || request.lane.at() < self.lanes.len())
             && Seq::ZERO < request.first
             && request.first <= request.last
             && from != self.config.me
@@ -67,6 +68,9 @@ impl Mempool {
         if !known || !self.allowances[from.at()].refill(now) {
             self.counters.serve_refused += 1;
             return;
+        }
+        if request.epoch < epoch {
+            return self.serve_history(from, request, out);
         }
         let lane = &self.lanes[request.lane.at()];
         let last = request.last.min(lane.durable_seq());
@@ -89,6 +93,7 @@ impl Mempool {
             bytes += bytes_max.min(batches.saturating_mul(self.config.params.batch_bytes_target));
             out.push(Effect::Serve {
                 to: from,
+                epoch,
                 lane: request.lane,
                 first,
                 last: at,
@@ -97,5 +102,20 @@ impl Mempool {
         }
         self.counters.served += 1;
         self.allowances[from.at()].charge(bytes);
+    }
+    /// Lanes of an epoch that is over are in the store only (N8).
+    fn serve_history(&mut self, from: ValidatorIndex, request: GetBatches, out: &mut Vec<Effect>) {
+        let batches = (request.last.0 - request.first.0 + 1).min(REQUEST_BATCHES_MAX);
+        out.push(Effect::Serve {
+            to: from,
+            epoch: request.epoch,
+            lane: request.lane,
+            first: Seq(request.last.0 - (batches - 1)),
+            last: request.last,
+            bytes_max: SERVE_BYTES_MAX,
+        });
+        let expected = batches.saturating_mul(self.config.params.batch_bytes_target);
+        self.counters.served += 1;
+        self.allowances[from.at()].charge(expected.min(SERVE_BYTES_MAX));
     }
 }

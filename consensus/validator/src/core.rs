@@ -499,12 +499,14 @@ impl Core {
                 Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
                 Effect::Serve {
                     to,
+                    epoch,
                     lane,
                     first,
                     last,
                     bytes_max,
                 } => turn.history.push(HistoryRequest::Batches {
                     to,
+                    epoch,
                     lane,
                     first,
                     last,

@@ -9,7 +9,7 @@ use falconet_types::message::{BLOCKS_PER_ANSWER_MAX, ClientMessage, GetBlocks, P
 use falconet_types::proof::{CommittedChain, HEADERS_MAX, Pieces, TransactionProof, id_of};
 use falconet_types::receipt::{Receipt, StateRoots};
 use falconet_types::wire::Wire;
-use falconet_types::{Digest, Height, Seq, TxId, ValidatorIndex};
+use falconet_types::{Digest, Epoch, Height, Seq, TxId, ValidatorIndex};
 use std::sync::Arc;
 
 use crate::chain::Chain;
@@ -213,13 +213,12 @@ impl History {
     /// Batches of a lane from the newest to the oldest, until enough bytes are read.
     fn batches(
         &self,
-        lane: ValidatorIndex,
+        (epoch, lane): (Epoch, ValidatorIndex),
         first: Seq,
         last: Seq,
         bytes_max: u64,
         mut send: impl FnMut(Bytes),
     ) -> Result<(), StoreError> {
-        let epoch = self.chain.set.epoch();
         let mut sent = 0;
         let mut next = self.reader.batch_hash_at(epoch, lane, last);
         let mut seq = last;
@@ -279,13 +278,17 @@ impl HistoryThread {
                 }
                 HistoryRequest::Batches {
                     to,
+                    epoch,
                     lane,
                     first,
                     last,
                     bytes_max,
                 } => {
                     let send = |bytes| self.outbound.send(to, &PeerMessage::Batch(bytes));
-                    logged(self.history.batches(lane, first, last, bytes_max, send));
+                    logged(
+                        self.history
+                            .batches((epoch, lane), first, last, bytes_max, send),
+                    );
                 }
                 HistoryRequest::Proof { conn, tx_id } => {
                     let proof = self.history.proof(&tx_id).unwrap_or_default().into();

@@ -16,7 +16,7 @@ use falconet_store::Record;
 use falconet_types::batch::Batch;
 use falconet_types::message::{Admission, GetBlocks, PeerMessage};
 use falconet_types::signing::Verified;
-use falconet_types::{Digest, Height, Seq, TxId, ValidatorIndex};
+use falconet_types::{Digest, Epoch, Height, Seq, TxId, ValidatorIndex};
 use tokio::sync::oneshot;
 
 /// Inputs that may wait for the core.
@@ -152,6 +152,8 @@ pub enum HistoryRequest {
     Batches {
         /// Who asks.
         to: ValidatorIndex,
+        /// Epoch of the lane.
+        epoch: Epoch,
         /// The lane.
         lane: ValidatorIndex,
         /// Lowest sequence number.

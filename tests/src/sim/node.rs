@@ -504,6 +504,7 @@ impl Live {
                 Effect::Send { to, message } => turn.sends.push((Some(to.at()), message)),
                 Effect::Serve {
                     to,
+                    epoch: _,
                     lane,
                     first,
                     last,

@@ -382,6 +382,7 @@ impl Net {
             Effect::Send { to, message } => self.send(index, to.at(), message),
             Effect::Serve {
                 to,
+                epoch: _,
                 lane,
                 first,
                 last,

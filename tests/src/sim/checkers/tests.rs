@@ -302,7 +302,11 @@ fn justification_notices_a_vote_below_what_a_quorum_can_have_named() {
 fn locks_notice_a_record_that_goes_back_or_is_locked_too_low() {
     let mut made = Made::new();
     let one = made.header(None, 1, 1);
-    let mut record = SafetyRecord::fresh(made.chain.id, Digest::ZERO, Epoch(0));
+    let mut record = SafetyRecord::fresh(
+        made.chain.id,
+        Digest::ZERO,
+        falconet_types::certificate::Qc::genesis(Epoch(0), made.chain.set.genesis()),
+    );
     let mut locks = Locks::default();
     record.last_voted_round = Round(9);
     record.highest_timeout_round = Round(8);
