@@ -35,7 +35,7 @@ fn commits_beside(kind: Kind) {
     wait_for("blocks beside the actor", || {
         let tx = wallet.transfer(to, 1);
         let (code, answer) = network.post(sent.len() % LIAR, tx.bytes());
-        assert_eq!(code, 200, "{answer}");
+        assert_eq!(code, 202, "{answer}");
         sent.push(tx.id());
         // What becomes of these is the actor's business.
         let _ = network.try_post(LIAR, for_the_liar.transfer(back, 1).bytes());
