@@ -61,6 +61,8 @@ pub mod kind {
     pub const GET_EPOCH_PROOF: u8 = 33;
     /// [`super::PeerMessage::EpochProof`]
     pub const EPOCH_PROOF: u8 = 34;
+    /// [`super::PeerMessage::Relay`]
+    pub const RELAY: u8 = 35;
     /// [`super::ClientMessage::Submit`]
     pub const SUBMIT: u8 = 64;
     /// [`super::ClientMessage::Results`]
@@ -245,6 +247,9 @@ pub enum PeerMessage {
     GetEpochProof(Epoch),
     /// An epoch is over; asked for, or told to a node that is still in it.
     EpochProof(Box<EpochProof>),
+    /// A transaction that the sender has no lane for: it is not in the set, and says that it
+    /// follows. Judged as a client's.
+    Relay(Bytes),
 }
 
 impl PeerMessage {
@@ -272,6 +277,7 @@ impl PeerMessage {
             Self::GetChunk(_) => kind::GET_CHUNK,
             Self::Chunk(_) => kind::CHUNK,
             Self::Follow => kind::FOLLOW,
+            Self::Relay(_) => kind::RELAY,
             Self::GetEpochProof(_) => kind::GET_EPOCH_PROOF,
             Self::EpochProof(_) => kind::EPOCH_PROOF,
         }
@@ -314,6 +320,7 @@ impl PeerMessage {
             Self::Follow => Bytes::new(),
             Self::GetEpochProof(epoch) => epoch.to_bytes().into(),
             Self::EpochProof(proof) => proof.to_bytes().into(),
+            Self::Relay(tx) => tx.clone(),
         }
     }
 
@@ -372,6 +379,7 @@ impl PeerMessage {
             kind::CHUNK => return Ok(Self::Chunk(Chunk::parse(payload)?)),
             kind::FOLLOW => Self::Follow,
             kind::GET_EPOCH_PROOF => Self::GetEpochProof(Epoch::decode(&mut r)?),
+            kind::RELAY => return Ok(Self::Relay(payload.clone())),
             kind::EPOCH_PROOF => Self::EpochProof(Box::new(EpochProof::decode(&mut r)?)),
             _ => return Err(WireError::Value("frame kind")),
         };
@@ -411,6 +419,7 @@ impl Signed for PeerMessage {
             | Self::GetSnapshot(_)
             | Self::GetChunk(_)
             | Self::Chunk(_)
+            | Self::Relay(_)
             | Self::Follow => Ok(()),
         }
     }

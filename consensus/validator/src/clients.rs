@@ -35,7 +35,7 @@ impl ClientTable {
     pub fn admitted(&self, id: TxId, reply: &ReplyTo) {
         let conn = match reply {
             ReplyTo::Stoq { conn, .. } => Some(*conn),
-            ReplyTo::Http(_) => None,
+            ReplyTo::Http(_) | ReplyTo::Nobody => None,
         };
         let mut table = self.0.lock();
         let room = table.len() < TRACKED_TXS_MAX;

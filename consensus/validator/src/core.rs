@@ -18,6 +18,7 @@ use falconet_probes::id;
 use falconet_store::{Committed, Record};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
+use falconet_types::evidence::Evidence as Proof;
 use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::signing::Verified;
 use falconet_types::time::Now;
@@ -33,6 +34,7 @@ use crate::metrics::{Cause, Metrics, admission_name};
 use crate::peers::score::Fault;
 use crate::peers::standing::Standing;
 use crate::pipeline::{Checked, CoreInput, Executed, HistoryRequest, ReplyTo, To, Turn};
+use crate::reporter::{Reporter, provable};
 use crate::status::{CoreStatus, StatusBoard};
 use crate::trace;
 use crate::verdicts::VerdictTable;
@@ -76,6 +78,8 @@ pub struct Core {
     pub clock: Clock,
     /// Where this thread's time goes.
     pub stage: StageClock,
+    /// What this validator itself has to tell the chain.
+    pub reporter: Reporter,
     /// Submissions whose transactions are not all durable yet, oldest first.
     pub waiting: VecDeque<Waiting>,
     /// Committed blocks that the mempool has no room for yet; only while catching up from far
@@ -247,6 +251,7 @@ impl Core {
         let deadlines = [
             self.hotstuff.next_deadline_us(),
             self.mempool.next_deadline_us(),
+            self.reporter.next_deadline_us(),
             self.bent.deadline_us(),
         ];
         let now_us = self.clock.now().mono_us;
@@ -350,6 +355,7 @@ impl Core {
             | PeerMessage::Snapshot(_)
             | PeerMessage::GetChunk(_)
             | PeerMessage::Chunk(_)
+            | PeerMessage::Relay(_)
             | PeerMessage::Follow => unreachable!("they never reach the core"),
         };
         self.hotstuff(now, input, turn);
@@ -467,6 +473,22 @@ impl Core {
         {
             self.hotstuff(now, falconet_hotstuff::Input::Tick, turn);
         }
+        self.report(now, turn);
+    }
+
+    /// Sends what this validator itself has to say: through its own lane, or, when it has none,
+    /// through everybody else's.
+    fn report(&mut self, now: Now, turn: &mut Turn) {
+        for tx in self.reporter.due(now) {
+            let (id, bytes) = (tx.id(), tx.bytes().clone());
+            if self.chain.me == ValidatorIndex::NOBODY {
+                turn.sends.push((To::All, PeerMessage::Relay(bytes)));
+            } else {
+                let txs = vec![Checked::Good { id, bytes }];
+                self.submission(now, ReplyTo::Nobody, txs, turn);
+                self.mempool(now, falconet_mempool::Input::Tick, turn);
+            }
+        }
     }
 
     /// Lets the mempool handle an input and carries out its effects.
@@ -518,6 +540,10 @@ impl Core {
                 Effect::Evidence(evidence) => {
                     let lane = evidence.first.header.lane;
                     self.standing.fault(lane, Fault::Proven, 1);
+                    self.reporter.found(Proof::Batches(
+                        Box::new(evidence.first.clone()),
+                        Box::new(evidence.second.clone()),
+                    ));
                     tracing::warn!(
                         validator = lane.0,
                         seq = evidence.first.header.seq.0,
@@ -570,6 +596,9 @@ impl Core {
                     };
                     self.standing.fault(who, fault, 1);
                     tracing::warn!(?evidence, "misbehaviour");
+                    if let Some(evidence) = provable(*evidence) {
+                        self.reporter.found(evidence);
+                    }
                 }
                 // A chain of one epoch has no proofs.
                 Effect::ServeEpochProof { .. } => {}

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use falconet_dataplane::{CloseCode, ConnId, Event, FrameLease, Remote, StoqHandle};
 use falconet_probes::NOBODY;
@@ -137,6 +138,7 @@ impl Inbound {
                             }
                         };
                     }
+                    _ if kind == kind::RELAY => Ok(self.relayed(payload, lease)),
                     _ => ClientMessage::parse(kind, &payload)
                         .and_then(|m| self.client(conn, m, lease)),
                 };
@@ -184,6 +186,7 @@ impl Inbound {
                 let message = Verified::trusted(message); // no signatures inside
                 self.to_core(CoreInput::Peer { from, message })
             }
+            PeerMessage::Relay(tx) => self.relayed(tx, lease),
             // Not served yet.
             PeerMessage::GetSnapshot(_)
             | PeerMessage::Snapshot(_)
@@ -191,6 +194,15 @@ impl Inbound {
             | PeerMessage::Chunk(_)
             | PeerMessage::Follow => Some(()),
         }
+    }
+
+    /// Through the same door as every transaction; the answer is of no use to the sender.
+    fn relayed(&self, tx: Bytes, lease: FrameLease) -> Option<()> {
+        self.to_bulk(Bulk::Submission {
+            reply: ReplyTo::Nobody,
+            txs: vec![tx],
+            lease: Some(lease),
+        })
     }
 
     fn client(

@@ -151,6 +151,7 @@ impl LogThread {
             }
             // An error means that the request was given up.
             ReplyTo::Http(sender) => drop(sender.send(results)),
+            ReplyTo::Nobody => {}
         }
     }
 }

@@ -57,6 +57,7 @@ use crate::pipeline::{
 };
 use crate::preflight::{self, Unfit};
 use crate::privileges::{self, PrivilegeError};
+use crate::reporter::Reporter;
 use crate::status::{CoreStatus, ExecutionStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
 use crate::verify::VerifyWorker;
@@ -603,6 +604,7 @@ impl Assembly<'_> {
             standing: Arc::clone(&standing),
             clock: Clock::new(),
             bent,
+            reporter: Reporter::new(chain.id, self.key.clone(), view.clone()),
             waiting: VecDeque::new(),
             backlog: found.unexecuted,
             cut,

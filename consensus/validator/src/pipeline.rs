@@ -75,6 +75,8 @@ pub enum ReplyTo {
     },
     /// A request of the HTTP API.
     Http(oneshot::Sender<Vec<Admission>>),
+    /// Nobody: this validator speaks for itself, or for one that waits to join.
+    Nobody,
 }
 
 /// One transaction of a submission after the door: refused, or ready for the lane.

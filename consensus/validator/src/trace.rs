@@ -122,7 +122,7 @@ pub fn admitted(tx: &TxId, admission: Admission, reply: &ReplyTo) {
 pub fn submitter(reply: &ReplyTo) -> (u64, u64) {
     match reply {
         ReplyTo::Stoq { conn, tag } => (conn.number(), *tag),
-        ReplyTo::Http(_) => (NOBODY, 0),
+        ReplyTo::Http(_) | ReplyTo::Nobody => (NOBODY, 0),
     }
 }
 

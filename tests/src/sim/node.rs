@@ -301,6 +301,7 @@ impl Node {
             | PeerMessage::Snapshot(_)
             | PeerMessage::GetChunk(_)
             | PeerMessage::Chunk(_)
+            | PeerMessage::Relay(_)
             | PeerMessage::Follow => return,
         };
         self.turn(now, |live, turn, records| match input {

@@ -19,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use falconet_crypto::falcon::PublicKey;
 use falconet_crypto::hash::{self, Digest, merkle};
+use falconet_types::evidence::Evidence;
 use falconet_types::genesis::{Genesis, StakeParams};
 use falconet_types::stake::RowId;
 use falconet_types::validators::{Member, ValidatorSet, members_digest, validators_root};
@@ -285,6 +286,15 @@ impl Registry {
     pub fn newest_checkpoint(&self) -> Option<Checkpoint> {
         let newest = self.checkpoints.values().max_by_key(|row| row.height)?;
         (newest.height > self.present.since).then_some(*newest)
+    }
+
+    /// True when nothing can come of reporting this any more: it was punished, or its epoch is
+    /// not one of which misbehaviour can be reported.
+    #[must_use]
+    pub fn is_settled(&self, evidence: &Evidence) -> bool {
+        let epoch = evidence.epoch();
+        let id = self.validator_at(epoch, evidence.offender());
+        epoch > self.epoch() || id.is_none_or(|id| self.offence(epoch, &id).is_some())
     }
 
     /// The key with this id, if a validator has it: in this epoch or from the next one on.

@@ -517,7 +517,7 @@ impl Generate for EpochProof {
 
 impl Generate for PeerMessage {
     fn generate(g: &mut Gen) -> Self {
-        match g.below(19) {
+        match g.below(20) {
             0 => Self::Header(g.value()),
             1 => Self::Vote(g.value()),
             2 => Self::Timeout(g.value()),
@@ -534,6 +534,7 @@ impl Generate for PeerMessage {
             13 => Self::GetChunk(g.value()),
             14 => Self::Chunk(g.value()),
             15 => Self::Follow,
+            18 => Self::Relay(g.bytes(100).into()),
             16 => Self::GetEpochProof(g.value()),
             17 => Self::EpochProof(Box::new(g.value())),
             _ => Self::Batch(g.value::<Batch>().bytes().clone()),

@@ -1,0 +1,269 @@
+//! What this validator itself has to tell the chain: misbehaviour that it found, and, while its
+//! key waits to join, that it follows.
+//!
+//! Both are transactions signed with the validator's key, for which nobody pays. A member puts
+//! them into its own lane, which carries them to everybody within a batch's time; one that is not
+//! in the set sends them to all validators that it is connected to. They are sent again until the
+//! ledger has heard them, from whomever.
+
+use std::collections::VecDeque;
+
+use falconet_crypto::falcon::KeyPair;
+use falconet_ledger::{Registry, View};
+use falconet_types::ChainId;
+use falconet_types::evidence::Evidence;
+use falconet_types::stake::Stake;
+use falconet_types::time::Now;
+use falconet_types::transaction::{Body, SignedTransaction, Transaction};
+
+/// Pieces of evidence that may wait; one a validator and epoch is enough.
+pub const EVIDENCE_PENDING_MAX: usize = 256;
+/// Time between two attempts to report the same.
+const REPORT_RETRY_US: u64 = 5_000_000;
+/// Time between two looks at whether this validator has to say that it follows.
+const READY_INTERVAL_US: u64 = 1_000_000;
+/// How long a transaction of the reporter is valid.
+const VALID_MS: u64 = 60_000;
+
+/// Misbehaviour that waits to be executed by the ledger.
+struct Pending {
+    evidence: Evidence,
+    next_us: u64,
+}
+
+/// Tells the chain what this validator knows.
+pub struct Reporter {
+    chain: ChainId,
+    key: KeyPair,
+    /// `None` when nothing is ever to be told: the application has no validators.
+    view: Option<View>,
+    pending: VecDeque<Pending>,
+    ready_us: u64,
+}
+
+impl Reporter {
+    /// A reporter that speaks with the validator's key.
+    #[must_use]
+    pub fn new(chain: ChainId, key: KeyPair, view: Option<View>) -> Self {
+        let view = view.filter(|view| view.registry().has_epochs());
+        Self {
+            chain,
+            key,
+            view,
+            pending: VecDeque::new(),
+            ready_us: 0,
+        }
+    }
+
+    /// Takes verified evidence; false when it is known or there is nobody to tell.
+    pub fn found(&mut self, evidence: Evidence) -> bool {
+        let Some(view) = &self.view else {
+            return false;
+        };
+        let same = |pending: &Pending| {
+            let other = &pending.evidence;
+            (other.epoch(), other.offender()) == (evidence.epoch(), evidence.offender())
+        };
+        if view.registry().is_settled(&evidence)
+            || self.pending.iter().any(same)
+            || self.pending.len() >= EVIDENCE_PENDING_MAX
+        {
+            return false;
+        }
+        self.pending.push_back(Pending {
+            evidence,
+            next_us: 0,
+        });
+        true
+    }
+
+    /// Transactions that are to be sent now.
+    pub fn due(&mut self, now: Now) -> Vec<SignedTransaction> {
+        if self.next_deadline_us().is_none_or(|at| at > now.mono_us) {
+            return Vec::new();
+        }
+        let Some(view) = &self.view else {
+            return Vec::new();
+        };
+        let registry = view.registry();
+        self.pending
+            .retain(|pending| !registry.is_settled(&pending.evidence));
+        let mut said = Vec::new();
+        for pending in &mut self.pending {
+            if pending.next_us <= now.mono_us {
+                pending.next_us = now.mono_us + REPORT_RETRY_US;
+                said.push(Stake::Report {
+                    evidence: pending.evidence.clone(),
+                });
+            }
+        }
+        if self.ready_us <= now.mono_us {
+            self.ready_us = now.mono_us + READY_INTERVAL_US;
+            said.extend(ready(&registry, &self.key));
+        }
+        let say = |stake| self.sign(stake, now.wall_ms);
+        said.into_iter().map(say).collect()
+    }
+
+    /// When [`Reporter::due`] has something to do again.
+    #[must_use]
+    pub fn next_deadline_us(&self) -> Option<u64> {
+        self.view.as_ref()?;
+        let reports = self.pending.iter().map(|pending| pending.next_us);
+        reports.chain([self.ready_us]).min()
+    }
+
+    fn sign(&self, stake: Stake, wall_ms: u64) -> SignedTransaction {
+        let tx = Transaction {
+            scheme: self.key.scheme(),
+            chain_id: self.chain,
+            sender: self.key.public().id(),
+            nonce: 0,
+            valid_until_ms: wall_ms + VALID_MS,
+            fee: 0,
+            body: Body::Stake(Box::new(stake)),
+        };
+        tx.sign(&self.key)
+    }
+}
+
+/// What a validator that waits to join has to say, if it has not said so in this epoch.
+fn ready(registry: &Registry, key: &KeyPair) -> Option<Stake> {
+    let (id, row) = registry.candidate_by_key(&key.public().id())?;
+    let epoch = registry.epoch();
+    let waits = !registry.is_member(id)
+        && row.ready != Some(epoch)
+        && row.barred_until <= epoch.next()
+        && row.stake >= registry.params().bond_min;
+    let point = registry.newest_checkpoint().filter(|_| waits)?;
+    Some(Stake::Ready {
+        epoch,
+        height: point.height,
+        commitment: point.commitment,
+    })
+}
+
+/// The provable part of what the consensus core found; `None` for a mere warning.
+#[must_use]
+pub fn provable(evidence: falconet_hotstuff::Evidence) -> Option<Evidence> {
+    use falconet_hotstuff::Evidence as E;
+    Some(match evidence {
+        E::Headers(a, b) => {
+            Evidence::Headers(Box::new(a.as_ref().clone()), Box::new(b.as_ref().clone()))
+        }
+        E::Votes(a, b) => Evidence::Votes(Box::new(a), Box::new(b)),
+        E::LockViolation(vote, timeout) => {
+            Evidence::LockViolation(Box::new(vote), Box::new(timeout))
+        }
+        E::Timeouts(..) => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use falconet_crypto::falcon::Scheme;
+    use falconet_ledger::{Application, Block, Ledger, Verdicts};
+    use falconet_types::batch::Batch;
+    use falconet_types::block::LaneTip;
+    use falconet_types::certificate::Vote;
+    use falconet_types::genesis::{
+        ApplicationKind, Genesis, GenesisValidator, Params, StakeParams,
+    };
+    use falconet_types::receipt::Outcome;
+    use falconet_types::{Digest, Epoch, Height, Round, ValidatorIndex};
+
+    use super::*;
+
+    fn key(number: u8) -> KeyPair {
+        KeyPair::from_seed(Scheme::Falcon512, &[number; 32])
+    }
+
+    fn genesis(epoch_heights: u64) -> Genesis {
+        Genesis {
+            name: "test".into(),
+            time_ms: 1_000,
+            application: ApplicationKind::Ledger,
+            params: Params {
+                epoch_heights,
+                ..Params::default()
+            },
+            validators: (0..2)
+                .map(|n| GenesisValidator {
+                    name: format!("v{n}"),
+                    key: key(n).public().clone(),
+                    weight: 1,
+                    owner: None,
+                    address: None,
+                })
+                .collect(),
+            stake: StakeParams::default(),
+            accounts: Vec::new(),
+        }
+    }
+
+    fn evidence(chain: ChainId, epoch: u64, round: u64) -> Evidence {
+        let vote = |byte| {
+            let block = Digest([byte; 32]);
+            let (round, parent) = (Round(round), Round(round - 1));
+            let index = ValidatorIndex(1);
+            Vote::sign(Epoch(epoch), round, block, parent, index, chain, &key(1))
+        };
+        Evidence::Votes(Box::new(vote(1)), Box::new(vote(2)))
+    }
+
+    fn at(seconds: u64) -> Now {
+        Now {
+            mono_us: seconds * 1_000_000,
+            wall_ms: 2_000 + seconds * 1_000,
+        }
+    }
+
+    #[test]
+    fn evidence_is_reported_until_the_ledger_has_it() {
+        let genesis = genesis(100);
+        let chain = genesis.chain_id();
+        let mut ledger = Ledger::from_genesis(&genesis);
+        let mut reporter = Reporter::new(chain, key(0), ledger.view());
+        assert!(reporter.due(at(0)).is_empty());
+
+        assert!(reporter.found(evidence(chain, 0, 5)));
+        assert!(!reporter.found(evidence(chain, 0, 7)), "one is enough");
+        assert!(!reporter.found(evidence(chain, 9, 5)), "not of this time");
+        assert!(reporter.next_deadline_us() <= Some(at(1).mono_us));
+        let first = reporter.due(at(1));
+        assert_eq!(first.len(), 1);
+        assert!(reporter.due(at(2)).is_empty(), "too early to say it again");
+        let again = reporter.due(at(7));
+        assert_eq!(again.len(), 1);
+        assert_ne!(
+            again[0].id(),
+            first[0].id(),
+            "no lane takes it for the same"
+        );
+
+        let txs: Vec<_> = again.iter().map(|tx| tx.bytes().clone()).collect();
+        let lane = ValidatorIndex(0);
+        let batch = Batch::seal(Epoch::ZERO, lane, LaneTip::default(), &txs, chain, &key(0));
+        let result = ledger.execute(&Block {
+            height: Height(1),
+            epoch: Epoch::ZERO,
+            ends_epoch: false,
+            time_ms: 2_000,
+            batches: &[(batch.clone(), Verdicts::unknown(&batch))],
+        });
+        assert_eq!(result.receipts[0].outcome, Outcome::Executed);
+        assert!(reporter.due(at(20)).is_empty());
+        assert!(!reporter.found(evidence(chain, 0, 8)), "settled");
+    }
+
+    #[test]
+    fn a_chain_of_one_epoch_hears_nothing() {
+        let genesis = genesis(0);
+        let chain = genesis.chain_id();
+        let ledger = Ledger::from_genesis(&genesis);
+        let mut reporter = Reporter::new(chain, key(0), ledger.view());
+        assert!(!reporter.found(evidence(chain, 0, 5)));
+        assert_eq!(reporter.next_deadline_us(), None);
+        assert!(reporter.due(at(1)).is_empty());
+    }
+}
