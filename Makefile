@@ -36,7 +36,12 @@ ifeq ($(NEXTEST),yes)
 else
 	$(CARGO) test --locked --workspace --no-fail-fast
 endif
+	@$(MAKE) --no-print-directory test-byzantine
 	@$(MAKE) --no-print-directory test-trace
+
+.PHONY: test-byzantine
+test-byzantine: ## Networks of real processes, one of which is a Byzantine actor
+	$(CARGO) test --locked -p falconet --features danger-byzantine --test processes byzantine
 
 # A workspace of its own: it links libbpf, for which the validator has no use.
 TRACE_MISSING := $(shell pkg-config --exists libelf zlib 2>/dev/null || echo yes)

@@ -3,7 +3,7 @@
 use falconet_adversary::Kind;
 use falconet_tests::actors::Named;
 use falconet_tests::sim::scenario::CrashPoint;
-use falconet_tests::sim::{Fault, World};
+use falconet_tests::sim::{Fault, Scenario, World};
 use falconet_types::message::PeerMessage;
 
 use super::{DEATHS, order, run, scripted};
@@ -152,6 +152,25 @@ fn s08_unprovable_misbehaviour_accuses_nobody() {
         assert_eq!(honest.count(), 0, "{kind}: {:?}", world.accusations());
         if kind != Kind::Flooder {
             assert!(world.accusations().is_empty(), "{kind}");
+        }
+    }
+}
+
+/// `FALCONET_SEEDS=N` runs N seeds of each kind.
+#[test]
+fn s01_to_s18_every_actor_under_random_faults_forks_nobody_and_lets_blocks_go_on() {
+    let seeds = std::env::var("FALCONET_SEEDS").map_or(6, |n| n.parse().expect("a number"));
+    for kind in Kind::ALL {
+        for seed in 1..=seeds {
+            let n = if seed % 3 == 0 { 7 } else { 4 };
+            let mut builder = World::builder(Scenario::honest_from_seed(seed, n));
+            for k in 0..(n - 1) / 3 {
+                let validator = (seed as usize + 2 * k) % n;
+                builder = builder.actor(validator, Named::new(kind));
+            }
+            if let Err(violation) = builder.build().run() {
+                panic!("{kind}: {violation}");
+            }
         }
     }
 }

@@ -64,6 +64,14 @@ const DATA_RATE_BANNED: Rate = Rate {
     burst: 40,
 };
 
+/// What anybody outside the set may send, of either class: a follower catches up with less.
+const FOLLOWER_RATE: Rate = Rate {
+    per_s: 2_000,
+    burst: 4_000,
+};
+/// Followers whose allowances are remembered; beyond, all begin anew.
+const FOLLOWERS_MAX: usize = 1024;
+
 /// One validator's standing, for the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stand {
@@ -112,6 +120,8 @@ struct Inner {
     keys: Vec<Digest>,
     validators: Scores<Digest>,
     buckets: Vec<[Bucket; 2]>,
+    /// Allowances of peers outside the set.
+    followers: HashMap<ValidatorIndex, [Bucket; 2]>,
     prefixes: Scores<Prefix>,
     /// Addresses of connected clients; the endpoint bounds their number.
     clients: HashMap<ConnId, Ipv6Addr>,
@@ -132,6 +142,7 @@ impl Standing {
                 keys: set.iter().map(|validator| validator.key.id()).collect(),
                 validators: Scores::new(VALIDATOR_TERMS),
                 buckets: vec![[Bucket::full(clock.now().mono_us); 2]; set.len()],
+                followers: HashMap::new(),
                 prefixes: Scores::new(CLIENT_TERMS),
                 clients: HashMap::new(),
             }),
@@ -152,11 +163,18 @@ impl Standing {
     pub fn admits(&self, from: ValidatorIndex, message: &PeerMessage) -> bool {
         let now_us = self.clock.now().mono_us;
         let mut inner = self.inner.lock();
+        let (class, price) = price(message);
         let Some(key) = inner.keys.get(from.at()).copied() else {
-            return true; // not a member now; there is nothing to weigh it with
+            if inner.followers.len() >= FOLLOWERS_MAX {
+                inner.followers.clear();
+            }
+            let fresh = [Bucket::full(now_us); 2];
+            let buckets = inner.followers.entry(from).or_insert(fresh);
+            let admitted = buckets[class as usize].take(now_us, price, FOLLOWER_RATE);
+            self.counts.throttled.inc_by(u64::from(!admitted));
+            return admitted;
         };
         let banned = inner.validators.banned_until_us(now_us, key).is_some();
-        let (class, price) = price(message);
         let rate = match (class, banned) {
             (Class::Consensus, false) => CONSENSUS_RATE,
             (Class::Consensus, true) => CONSENSUS_RATE_BANNED,

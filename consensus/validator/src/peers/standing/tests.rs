@@ -87,6 +87,23 @@ fn a_flood_costs_points_until_it_is_throttled() {
 }
 
 #[test]
+fn a_peer_outside_the_set_has_an_allowance_of_its_own() {
+    let standing = standing();
+    let follower = ValidatorIndex(500);
+    let passed = (0..10_000).filter(|_| standing.admits(follower, &data()));
+    let passed = passed.count() as u64;
+    assert!(
+        (FOLLOWER_RATE.burst..10_000).contains(&passed),
+        "{passed} passed"
+    );
+    assert!(standing.admits(ValidatorIndex(2), &data()));
+    for i in 0..3_000 {
+        let _ = standing.admits(ValidatorIndex(1_000 + i), &data());
+    }
+    assert!(standing.inner.lock().followers.len() <= FOLLOWERS_MAX);
+}
+
+#[test]
 fn scores_follow_the_key_into_another_set() {
     let standing = standing();
     standing.fault(LIAR, Fault::Invalid, 5);
