@@ -1,0 +1,292 @@
+//! What is checked: configurations of the rules, and for each seeded flaw one that must show it.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::num::NonZeroUsize;
+
+use stateright::{Checker, Expectation, HasDiscoveries, Model};
+
+use crate::rules::machine::{AGREEMENT, AVAILABLE, BLAMELESS, COMMITS};
+use crate::rules::{Crowd, Flaw, Machine, Options, Shape};
+
+/// A configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// What is modelled.
+    pub options: Options,
+    /// The property that must fail; `None` when all must hold.
+    pub breaks: Option<&'static str>,
+}
+
+/// How a case is searched.
+#[derive(Debug, Clone, Copy)]
+pub enum Search {
+    /// Every state, breadth first, until so many were generated.
+    Exhaustive(usize),
+    /// Random walks from this seed until so many states were generated.
+    Walks {
+        /// The seed.
+        seed: u64,
+        /// States.
+        states: usize,
+    },
+}
+
+/// What a search yielded.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Properties that failed, with the steps that lead there.
+    pub failures: BTreeMap<&'static str, Vec<String>>,
+    /// Whether anything committed.
+    pub commits: bool,
+    /// States generated.
+    pub generated: usize,
+    /// Different states seen; equals `generated` for walks.
+    pub unique: usize,
+    /// Steps of the longest path.
+    pub depth: usize,
+    /// Every reachable state was seen.
+    pub complete: bool,
+}
+
+const ONE_EPOCH: Shape = Shape {
+    rounds: 3,
+    siblings: 1,
+    rounds_after: 0,
+};
+const PLAIN: Options = Options {
+    shape: ONE_EPOCH,
+    commit_votes: false,
+    leaders: false,
+    payload: false,
+    flaw: None,
+};
+/// A fork by a broken vote rule needs a fourth round to commit its second branch.
+const FOUR_ROUNDS: Options = Options {
+    shape: Shape {
+        rounds: 4,
+        ..ONE_EPOCH
+    },
+    ..PLAIN
+};
+const COMMIT_VOTES: Options = Options {
+    commit_votes: true,
+    ..PLAIN
+};
+const OPTIMISTIC: Options = Options {
+    shape: Shape {
+        rounds: 4,
+        ..ONE_EPOCH
+    },
+    leaders: true,
+    ..PLAIN
+};
+const PAYLOAD: Options = Options {
+    shape: Shape {
+        rounds: 2,
+        ..ONE_EPOCH
+    },
+    payload: true,
+    ..PLAIN
+};
+const EPOCHS: Options = Options {
+    shape: Shape {
+        rounds: 3,
+        siblings: 1,
+        rounds_after: 2,
+    },
+    ..PLAIN
+};
+
+/// All rules as written, in each setting.
+pub const SOUND: &[Case] = &[
+    sound("2-chain rules, 3 rounds", PLAIN),
+    sound("with commit votes, 3 rounds", COMMIT_VOTES),
+    sound("with optimistic proposals, 4 rounds", OPTIMISTIC),
+    sound("with payload, 2 rounds", PAYLOAD),
+    sound("over a change of epoch, 3 and 2 rounds", EPOCHS),
+];
+
+/// One broken rule each.
+pub const FLAWED: &[Case] = &[
+    flawed(
+        "TC maximum unchecked",
+        FOUR_ROUNDS,
+        Flaw::TcMaximumUnchecked,
+        AGREEMENT,
+    ),
+    flawed(
+        "vote after timeout",
+        FOUR_ROUNDS,
+        Flaw::VoteAfterTimeout,
+        AGREEMENT,
+    ),
+    flawed(
+        "commit across gaps",
+        FOUR_ROUNDS,
+        Flaw::CommitAcrossGaps,
+        AGREEMENT,
+    ),
+    flawed(
+        "timeout below the lock",
+        FOUR_ROUNDS,
+        Flaw::LostLock,
+        AGREEMENT,
+    ),
+    flawed(
+        "timeout below the lock is evidence",
+        PLAIN,
+        Flaw::LostLock,
+        BLAMELESS,
+    ),
+    flawed(
+        "votes forgotten over a restart",
+        PLAIN,
+        Flaw::Amnesia,
+        AGREEMENT,
+    ),
+    flawed(
+        "vote without the parent's QC",
+        FOUR_ROUNDS,
+        Flaw::ParentUncertified,
+        AGREEMENT,
+    ),
+    flawed(
+        "commit vote after timeout",
+        COMMIT_VOTES,
+        Flaw::CommitVoteAfterTimeout,
+        AGREEMENT,
+    ),
+    flawed(
+        "proposals forgotten over a restart",
+        OPTIMISTIC,
+        Flaw::ProposeTwice,
+        BLAMELESS,
+    ),
+    flawed(
+        "acknowledged before durable",
+        PAYLOAD,
+        Flaw::AcknowledgeEarly,
+        AVAILABLE,
+    ),
+    flawed(
+        "one watermark is enough",
+        PAYLOAD,
+        Flaw::OneWatermark,
+        AVAILABLE,
+    ),
+    flawed(
+        "commit past the end of an epoch",
+        EPOCHS,
+        Flaw::CommitPastEnd,
+        AGREEMENT,
+    ),
+    flawed(
+        "epoch entered before its end is final",
+        EPOCHS,
+        Flaw::EnterEarly,
+        AGREEMENT,
+    ),
+    flawed(
+        "signatures of leavers count",
+        EPOCHS,
+        Flaw::LeaversCount,
+        AGREEMENT,
+    ),
+];
+
+const fn sound(name: &'static str, options: Options) -> Case {
+    Case {
+        name,
+        options,
+        breaks: None,
+    }
+}
+
+const fn flawed(name: &'static str, options: Options, flaw: Flaw, breaks: &'static str) -> Case {
+    Case {
+        name,
+        options: Options {
+            flaw: Some(flaw),
+            ..options
+        },
+        breaks: Some(breaks),
+    }
+}
+
+impl Case {
+    /// The same with other rounds and siblings in its first epoch.
+    #[must_use]
+    pub fn reshaped(mut self, rounds: u8, siblings: u8) -> Self {
+        self.options.shape.rounds = rounds;
+        self.options.shape.siblings = siblings;
+        self
+    }
+
+    /// Searches. A case that must break ends with the first failure of its property, any other
+    /// with the first failure.
+    #[must_use]
+    pub fn search(&self, search: Search) -> Outcome {
+        let until = match self.breaks {
+            Some(property) => HasDiscoveries::AnyOf([property].into()),
+            None => HasDiscoveries::AnyFailures,
+        };
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let checker = Machine::new(self.options)
+            .checker()
+            .threads(threads)
+            .finish_when(until);
+        match search {
+            Search::Exhaustive(states) => {
+                let done = checker.target_state_count(states).spawn_bfs().join();
+                let complete = done.state_count() < states;
+                Outcome::of(&done, COMMITS, complete)
+            }
+            Search::Walks { seed, states } => {
+                let checker = checker.target_state_count(states);
+                let done = checker.spawn_simulation(seed, Crowd).join();
+                Outcome::of(&done, COMMITS, false)
+            }
+        }
+    }
+}
+
+impl Outcome {
+    /// What a checker found; `commits` is the property that something happens at all.
+    pub(crate) fn of<M>(checker: &impl Checker<M>, commits: &str, complete: bool) -> Self
+    where
+        M: Model,
+        M::Action: Clone + Debug + PartialEq,
+        M::State: Clone + Debug + Hash + PartialEq,
+    {
+        let discoveries = checker.discoveries();
+        let properties = checker.model().properties();
+        let must_hold = |name: &str| {
+            properties
+                .iter()
+                .any(|p| p.name == name && matches!(p.expectation, Expectation::Always))
+        };
+        let failures = discoveries
+            .iter()
+            .filter(|(name, _)| must_hold(name))
+            .map(|(name, path)| {
+                let steps = path.clone().into_actions();
+                (
+                    *name,
+                    steps.iter().map(|step| format!("{step:?}")).collect(),
+                )
+            })
+            .collect();
+        Self {
+            failures,
+            commits: discoveries.contains_key(commits),
+            generated: checker.state_count(),
+            unique: checker.unique_state_count(),
+            depth: checker.max_depth(),
+            complete,
+        }
+    }
+}
