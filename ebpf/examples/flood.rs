@@ -25,8 +25,8 @@ use support::{Frame, PORT, initial, short};
 
 /// How long each measurement takes.
 const TIME: Duration = Duration::from_secs(2);
-/// Packets between two looks at the clock.
-const BATCH: u32 = 16384;
+/// Packets between two looks at the clock; few would be a low rate, see `falconet_ebpf::live`.
+const BATCH: u32 = 1 << 18;
 
 fn main() -> anyhow::Result<()> {
     if let Some(reason) = support::cannot() {

@@ -48,7 +48,7 @@ pub use counters::Counters;
 pub use error::FilterError;
 pub use filter::{Filter, Status};
 pub use lists::Allowed;
-pub use pins::{BPFFS, PIN_ROOT, is_bpffs, mount_bpffs};
+pub use pins::{BPFFS, PIN_ROOT, is_bpffs, mount_bpffs, private_bpffs};
 pub use plain::{PlainVerdict, PlainXdp};
 pub use samples::{Sample, Samples};
 pub use steer::Steer;

@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, statfs};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::tables::TABLES;
 use crate::{FilterError, device, sys};
@@ -43,6 +44,21 @@ pub fn mount_bpffs(path: &Path) -> Result<(), FilterError> {
     }
     let target = CString::new(path.as_os_str().as_bytes()).map_err(|e| pin(e.into()))?;
     sys::mount_bpf(&target).map_err(pin)
+}
+
+/// Gives the calling thread a mount namespace of its own, in which an empty BPF filesystem is at
+/// [`BPFFS`]: what it and its children pin there nobody else sees, and it is gone when they are.
+/// Threads that it starts afterwards share it.
+pub fn private_bpffs() -> Result<(), FilterError> {
+    let pin = |source| FilterError::Pin {
+        path: BPFFS.into(),
+        source,
+    };
+    // SAFETY: the danger of unshare is CLONE_FILES, which makes threads see different descriptors;
+    // only the mount namespace is asked for.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(|errno| pin(errno.into()))?;
+    sys::make_mounts_private().map_err(pin)?;
+    sys::mount_bpf(&CString::new(BPFFS).expect("no NUL inside")).map_err(pin)
 }
 
 /// The pins of one device.

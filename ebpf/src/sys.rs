@@ -104,6 +104,25 @@ pub(crate) fn mount_bpf(target: &CStr) -> io::Result<()> {
     Ok(())
 }
 
+/// Keeps what is mounted from now on inside this mount namespace.
+pub(crate) fn make_mounts_private() -> io::Result<()> {
+    // SAFETY: the target is a NUL-terminated string; the other pointers may be null when only the
+    // propagation changes.
+    let result = unsafe {
+        libc::mount(
+            std::ptr::null(),
+            c"/".as_ptr(),
+            std::ptr::null(),
+            libc::MS_REC | libc::MS_PRIVATE,
+            std::ptr::null(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Index of a device in the current network namespace.
 pub(crate) fn device_index(device: &str) -> io::Result<u32> {
     let name = CString::new(device)?;

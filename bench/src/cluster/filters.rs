@@ -2,15 +2,19 @@
 
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
+use std::path::Path;
 
-use falconet_ebpf::{Attach, Fate, Filter, FilterConfig, FilterError, Owner};
+use falconet_ebpf::{
+    Attach, Fate, Filter, FilterConfig, FilterError, Limits, Mode, Owner, PIN_ROOT, Prefix,
+};
 
-use super::{DEVICE, Namespaces};
+use super::Namespaces;
 
 /// Causes that a line about a filter names.
 const CAUSES_SHOWN: usize = 6;
 
-/// Filters that belong to this process: they end with it, whatever ends it.
+/// Filters that end with this network, whatever ends it. Where they can be pinned the validators
+/// find them, keep their allow lists and feed their AF_XDP sockets by them.
 #[derive(Debug)]
 pub struct Filters(Vec<Filter>);
 
@@ -36,14 +40,20 @@ pub enum FiltersError {
 }
 
 impl Filters {
-    /// Attaches a filter to the device of every validator; the allow list holds the other
-    /// validators, everybody else is a client.
-    pub fn attach(namespaces: &Namespaces, how: Attach) -> Result<Self, FiltersError> {
+    /// Attaches a filter with these budgets to the device of every validator. Everybody but the
+    /// other validators is a client; where the filters are not pinned, they are entered here.
+    pub fn attach(
+        namespaces: &Namespaces,
+        how: Attach,
+        limits: Limits,
+    ) -> Result<Self, FiltersError> {
         let listens = namespaces.listens();
+        let pins = namespaces.can_pin().then_some(Path::new(PIN_ROOT));
         let mut filters = Vec::with_capacity(listens.len());
         for (index, (stoq, _)) in listens.iter().enumerate() {
             let config = FilterConfig {
                 address: Some(*stoq.ip()),
+                limits,
                 ..FilterConfig::new(stoq.port())
             };
             let others: Vec<Ipv6Addr> = listens
@@ -51,17 +61,35 @@ impl Filters {
                 .map(|(other, _)| *other.ip())
                 .filter(|other| other != stoq.ip())
                 .collect();
+            let device = namespaces.device(index);
             let filter = namespaces
-                .within(index, || Filter::attach(DEVICE, &config, how, None))
+                .within(index, || Filter::attach(&device, &config, how, pins))
                 .map_err(|source| FiltersError::Enter { index, source })?
                 .and_then(|filter| {
-                    filter.allow_exactly(&others, Owner::Operator)?;
+                    if pins.is_none() {
+                        filter.allow_exactly(&others, Owner::Operator)?;
+                    }
                     Ok(filter)
                 })
                 .map_err(|source| FiltersError::Filter { index, source })?;
             filters.push(filter);
         }
         Ok(Self(filters))
+    }
+
+    /// Drops at the door of a validator what comes from a prefix.
+    pub fn block(&self, index: usize, prefix: Prefix) -> Result<(), FiltersError> {
+        self.0[index]
+            .block(prefix, None)
+            .map_err(|source| FiltersError::Filter { index, source })
+    }
+
+    /// Whether they can feed AF_XDP sockets.
+    #[must_use]
+    pub fn are_xdp(&self) -> bool {
+        self.0
+            .iter()
+            .all(|filter| filter.attachment().mode != Mode::Tc)
     }
 
     /// Where a validator's filter is attached.

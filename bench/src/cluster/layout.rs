@@ -179,6 +179,8 @@ pub struct Testnet {
     scheme: Scheme,
     /// I/O backend in the configurations; without one each validator chooses.
     backend: Option<String>,
+    /// Devices whose pinned filters the validators look after, one for each; empty for none.
+    filtered: Vec<String>,
 }
 
 impl Testnet {
@@ -280,6 +282,7 @@ impl Testnet {
             chain_id,
             scheme: spec.scheme,
             backend: None,
+            filtered: Vec::new(),
         };
         testnet.write_addresses()?;
         Ok(testnet)
@@ -326,6 +329,7 @@ impl Testnet {
             chain_id,
             scheme,
             backend: None,
+            filtered: Vec::new(),
         })
     }
 
@@ -363,6 +367,17 @@ impl Testnet {
     /// rewrites these.
     pub fn assign_backend(&mut self, backend: Option<&str>) -> Result<(), TestnetError> {
         self.backend = backend.map(str::to_owned);
+        self.write_addresses()
+    }
+
+    /// Gives each validator the care of the filter of a device (`[xdp]` of its configuration), or
+    /// with none of no filter, and rewrites the configurations.
+    ///
+    /// # Panics
+    /// When there are devices, and not as many as validators.
+    pub fn assign_filters(&mut self, devices: Vec<String>) -> Result<(), TestnetError> {
+        assert!(devices.is_empty() || devices.len() == self.manifest.validators.len());
+        self.filtered = devices;
         self.write_addresses()
     }
 
@@ -507,6 +522,10 @@ impl Testnet {
             Some(backend) => format!("backend = \"{backend}\"\n"),
             None => String::new(),
         };
+        let xdp = match self.filtered.get(validator.index) {
+            Some(device) => format!("[xdp]\ndevice = \"{device}\"\n\n"),
+            None => String::new(),
+        };
         let mut text = format!(
             "# {}, made by `falconet testnet`. Paths are relative to this file.\n\
              genesis = \"../genesis.json\"\n\
@@ -515,7 +534,7 @@ impl Testnet {
              [stoq]\n\
              listen = \"{}\"\n{backend}\n\
              [http]\n\
-             listen = \"{}\"\n\n\
+             listen = \"{}\"\n\n{xdp}\
              [peers]\n",
             validator.name, validator.stoq, validator.http
         );

@@ -21,7 +21,7 @@ mod running;
 
 pub use filters::{Filters, FiltersError};
 pub use layout::{FAUCET_BALANCE, Manifest, Testnet, TestnetError, TestnetSpec, ValidatorFiles};
-pub use netns::{DEVICE, NamespaceError, Namespaces, STRANGER};
+pub use netns::{NamespaceError, Namespaces, STRANGER};
 pub use ports::{BASE_PORT, HTTP_PORT_OFFSET};
 pub use roots::{RootsCheck, check_roots};
 pub use running::{ClusterError, Exit, KillSwitch, Running, StartOptions, StopReport};

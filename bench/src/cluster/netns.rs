@@ -11,7 +11,9 @@
 //! mounted nowhere: they exist while a process lives in them or holds their descriptor. The hub is
 //! this process's own; the validators die with it. When they are gone, by whatever signal, the
 //! kernel removes namespaces, bridge, veth pairs and everything attached to them. The network of
-//! the machine itself is never touched.
+//! the machine itself is never touched. The hub has a mount namespace of its own, too, with an empty
+//! BPF filesystem in which the filters are pinned; it goes the same way. Devices have different
+//! names because pins are told apart by them.
 //!
 //! ```sh
 //! nsenter --net=/proc/$PID/ns/net falconet status    # look into it, $PID from the log
@@ -29,8 +31,6 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 
 use super::ports::{BASE_PORT, HTTP_PORT_OFFSET};
 
-/// The name of the device inside a validator's namespace.
-pub const DEVICE: &str = "eth0";
 /// An address of the hub in another prefix than honest clients: who floods has its own.
 pub const STRANGER: Ipv6Addr = Ipv6Addr::new(0xfdfa, 0x1c, 0, 0xbad, 0, 0, 0, 1);
 const BRIDGE: &str = "falconet-br";
@@ -82,6 +82,7 @@ pub enum NamespaceError {
 pub struct Namespaces {
     hub: Arc<File>,
     validators: Vec<Arc<File>>,
+    can_pin: bool,
 }
 
 impl Namespaces {
@@ -99,6 +100,8 @@ impl Namespaces {
             "namespaces are entered before threads are started"
         );
         let hub = Arc::new(fresh()?);
+        // In a user namespace the kernel mounts none; the filter cannot be loaded there either.
+        let can_pin = falconet_ebpf::private_bpffs().is_ok();
         ip(&format!(
             "link set lo up\n\
              link add {BRIDGE} mtu {mtu} type bridge forward_delay 0 mcast_snooping 0\n\
@@ -110,6 +113,7 @@ impl Namespaces {
         let mut all = Self {
             hub,
             validators: Vec::with_capacity(validators),
+            can_pin,
         };
         for index in 0..validators {
             all.add(index, mtu)?;
@@ -123,16 +127,48 @@ impl Namespaces {
         let hub = format!("/proc/{}/fd/{}", std::process::id(), self.hub.as_raw_fd());
         ip(&format!(
             "link set lo up\n\
-             link add {DEVICE} mtu {mtu} type veth peer name v{index} mtu {mtu} netns {hub}\n\
-             address add {}/64 dev {DEVICE} nodad\n\
-             link set {DEVICE} up\n\
+             link add {device} mtu {mtu} type veth peer name {port} mtu {mtu} netns {hub}\n\
+             link set {device} address {mac}\n\
+             address add {}/64 dev {device} nodad\n\
+             link set {device} up\n\
              route add default via {}\n",
             self.validator(index),
-            address(1)
+            address(1),
+            device = self.device(index),
+            port = self.port(index),
+            mac = self.mac(index).map(|byte| format!("{byte:02x}")).join(":"),
         ))?;
         self.validators.push(own);
         enter(&self.hub).map_err(system("setns"))?;
-        ip(&format!("link set v{index} master {BRIDGE} up\n"))
+        ip(&format!(
+            "link set {} master {BRIDGE} up\n",
+            self.port(index)
+        ))
+    }
+
+    /// The device inside a validator's namespace.
+    #[must_use]
+    pub fn device(&self, index: usize) -> String {
+        format!("eth{index}")
+    }
+
+    /// Its hardware address.
+    #[must_use]
+    pub fn mac(&self, index: usize) -> [u8; 6] {
+        let index = u8::try_from(index).expect("validators are few");
+        [0x02, 0xfa, 0x1c, 0, 0, index]
+    }
+
+    /// The other end of the cable, a port of the hub's bridge.
+    #[must_use]
+    pub fn port(&self, index: usize) -> String {
+        format!("v{index}")
+    }
+
+    /// Whether filters can be pinned where only this network sees them.
+    #[must_use]
+    pub fn can_pin(&self) -> bool {
+        self.can_pin
     }
 
     /// The address of a validator.

@@ -10,7 +10,6 @@
 //!
 //! `… --example receive_rate -- --listen [2001:db8::1]:4433 --device eth0 --seconds 5`
 
-mod frame;
 #[path = "../../tests/netns/mod.rs"]
 mod netns;
 
@@ -24,15 +23,18 @@ use std::{
 };
 
 use falconet_dataplane::{Backend, DeviceName, IoOptions, measure::Receiver};
-use falconet_ebpf::{PlainVerdict, PlainXdp, live::Generator};
+use falconet_ebpf::{
+    PlainVerdict, PlainXdp,
+    live::{Generator, udp_frame},
+};
 use netns::{Pair, at};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const PORT: u16 = 4433;
 
-/// Frames of one call of the generator.
-const FRAMES: u32 = 1 << 14;
+/// Frames of one call of the generator, which sends nothing for some 20 ms between two calls.
+const FRAMES: u32 = 1 << 19;
 
 /// How long a receiver waits for the first datagram.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -164,7 +166,8 @@ fn round(
         if is_ready.recv().is_ok() {
             pair.a.enter(|| {
                 pin(arguments.cores[0])?;
-                let frame = frame::frame(macs, at(1, 1), at(2, PORT), size);
+                let datagram: Vec<u8> = (0..size).map(|i| i as u8).collect();
+                let frame = udp_frame(macs, at(1, 1), at(2, PORT), &datagram);
                 let mut generator = Generator::new("eth0")?;
                 while !is_done.load(Ordering::Relaxed) {
                     generator.send(&frame, FRAMES)?;

@@ -10,18 +10,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use falconet_bench::cluster::{Filters, Namespaces, Running, STRANGER, StartOptions, Testnet};
-use falconet_bench::flood::Flood;
+use falconet_bench::cluster::{Filters, Namespaces, Running, StartOptions, Testnet};
+use falconet_bench::flood::{Flood, FloodKind, FloodTarget};
 use falconet_bench::load::{Load, LoadSpec};
 use falconet_bench::progress::{self, OnProgress};
 use falconet_bench::report::Report;
 use falconet_bench::run::{self, LoadKind, LoadSupply, Watch, Wish, measure, supply_for};
 use falconet_bench::supply::{opaque, presigned::FIRST_NONCE};
-use falconet_ebpf::Attach;
+use falconet_ebpf::{Attach, Limits};
 
 use self::directory::Place;
 use self::screen::Screen;
 use super::bench::verdict;
+use super::xdp::Budgets;
 use crate::signals::Stop;
 use crate::{output, parent};
 
@@ -41,6 +42,8 @@ Examples:
   falconet testnet --dir my-chain                   keep the chain; the same again continues it
   falconet testnet --load 0                         no load: send transactions yourself
   sudo falconet testnet --netns --mtu 1500          each validator in a network namespace
+  sudo falconet testnet --netns --load 3000 --for 10s --flood 300000 --flood-kind initials
+                                                    what a flood does; again with --filter off
 
 Each validator is a process of its own with its own key, disk and sockets. Ctrl-C stops all of them
 in order, a second Ctrl-C at once. With --netns, validators have network namespaces of their own on a
@@ -84,9 +87,18 @@ pub struct Args {
     #[arg(long, value_name = "MODE", default_value = "on", requires = "netns")]
     #[arg(value_parser = ["on", "off", "native", "generic", "tc"])]
     filter: String,
+    #[command(
+        flatten,
+        next_help_heading = "Budgets of the filter, PACKETS_A_SECOND:BURST or 0"
+    )]
+    budgets: Budgets,
     /// With --netns: send junk to the STOQ port of validator 0 meanwhile, so many packets a second
     #[arg(long, value_name = "PACKETS", requires = "netns")]
     flood: Option<u64>,
+    /// What junk: mixed, short, version, connection-id, truncated, udp-length, fragment, extension,
+    /// small-initial, blocked, packets, forged-packets, initials, forged-initials
+    #[arg(long, value_name = "KIND", default_value = "mixed", requires = "flood")]
+    flood_kind: FloodKind,
     /// The last validator breaks the protocol on purpose: equivocator, withholder, lane-forker,
     /// timeout-liar, selective-sender, replayer, flooder or slow-loris
     #[cfg(feature = "danger-byzantine")]
@@ -138,21 +150,39 @@ impl Args {
             Some(namespaces) => testnet.assign_addresses(&namespaces.listens())?,
             None => directory::settle_ports(self, testnet, screen)?,
         }
+        let with_xdp = self.backend.as_deref() == Some("xdp");
         if self.backend.is_some() {
             testnet.assign_backend(self.backend.as_deref())?;
         }
         let filters = match (&namespaces, self.filter()) {
             (Some(namespaces), Some(how)) => {
-                let filters = Filters::attach(namespaces, how)?;
+                let mut limits = Limits::default();
+                self.budgets.apply(&mut limits);
+                let filters = Filters::attach(namespaces, how, limits)?;
                 screen.line(&format!("filter of each validator: {}", filters.mode(0)));
+                if let Some(prefix) = self.flood_kind.blocked() {
+                    filters.block(0, prefix)?;
+                }
                 Some(filters)
             }
             _ => None,
         };
+        if let (Some(namespaces), Some(filters)) = (&namespaces, &filters) {
+            if with_xdp && !filters.are_xdp() {
+                screen.line(
+                    "note: AF_XDP takes packets before a filter at tc sees them; choose --filter \
+                     native or generic",
+                );
+            }
+            if namespaces.can_pin() {
+                let devices = 0..testnet.validators().len();
+                testnet.assign_filters(devices.map(|i| namespaces.device(i)).collect())?;
+            }
+        }
         let exe = std::env::current_exe().context("cannot find the path of this program")?;
         let options = StartOptions {
             env: parent::to_be_followed(),
-            namespaces,
+            namespaces: namespaces.clone(),
             args: self.arguments(testnet.validators().len()),
             ..StartOptions::default()
         };
@@ -166,9 +196,18 @@ impl Args {
                 testnet.validators()[0].http
             ));
         }
-        let flood = match self.flood {
-            Some(rate) => Some(Flood::start(STRANGER, testnet.validators()[0].stoq, rate)?),
-            None => None,
+        let flood = match (&namespaces, self.flood) {
+            (Some(namespaces), Some(rate)) => {
+                let target = testnet.targets().swap_remove(0);
+                let target = FloodTarget {
+                    index: 0,
+                    addr: target.addr,
+                    key: target.key,
+                    chain: testnet.chain_id(),
+                };
+                Some(Flood::start(namespaces, &target, self.flood_kind, rate)?)
+            }
+            _ => None,
         };
         let report = if self.load == 0 {
             self.idle(&mut running, stop, screen)?;
@@ -182,8 +221,11 @@ impl Args {
             Some(self.load(testnet, &mut running, supply, stop, screen)?)
         };
         if let Some(flood) = flood {
-            let (sent, rate) = flood.sent();
-            screen.line(&format!("flood: {sent} packets sent, {rate:.0} a second"));
+            let (sent, rate) = flood.finish()?;
+            screen.line(&format!(
+                "flood: {sent} packets sent, {rate:.0} a second, {}",
+                self.flood_kind
+            ));
         }
         if let Some(filters) = filters {
             screen.line(&format!("filter of validator 0: {}", filters.counts(0)?));

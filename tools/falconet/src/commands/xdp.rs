@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use falconet_ebpf::{Filter, PIN_ROOT};
+pub use manage::Budgets;
 
 /// Look after the filter that drops unwanted packets before the network stack sees them
 #[derive(Debug, clap::Args)]

@@ -170,6 +170,16 @@ Examples:
 pub struct Limits {
     #[command(flatten)]
     device: Device,
+    #[command(flatten)]
+    budgets: Budgets,
+    /// Whether anybody outside the allow list may enter
+    #[arg(long, value_enum)]
+    clients: Option<Clients>,
+}
+
+/// Budgets, as far as they are to change.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Budgets {
     /// Initials of each client's source prefix
     #[arg(long, value_parser = rate, value_name = "RATE")]
     client_initials: Option<Rate>,
@@ -188,9 +198,24 @@ pub struct Limits {
     /// Other packets of each allowed address
     #[arg(long, value_parser = rate, value_name = "RATE")]
     validator_packets: Option<Rate>,
-    /// Whether anybody outside the allow list may enter
-    #[arg(long, value_enum)]
-    clients: Option<Clients>,
+}
+
+impl Budgets {
+    /// Makes the changes.
+    pub fn apply(&self, limits: &mut falconet_ebpf::Limits) {
+        for (new, old) in [
+            (self.client_initials, &mut limits.client.initials),
+            (self.client_packets, &mut limits.client.packets),
+            (self.all_initials, &mut limits.clients.initials),
+            (self.all_packets, &mut limits.clients.packets),
+            (self.validator_initials, &mut limits.validator.initials),
+            (self.validator_packets, &mut limits.validator.packets),
+        ] {
+            if let Some(new) = new {
+                *old = new;
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -206,18 +231,7 @@ impl Limits {
         let filter = self.device.open(pins)?;
         let mut limits = filter.status()?.limits;
         let before = limits;
-        for (new, old) in [
-            (self.client_initials, &mut limits.client.initials),
-            (self.client_packets, &mut limits.client.packets),
-            (self.all_initials, &mut limits.clients.initials),
-            (self.all_packets, &mut limits.clients.packets),
-            (self.validator_initials, &mut limits.validator.initials),
-            (self.validator_packets, &mut limits.validator.packets),
-        ] {
-            if let Some(new) = new {
-                *old = new;
-            }
-        }
+        self.budgets.apply(&mut limits);
         if limits != before {
             filter.set_limits(&limits)?;
         }
