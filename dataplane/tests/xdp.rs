@@ -3,7 +3,14 @@
 
 mod netns;
 
-use std::{net::SocketAddrV6, path::Path, sync::Arc};
+use std::{
+    net::SocketAddrV6,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
@@ -287,27 +294,29 @@ impl Drop for Pinned {
 
 /// A veth pair with the filter on its end in the second namespace. That end has a name that no
 /// other test uses, because filters are pinned by device name.
-fn filtered() -> Result<(Namespace, Namespace, Pinned), String> {
+fn filtered(how: Attach) -> Result<(Namespace, Namespace, Pinned), String> {
     let root = Path::new(PIN_ROOT);
     if !is_bpffs(root) {
         return Err("no BPF filesystem on /sys/fs/bpf".into());
     }
     let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
-    let device = format!("fx{}", std::process::id());
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let device = format!("fx{}-{number}", std::process::id());
     connect(&a, "eth0", &b, &device, 1500)?;
     let [at_a, at_b] = [1, 2].map(netns::address);
     a.ip(&format!("address add {at_a}/64 dev eth0 nodad"));
     b.ip(&format!("address add {at_b}/64 dev {device} nodad"));
     let config = FilterConfig::new(PORT);
     let filter = b
-        .enter(|| Filter::attach(&device, &config, Attach::Native, Some(root)))
+        .enter(|| Filter::attach(&device, &config, how, Some(root)))
         .map_err(|error| error.to_string())?;
     Ok((a, b, Pinned { filter, device }))
 }
 
 #[test]
 fn packets_pass_the_filter_first() {
-    let Some((at_a, at_b, pinned)) = or_skip(filtered()) else {
+    let Some((at_a, at_b, pinned)) = or_skip(filtered(Attach::Native)) else {
         return;
     };
     let b = endpoint(&at_b, at(2, PORT), Backend::Xdp);
@@ -325,6 +334,24 @@ fn packets_pass_the_filter_first() {
     // For another port the filter is not gone around.
     let other = endpoint(&at_b, at(2, PORT + 1), Backend::Xdp);
     assert!(!other.uses_rings(), "{}", other.stoq.backend());
+}
+
+#[test]
+fn what_the_kernel_joined_takes_the_way_through_the_stack() {
+    let Some((at_a, at_b, pinned)) = or_skip(filtered(Attach::Generic)) else {
+        return;
+    };
+    let b = endpoint(&at_b, at(2, PORT), Backend::Xdp);
+    assert!(b.uses_rings());
+    // On veth, segments that a sender leaves to the device arrive uncut.
+    let a = endpoint(&at_a, at(1, 0), Backend::Auto);
+    let connection = dial(&a, &b, at(2, PORT));
+    exchange(&a, &b, connection);
+    let counters = pinned.filter.counters().unwrap();
+    assert!(counters[Cause::RedirectClient] > 0, "{counters:?}");
+    assert!(counters[Cause::Client] > 0, "{counters:?}");
+    let stats = b.stoq.stats().snapshot();
+    assert_eq!((stats.packets_dropped, stats.packets_refused), (0, 0));
 }
 
 #[test]

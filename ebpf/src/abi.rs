@@ -3,7 +3,7 @@
 use aya::Pod;
 
 /// Grows with every change of meaning; must equal `ABI_VERSION` in `abi.h`.
-pub(crate) const ABI_VERSION: u32 = 1;
+pub(crate) const ABI_VERSION: u32 = 2;
 /// Bytes of a sampled packet.
 pub(crate) const SAMPLE_BYTES_MAX: usize = 128;
 
@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     pub sample_mask: u32,
     pub net_threads: u32,
     pub steer_byte: u32,
+    pub xsk_bytes_max: u32,
+    pub reserved: u32,
     pub port: [u8; 2],
     pub cid_bytes: u16,
     pub abi: u32,
@@ -80,7 +82,7 @@ unsafe impl Pod for Bucket {}
 unsafe impl Pod for AllowEntry {}
 
 const _: () = {
-    assert!(size_of::<Settings>() == 12 * 8 + 2 * 8 * 2 + 4 * 4 + 2 * 2 + 3 * 4);
+    assert!(size_of::<Settings>() == 12 * 8 + 2 * 8 * 2 + 6 * 4 + 2 * 2 + 3 * 4);
     assert!(size_of::<Bucket>() == 16);
     assert!(size_of::<AllowEntry>() == 16 + 8);
     assert!(size_of::<RawSample>() == 8 + 4 * 4 + SAMPLE_BYTES_MAX);

@@ -273,9 +273,10 @@ impl Filter {
         config.check()?;
         let wanted = config.settings(self.attachment.mode);
         self.change(|settings| {
-            let blocks = settings.flags & FLAG_BLOCKS;
+            let (blocks, bytes_max) = (settings.flags & FLAG_BLOCKS, settings.xsk_bytes_max);
             *settings = wanted;
             settings.flags |= blocks;
+            settings.xsk_bytes_max = bytes_max;
         })
     }
 
@@ -311,12 +312,15 @@ impl Filter {
 
     /// Sends the packets of a receive queue, as far as their connection ids name `thread` (0 when
     /// there is but one), to an AF_XDP socket that is bound to that queue. When the socket closes,
-    /// the kernel forgets it and packets take the way through the network stack again.
+    /// the kernel forgets it and packets take the way through the network stack again. Frames longer
+    /// than `frame_bytes_max`, the same for all sockets, take that way too: the sockets do not take
+    /// them.
     pub fn register_xsk(
         &self,
         queue: u32,
         thread: u32,
         socket: BorrowedFd<'_>,
+        frame_bytes_max: u32,
     ) -> Result<(), FilterError> {
         if !self.attachment.mode.is_xdp() {
             return Err(FilterError::Config(
@@ -324,6 +328,7 @@ impl Filter {
                  generic mode",
             ));
         }
+        self.change(|settings| settings.xsk_bytes_max = frame_bytes_max)?;
         let mut tables = self.tables();
         let index = self.xsk_index(&tables, queue, thread)?;
         tables

@@ -18,7 +18,7 @@ struct Endpoint {
     address: [u8; 16],
     /// In network order.
     port: u32,
-    padding: u32,
+    frame_bytes_max: u32,
 }
 
 // SAFETY: `repr(C)`, integers only, no padding that is not a field, any bytes are a value.
@@ -46,7 +46,8 @@ impl fmt::Debug for Steer {
 
 impl Steer {
     /// Attaches it to a device for the packets to `endpoint`, of which an address `[::]` means
-    /// every address. The modes, native or generic XDP, are tried in their order; what was tried
+    /// every address. Frames longer than `frame_bytes_max`, which the
+    /// sockets do not take, are left to the kernel. The modes, native or generic XDP, are tried in their order; what was tried
     /// in vain comes back with the reasons.
     ///
     /// # Errors
@@ -55,6 +56,7 @@ impl Steer {
         device: &str,
         device_index: u32,
         endpoint: &SocketAddrV6,
+        frame_bytes_max: u32,
         modes: &[Mode],
     ) -> Result<(Self, Vec<(Mode, String)>), FilterError> {
         let mut ebpf = plain::load_object()?;
@@ -63,7 +65,7 @@ impl Steer {
         let value = Endpoint {
             address: endpoint.ip().octets(),
             port: u16::from_ne_bytes(endpoint.port().to_be_bytes()).into(),
-            padding: 0,
+            frame_bytes_max,
         };
         to.set(0, value, 0)
             .map_err(|error| table_error("endpoint", &error))?;

@@ -109,8 +109,9 @@ impl Filters {
             .collect();
         dropped.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let mut text = format!(
-            "{} packets passed, {} dropped",
+            "{} packets passed, {} redirected to AF_XDP, {} dropped",
             counters.total(Fate::Pass),
+            counters.total(Fate::Redirect),
             counters.total(Fate::Drop)
         );
         for (cause, count) in dropped.iter().take(CAUSES_SHOWN) {

@@ -5,7 +5,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 #define SAMPLE_BYTES_MAX 128
 
 /* Bits of settings.flags. */
@@ -36,6 +36,8 @@ struct settings {
 	__u32 sample_mask;		/* of each cause one packet in sample_mask + 1 is sampled */
 	__u32 net_threads;		/* sockets on each queue, at least 1 */
 	__u32 steer_byte;		/* byte of the connection id that names the thread */
+	__u32 xsk_bytes_max;		/* longest frame that the sockets take; 0 without sockets */
+	__u32 reserved;
 	__u16 port;			/* network order */
 	__u16 cid_bytes;		/* length of the connection ids that this node gives out */
 	/* For user space only. */

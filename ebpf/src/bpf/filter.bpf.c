@@ -230,7 +230,10 @@ int falconet_xdp(struct xdp_md *ctx)
 	cause = parse(&frame, false, conf, &packet);
 	if (cause == CAUSE_CLIENT) {
 		cause = admit(conf, &packet, 1);
-		if ((cause == CAUSE_CLIENT || cause == CAUSE_VALIDATOR) && !packet.tagged) {
+		/* Longer than a frame of the sockets is what the kernel joined before this program
+		 * saw it (generic XDP), or a driver split: the stack takes it. */
+		if ((cause == CAUSE_CLIENT || cause == CAUSE_VALIDATOR) && !packet.tagged &&
+		    frame.bytes <= conf->xsk_bytes_max) {
 			index = xsk_index(&frame, conf, &packet, queue);
 			if (bpf_redirect_map(&xsks, index, XDP_PASS) == XDP_REDIRECT) {
 				count(&frame, false, conf, queue,

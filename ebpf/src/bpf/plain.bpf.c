@@ -11,11 +11,12 @@
 
 #define SOCKETS_MAX 1024
 
-/* The endpoint whose packets are directed; both in network order. All zero is every address. */
+/* The endpoint whose packets are directed, in network order (an address of zeros is every address),
+ * and the longest frame that its sockets take. */
 struct endpoint {
 	__u64 address[2];
 	__u32 port;
-	__u32 padding;
+	__u32 frame_bytes_max;
 };
 
 struct {
@@ -34,7 +35,8 @@ struct {
 } sockets SEC(".maps");
 
 /* UDP over IPv6 without extension headers to our endpoint goes to the socket of its queue.
- * Everything else, and what comes on a queue without socket, is left to the kernel. */
+ * Everything else, what comes on a queue without socket, and what the kernel joined before this
+ * program saw it (generic XDP) is left to the kernel. */
 SEC("xdp.frags")
 int steer(struct xdp_md *ctx)
 {
@@ -50,7 +52,7 @@ int steer(struct xdp_md *ctx)
 	if (ethernet->h_proto != bpf_htons(ETH_P_IPV6) || ip->nexthdr != IPPROTO_UDP)
 		return XDP_PASS;
 	to = bpf_map_lookup_elem(&endpoint, &zero);
-	if (!to || udp->dest != to->port)
+	if (!to || udp->dest != to->port || bpf_xdp_get_buff_len(ctx) > to->frame_bytes_max)
 		return XDP_PASS;
 	if (to->address[0] | to->address[1]) {
 		__builtin_memcpy(address, &ip->daddr, sizeof(address));

@@ -39,7 +39,7 @@ fn the_verifier_accepts_the_programs_beside_the_filter() {
     }
     let endpoint = SocketAddrV6::new(Ipv6Addr::LOCALHOST, PORT, 0, 0);
     let modes = [Mode::Native, Mode::Generic];
-    let (steer, tried) = Steer::attach("lo", 1, &endpoint, &modes).unwrap();
+    let (steer, tried) = Steer::attach("lo", 1, &endpoint, 1792, &modes).unwrap();
     assert_eq!(steer.mode(), Mode::Generic);
     assert_eq!(tried.len(), 1);
     Generator::new("lo").unwrap();

@@ -139,7 +139,12 @@ impl Xdp {
         let may_zero_copy = features.is_none_or(|features| features.has_zero_copy());
         let neighbours = Neighbours::new(&device)
             .map_err(|error| format!("reading the kernel's neighbour table failed: {error}"))?;
-        let (mut steering, why_not_native) = Steering::attach(&device, &addr, is_native_missing)?;
+        let (mut steering, why_not_native) = Steering::attach(
+            &device,
+            &addr,
+            frame_bytes - umem::HEADROOM_BYTES,
+            is_native_missing,
+        )?;
         // Zero-copy needs the driver to run the program.
         let may_zero_copy = may_zero_copy && steering.hook() == Hook::Native;
         let queues_of_device = probe::queues(&device);

@@ -1,6 +1,8 @@
 //! Who directs our datagrams to AF_XDP sockets: the filter that `falconet xdp attach` pinned on the
 //! device, or where there is none, a program that only directs ([`Steer`]). A filter is never gone
-//! around.
+//! around. Packets longer than a frame of ours, which the kernel joined before the program saw them
+//! (generic XDP comes after receive offload, and a veth pair passes what its sender did not cut),
+//! take the way through the socket.
 
 use std::{net::SocketAddrV6, os::fd::BorrowedFd, path::Path};
 
@@ -20,7 +22,11 @@ pub(super) enum Hook {
 /// The attached program and its map of sockets.
 pub(super) enum Steering {
     /// The filter of this device.
-    Filter(Box<Filter>),
+    Filter {
+        filter: Box<Filter>,
+        /// Longest packet for the sockets, with its Ethernet header, bytes.
+        packet_bytes_max: u32,
+    },
     /// A program of our own.
     Own(Box<Steer>),
 }
@@ -31,17 +37,28 @@ impl Steering {
     pub(super) fn attach(
         device: &Device,
         addr: &SocketAddrV6,
+        packet_bytes_max: u32,
         is_native_known_missing: bool,
     ) -> Result<(Self, Option<String>), String> {
         if let Some(filter) = filter(device, addr)? {
-            return Ok((Steering::Filter(Box::new(filter)), None));
+            let steering = Steering::Filter {
+                filter: Box::new(filter),
+                packet_bytes_max,
+            };
+            return Ok((steering, None));
         }
         let modes: &[Mode] = match is_native_known_missing {
             true => &[Mode::Generic],
             false => &[Mode::Native, Mode::Generic],
         };
-        let (steer, tried) = Steer::attach(device.name.as_str(), device.index, addr, modes)
-            .map_err(|error| error.to_string())?;
+        let (steer, tried) = Steer::attach(
+            device.name.as_str(),
+            device.index,
+            addr,
+            packet_bytes_max,
+            modes,
+        )
+        .map_err(|error| error.to_string())?;
         let why_not_better = match tried.into_iter().next() {
             Some((_, reason)) => Some(reason),
             None if is_native_known_missing => Some("the driver has no XDP".to_owned()),
@@ -53,7 +70,10 @@ impl Steering {
     /// Directs the packets of `queue` to an AF_XDP socket. Undone when the socket is closed.
     pub(super) fn register(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), String> {
         match self {
-            Steering::Filter(filter) => filter.register_xsk(queue, 0, socket),
+            Steering::Filter {
+                filter,
+                packet_bytes_max,
+            } => filter.register_xsk(queue, 0, socket, *packet_bytes_max),
             Steering::Own(steer) => steer.register(queue, socket),
         }
         .map_err(|error| {
@@ -64,7 +84,7 @@ impl Steering {
     /// Where the program runs.
     pub(super) fn hook(&self) -> Hook {
         let mode = match self {
-            Steering::Filter(filter) => filter.attachment().mode,
+            Steering::Filter { filter, .. } => filter.attachment().mode,
             Steering::Own(steer) => steer.mode(),
         };
         match mode {
@@ -75,7 +95,7 @@ impl Steering {
 
     /// Whether packets pass the filter first.
     pub(super) fn is_filtered(&self) -> bool {
-        matches!(self, Steering::Filter(_))
+        matches!(self, Steering::Filter { .. })
     }
 }
 

@@ -82,8 +82,8 @@ pub struct Args {
     /// With --netns: largest packet on the links, bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1500, requires = "netns")]
     mtu: u32,
-    /// With --netns: the packet filter at each validator's door: on (tc, which suits veth), off,
-    /// native (XDP in the driver), generic (XDP in the network stack), tc
+    /// With --netns: the packet filter at each validator's door: on (tc, which suits veth, or with
+    /// --backend xdp native), off, native (XDP in the driver), generic (XDP in the network stack), tc
     #[arg(long, value_name = "MODE", default_value = "on", requires = "netns")]
     #[arg(value_parser = ["on", "off", "native", "generic", "tc"])]
     filter: String,
@@ -150,7 +150,6 @@ impl Args {
             Some(namespaces) => testnet.assign_addresses(&namespaces.listens())?,
             None => directory::settle_ports(self, testnet, screen)?,
         }
-        let with_xdp = self.backend.as_deref() == Some("xdp");
         if self.backend.is_some() {
             testnet.assign_backend(self.backend.as_deref())?;
         }
@@ -168,10 +167,10 @@ impl Args {
             _ => None,
         };
         if let (Some(namespaces), Some(filters)) = (&namespaces, &filters) {
-            if with_xdp && !filters.are_xdp() {
+            if self.with_af_xdp() && !filters.are_xdp() {
                 screen.line(
-                    "note: AF_XDP takes packets before a filter at tc sees them; choose --filter \
-                     native or generic",
+                    "note: a filter at tc feeds no AF_XDP sockets, and is not gone around: the \
+                     validators use the next backend; choose --filter native or generic",
                 );
             }
             if namespaces.can_pin() {
@@ -266,8 +265,14 @@ impl Args {
             "native" => Some(Attach::Native),
             "generic" => Some(Attach::Generic),
             "tc" => Some(Attach::Tc),
+            // tc suits veth, but feeds no AF_XDP sockets.
+            _ if self.with_af_xdp() => Some(Attach::Native),
             _ => Some(Attach::Auto),
         }
+    }
+
+    fn with_af_xdp(&self) -> bool {
+        self.backend.as_deref() == Some("xdp")
     }
 
     fn supply(
