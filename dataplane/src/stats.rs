@@ -41,8 +41,7 @@ macro_rules! counters {
 
 impl StatsSnapshot {
     /// How often a delivered payload byte was copied between its packet and the consumer, on
-    /// average; `None` before the first. Parts of a frame count as copied before it is delivered, so
-    /// only a connection at rest is exact. The kernel's copy into the receive buffer is not counted:
+    /// average; `None` before the first. A frame counts when it is delivered. The kernel's copy into the receive buffer is not counted:
     /// what decrypts in place and gathers a frame of several packets once makes 1, a frame within
     /// one packet that stays in its receive buffer 0. Above 1 means that receive buffers ran out
     /// ([`StatsSnapshot::pool_exhausted`]) or that packets come through AF_XDP, whose frames are
@@ -107,6 +106,8 @@ counters! {
     frames_out,
     /// Receive buffers allocated; constant in steady state.
     pool_buffers_allocated,
+    /// Bytes of receive buffers for which the system was asked for huge pages, and agreed.
+    pool_bytes_huge,
     /// Receive buffers taken from the pool again.
     pool_buffers_recycled,
     /// Receptions for which the pool had no buffer, so that their bytes were copied out.

@@ -27,9 +27,23 @@ pub(super) struct Core {
     /// Whether Bulk frames come in pieces.
     pub(super) bulk_in_pieces: bool,
     pub(super) events: VecDeque<Event>,
+    /// Datagrams and their bytes that came and are not counted yet.
+    pub(super) received: (u64, u64),
     /// Where small payloads are copied to.
     pub(super) copies: SmallCopies,
     pub(super) log: LogLimiter,
+}
+
+impl Core {
+    /// Counts what came since the last call: once a turn, as counters that other threads read cost
+    /// more than the sums here.
+    pub(super) fn count_received(&mut self) {
+        let (datagrams, bytes) = std::mem::take(&mut self.received);
+        if datagrams > 0 {
+            self.stats.datagrams_in.add(datagrams);
+            self.stats.bytes_in.add(bytes);
+        }
+    }
 }
 
 /// Lets one line for each cause through in an interval, so that a peer cannot fill the log.

@@ -150,6 +150,7 @@ impl Plan<'_> {
                 flush_after: config.io.flush_after,
                 bulk_in_pieces: config.bulk_in_pieces,
                 events: VecDeque::new(),
+                received: (0, 0),
                 copies: SmallCopies::default(),
                 log: LogLimiter::default(),
             },
@@ -242,9 +243,9 @@ impl Endpoint {
         ecn: Option<EcnCodepoint>,
         data: BytesMut,
     ) {
-        self.core.stats.datagrams_in.inc();
-        self.core.stats.bytes_in.add(data.len() as u64);
         let len = data.len();
+        self.core.received.0 += 1;
+        self.core.received.1 += len as u64;
         let mut response = Vec::new();
         let event = self.quic.handle(
             now,
@@ -358,6 +359,7 @@ impl Endpoint {
 
     /// Carries out everything that the calls before it brought.
     pub fn advance(&mut self, now: Instant) {
+        self.core.count_received();
         self.check_trusted(now);
         if self.may_resume() {
             for slot in std::mem::take(&mut self.paused) {
@@ -387,7 +389,11 @@ impl Endpoint {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        // Of a connection with more to send than the network took, the timer is not set yet.
+        for at in 0..self.transmit.len() {
+            self.set_timer(self.transmit[at]);
+        }
         self.timers.first().map(|(at, _)| *at)
     }
 
@@ -519,8 +525,8 @@ impl Endpoint {
         if !std::mem::replace(&mut conn.wants_transmit, true) {
             self.transmit.push_back(slot);
         }
+        // Its timer is set once it has sent what it has.
         self.conns[slot] = Some(conn);
-        self.set_timer(slot);
     }
 
     fn turn(&mut self, now: Instant, conn: &mut Conn) -> Result<(), Failure> {

@@ -196,6 +196,8 @@ struct Bulk {
     unacked: Vec<(StreamId, u64)>,
     /// Bytes in `writing` and `unacked`.
     in_flight_bytes: u64,
+    /// Streams opened since none was in flight.
+    opened: i32,
     hold: Hold,
 }
 
@@ -251,9 +253,17 @@ impl Bulk {
             {
                 return Ok(());
             }
-            let Some(id) = open(quic, Channel::Bulk) else {
+            if self.in_flight_bytes == 0 {
+                self.opened = 0;
+            }
+            // A frame finished early is worth more than many frames half done, so an older stream
+            // goes first. (quinn-proto without fairness would do the same, but not let Control pass
+            // a stream that is begun.)
+            let priority = Channel::Bulk.priority().saturating_sub(self.opened);
+            let Some(id) = open_at(quic, priority) else {
                 return Ok(());
             };
+            self.opened = self.opened.saturating_add(1);
             let mut chunks = Chunks::default();
             chunks.push(type_byte(Channel::Bulk));
             for (kind, payload) in self.queue.drain(..frames) {
@@ -305,9 +315,13 @@ fn type_byte(channel: Channel) -> Bytes {
 }
 
 fn open(quic: &mut Connection, channel: Channel) -> Option<StreamId> {
+    open_at(quic, channel.priority())
+}
+
+fn open_at(quic: &mut Connection, priority: i32) -> Option<StreamId> {
     let id = quic.streams().open(Dir::Uni)?;
     quic.send_stream(id)
-        .set_priority(channel.priority())
+        .set_priority(priority)
         .expect("a stream just opened exists");
     Some(id)
 }

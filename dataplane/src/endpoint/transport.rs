@@ -62,8 +62,6 @@ pub(super) fn transport_config(
         .receive_window(limits.anonymous_window_bytes.into())
         .stream_receive_window(limits.stream_window_bytes.into())
         .send_window(limits.send_window_bytes)
-        // A frame finished early is worth more than many frames half done.
-        .send_fairness(false)
         .datagram_receive_buffer_size(datagrams.then_some(RECEIVE_BUFFER_BYTES))
         .datagram_send_buffer_size(SEND_BUFFER_BYTES)
         .initial_mtu(MTU_INITIAL);

@@ -58,7 +58,8 @@ pub(super) struct Mmsg {
     sent: usize,
     queued: usize,
     is_blocked: bool,
-    /// The last look found nothing, and the thread has not slept since: it polls.
+    /// The last look found nothing, and the thread has not slept since: it polls, for one message
+    /// at a time.
     is_polling: bool,
     has_gso: bool,
     has_gro: bool,
@@ -96,10 +97,12 @@ impl Mmsg {
 
     /// Points the kernel's structures at free windows; returns how many messages fit.
     fn prepare_receive(&mut self) -> usize {
-        // A thread that polls most likely finds nothing, or one; a batch is prepared after that.
-        let wanted = if self.is_polling { 1 } else { RECEIVE_BATCH };
+        if self.is_polling && self.receive[0].slab.is_some() {
+            // As it was prepared before: the kernel found nothing and touched nothing.
+            return 1;
+        }
         let mut batch = 0;
-        for slot in self.receive.iter_mut().take(wanted) {
+        for slot in self.receive.iter_mut() {
             self.pool.refill(&mut slot.slab);
             if slot.slab.is_none() {
                 break;
@@ -165,17 +168,20 @@ impl Backend for Mmsg {
     fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<Taken> {
         let batch = self.prepare_receive();
         self.stats.syscalls_receive.inc();
+        // Not through the C library: its function is a cancellation point, which costs a polling
+        // thread a tenth of its time.
         // SAFETY: `prepare_receive` set the first `batch` headers: names, control buffers and
         // iovecs are fields of boxed slots that live as long as `self`; each iovec covers
         // WINDOW_BYTES of a slab's spare capacity (Pool::refill guarantees that much) or of the
         // spare buffer.
         let result = unsafe {
-            libc::recvmmsg(
+            libc::syscall(
+                libc::SYS_recvmmsg,
                 self.socket.fd.as_raw_fd(),
                 self.receive_headers.as_mut_ptr(),
                 batch as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                ptr::null_mut(),
+                libc::MSG_DONTWAIT,
+                ptr::null_mut::<libc::timespec>(),
             )
         };
         let Ok(count) = usize::try_from(result) else {

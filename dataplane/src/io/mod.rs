@@ -4,6 +4,7 @@
 //! binding, and logged with its reason.
 
 mod cmsg;
+pub(crate) mod huge_pages;
 mod mmsg;
 mod refusal;
 mod slot;

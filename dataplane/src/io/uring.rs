@@ -9,6 +9,7 @@
 //! is taken; a send slot from [`Backend::flush`] until its completion. Dropping the backend first
 //! cancels every request and waits, so that no memory is freed under the kernel.
 
+mod demand;
 mod provided;
 
 use std::{
@@ -24,7 +25,10 @@ use bytes::{Buf, BytesMut};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use quinn_proto::Transmit;
 
-use self::provided::{BufferRing, GROUP, HEADER_BYTES, NAME_BYTES, RECEIVE_SLOTS, parse};
+use self::{
+    demand::Demand,
+    provided::{BufferRing, GROUP, HEADER_BYTES, NAME_BYTES, RECEIVE_SLOTS, parse},
+};
 use super::{
     Backend, Received, Taken,
     cmsg::CONTROL_BYTES,
@@ -75,6 +79,9 @@ pub(super) struct Uring {
     pool: Pool,
     /// Template of the multishot request: sizes of the name and control areas.
     template: Box<libc::msghdr>,
+    /// Slots without a window in the kernel's hands; the one used last is on top.
+    spare: Vec<u16>,
+    demand: Demand,
     /// Receptions not yet handed on: slot and length.
     received: VecDeque<(u16, usize)>,
     receive_is_armed: bool,
@@ -124,6 +131,8 @@ impl Uring {
             addr: socket.addr,
         };
         let (ring, buffers, slabs, pool, has_zero_copy) = set_up(options, &stats)?;
+        let spare = (0..RECEIVE_SLOTS).filter(|slot| slabs[usize::from(*slot)].is_some());
+        let spare = spare.collect();
         let mut template = Box::new(empty_header());
         template.msg_namelen = NAME_BYTES as u32;
         template.msg_controllen = CONTROL_BYTES;
@@ -133,6 +142,8 @@ impl Uring {
             slabs,
             pool,
             template,
+            spare,
+            demand: Demand::default(),
             received: VecDeque::with_capacity(CQ_ENTRIES as usize),
             receive_is_armed: false,
             receive_error: None,
@@ -179,6 +190,7 @@ impl Uring {
 
     /// Queues the request that receives until told otherwise.
     fn arm_receive(&mut self) {
+        self.replenish();
         if self.receive_is_armed {
             return;
         }
@@ -279,6 +291,9 @@ impl Uring {
     }
 
     fn note_receive_error(&mut self, result: i32) {
+        if -result == libc::ENOBUFS {
+            self.demand.fell_short();
+        }
         // Out of buffers, or interrupted: armed again at once.
         if !matches!(-result, 0 | libc::ENOBUFS | libc::EINTR | libc::EAGAIN) {
             self.receive_error = Some(io::Error::from_raw_os_error(-result));
@@ -307,17 +322,27 @@ impl Uring {
         }
     }
 
-    /// Gives the kernel the next window of a slot.
-    fn provide(&mut self, slot: u16) {
-        let slab = self.slabs[usize::from(slot)]
-            .as_mut()
-            .expect("a slot keeps its slab unless a new one replaces it");
-        self.buffers.provide(slot, slab);
+    /// Gives the kernel as many windows as are in demand, and of those the ones used last: few
+    /// windows used again and again stay in the processor's cache. What a slot received is
+    /// processed by now, so that its slab usually begins anew.
+    fn replenish(&mut self) {
+        while self.demand.provided < self.demand.wanted
+            && let Some(slot) = self.spare.pop()
+        {
+            let slab = self.slabs[usize::from(slot)]
+                .as_mut()
+                .expect("a slot keeps its slab unless a new one replaces it");
+            self.pool.rewind(slab);
+            self.buffers.provide(slot, slab);
+            self.demand.provided += 1;
+        }
     }
 
-    /// Hands on one reception and gives its slot back to the kernel.
+    /// Hands on one reception; its slot is to spare.
     fn take(&mut self, slot: u16, len: usize, sink: &mut dyn FnMut(Received)) {
         assert!(len <= WINDOW_BYTES, "the kernel wrote beyond the window");
+        self.demand.provided -= 1;
+        self.spare.push(slot);
         let slab = self.slabs[usize::from(slot)]
             .as_mut()
             .expect("a completion names a slot that was provided");
@@ -338,8 +363,7 @@ impl Uring {
                 let used = std::mem::replace(slab, next);
                 self.pool.retire(used);
             }
-            assert!(has_window(slab), "a slot without room is provided");
-            self.provide(slot);
+            assert!(has_window(slab), "a slot without room is to spare");
             if let Some((from, meta, payload_len)) = parsed {
                 data.advance(HEADER_BYTES);
                 data.truncate(payload_len);
@@ -353,7 +377,6 @@ impl Uring {
                 deliver_copied(from, meta, payload, &self.stats, sink);
             }
             slab.clear();
-            self.provide(slot);
         }
     }
 }
@@ -368,6 +391,7 @@ impl Backend for Uring {
             self.reap();
         }
         let any = !self.received.is_empty();
+        self.demand.taken(self.received.len());
         while let Some((slot, len)) = self.received.pop_front() {
             self.take(slot, len, sink);
         }
@@ -424,6 +448,7 @@ impl Backend for Uring {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.replenish();
         if !self.ring.submission().is_empty() {
             self.stats.syscalls_send.inc();
             self.enter(0, None)?;
@@ -555,14 +580,9 @@ fn set_up(options: &IoOptions, stats: &Arc<Stats>) -> Result<Parts, String> {
     }
     let has_zero_copy = probe.is_supported(opcode::SendMsgZc::CODE);
     // SAFETY: field order of `Uring` closes the ring before the buffers are freed.
-    let mut buffers = unsafe { BufferRing::register(&ring) }
+    let buffers = unsafe { BufferRing::register(&ring) }
         .map_err(|error| explain("registering the buffer ring", &error))?;
     let mut pool = Pool::new(options.pool_bytes_max, stats.clone());
-    let mut slabs: Vec<Option<BytesMut>> = (0..RECEIVE_SLOTS).map(|_| pool.take()).collect();
-    for (slot, slab) in (0..).zip(&mut slabs) {
-        if let Some(slab) = slab {
-            buffers.provide(slot, slab);
-        }
-    }
+    let slabs: Vec<Option<BytesMut>> = (0..RECEIVE_SLOTS).map(|_| pool.take()).collect();
     Ok((ring, buffers, slabs, pool, has_zero_copy))
 }

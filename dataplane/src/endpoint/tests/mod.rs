@@ -7,6 +7,7 @@ mod datagrams;
 mod exchange;
 mod flood;
 mod hostile;
+mod order;
 mod paths;
 mod raw;
 mod security;
