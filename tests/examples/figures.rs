@@ -106,7 +106,11 @@ fn one(seed: u64, n: usize, f: usize, faulty: Faulty, figures: &mut Figures) {
     let mut builder = World::builder(scenario).record();
     if let Faulty::Byzantine(kind) = faulty {
         for validator in &faulty_ones {
-            builder = builder.actor(*validator, Named::new(kind));
+            let actor = match kind {
+                Kind::Flooder => Named::flooder(1_000),
+                kind => Named::new(kind),
+            };
+            builder = builder.actor(*validator, actor);
         }
     }
     let mut world = builder.build();

@@ -8,12 +8,14 @@ use falconet_types::message::PeerMessage;
 use crate::sim::actor::{Actor, Stage};
 use crate::sim::keys::SimSigner;
 
-/// Messages a second and peer of the flooder: enough to be a flood in virtual time.
-const FLOOD_PER_S: u64 = 1_000;
+/// Messages a second and peer of the flooder, when a run has other faults too. A simulated node
+/// with a slow CPU has no allowance for its peers to exceed, and must be able to cope.
+const FLOOD_PER_S: u64 = 100;
 
 /// A named actor in front of a simulated node.
 pub struct Named {
     kind: Kind,
+    flood_per_s: u64,
     byzantine: Option<Byzantine>,
 }
 
@@ -23,20 +25,30 @@ impl Named {
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
+            flood_per_s: FLOOD_PER_S,
             byzantine: None,
+        }
+    }
+
+    /// A flooder of so many messages a second to each peer.
+    #[must_use]
+    pub fn flooder(per_s: u64) -> Self {
+        Self {
+            flood_per_s: per_s,
+            ..Self::new(Kind::Flooder)
         }
     }
 
     /// The actor itself; it comes to be when it knows whom it stands before.
     fn byzantine(&mut self, stage: &Stage<'_>) -> &mut Byzantine {
-        let kind = self.kind;
+        let (kind, flood_per_s) = (self.kind, self.flood_per_s);
         self.byzantine.get_or_insert_with(|| {
             let config = Config {
                 chain_id: stage.chain.id,
                 me: stage.me,
                 set: stage.chain.set.clone(),
                 round_timeout_us: stage.chain.genesis.params.round_timeout_ms * 1_000,
-                flood_per_s: FLOOD_PER_S,
+                flood_per_s,
                 seed: u64::from(stage.me.0),
             };
             Byzantine::new(kind, config, Box::new(SimSigner(stage.me.at())))

@@ -11,14 +11,15 @@ use falconet_types::{Epoch, Height, Round, Seq, ValidatorIndex};
 use crate::Behaviour;
 use crate::stage::Stage;
 
-/// Time between two bursts, microseconds.
-const INTERVAL_US: u64 = 5_000;
+/// Shortest time between two bursts, microseconds.
+const INTERVAL_US_MIN: u64 = 5_000;
 /// Bytes of a frame of garbage.
 const GARBAGE_BYTES: usize = 32 << 10;
 
 pub(crate) struct Flooder {
     /// Messages in a burst, for each peer.
     burst: u64,
+    interval_us: u64,
     next_us: u64,
     /// What the node said last: valid signatures to put under other content.
     vote: Option<falconet_types::certificate::Vote>,
@@ -29,7 +30,8 @@ pub(crate) struct Flooder {
 impl Flooder {
     pub(crate) fn new(per_s: u64) -> Self {
         Self {
-            burst: (per_s * INTERVAL_US / 1_000_000).max(1),
+            burst: (per_s * INTERVAL_US_MIN / 1_000_000).max(1),
+            interval_us: INTERVAL_US_MIN.max(1_000_000 / per_s.max(1)),
             next_us: 0,
             vote: None,
             epoch: Epoch::ZERO,
@@ -103,7 +105,7 @@ impl Behaviour for Flooder {
     }
 
     fn tick(&mut self, stage: &mut Stage<'_>) {
-        self.next_us = stage.now.mono_us + INTERVAL_US;
+        self.next_us = stage.now.mono_us + self.interval_us;
         for peer in stage.peers() {
             for _ in 0..self.burst {
                 let message = self.message(stage);

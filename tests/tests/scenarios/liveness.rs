@@ -296,7 +296,7 @@ fn s15_a_leader_whose_clock_is_at_the_limits() {
 fn s16_a_flood_of_everything_stops_nobody() {
     for seed in 1..=2 {
         let mut world = World::builder(scripted(seed, 4).calm_at(1_000_000))
-            .actor(3, Named::new(Kind::Flooder))
+            .actor(3, Named::flooder(1_000))
             .build();
         let outcome = run(&mut world);
         assert!(outcome.height > 15, "height {}", outcome.height);
