@@ -18,7 +18,7 @@ use crate::execute;
 use crate::proof::AccountProof;
 use crate::registry::{Registry, RegistryError};
 use crate::rules::Context;
-use crate::snapshot::Head;
+use crate::snapshot::{Head, pack_registry};
 use crate::table::{Table, bucket_of};
 use crate::tree::{self, Tree};
 use crate::view::{PREPARED_KEYS_MAX, Shared, State, View};
@@ -300,9 +300,11 @@ impl Application for Ledger {
     }
 
     fn head(&self) -> Head {
+        let state = self.shared.state.read();
         Head {
             tree_root: self.tree.root(),
-            burned: self.shared.state.read().burned,
+            burned: state.burned,
+            registry: pack_registry(state.registry.rows()),
         }
     }
 

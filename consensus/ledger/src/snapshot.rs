@@ -17,11 +17,16 @@
 
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use falconet_crypto::hash::Digest;
 use falconet_types::AccountId;
+use falconet_types::genesis::Genesis;
+use falconet_types::stake::RowId;
 use falconet_types::wire::{Reader, Wire, WireError};
 
 use crate::account::Account;
+use crate::ledger::RestoreError;
+use crate::registry::{Registry, RegistryError};
 use crate::table::BUCKETS;
 use crate::tree::{self, DEPTH};
 
@@ -37,19 +42,64 @@ const ACCOUNT_BYTES_MAX: usize = 4_096;
 pub struct Head {
     /// Root over the buckets; zero when there are no accounts.
     pub tree_root: Digest,
-    /// Fees burned until then.
+    /// What was burned until then.
     pub burned: u64,
+    /// Rows of the registry of validators ([`registry_rows`]); empty without a registry.
+    pub registry: Bytes,
 }
 
 impl Head {
     /// The accounts root that a state commitment names; zero for an application without accounts.
     #[must_use]
     pub fn accounts_root(&self) -> Digest {
-        if *self == Self::default() {
+        if self.tree_root == Digest::ZERO && self.burned == 0 {
             return Digest::ZERO;
         }
         tree::accounts_root(self.tree_root, self.burned)
     }
+
+    /// The validators root that a state commitment names; zero without a registry. An error when
+    /// the rows make no registry.
+    pub fn validators_root(&self, genesis: &Genesis) -> Result<Digest, RestoreError> {
+        if self.registry.is_empty() {
+            return Ok(Digest::ZERO);
+        }
+        let rows = registry_rows(&self.registry).map_err(|source| RegistryError::Row {
+            kind: 0,
+            row: Digest::ZERO,
+            source,
+        })?;
+        Ok(Registry::restore(genesis, rows.into_iter())?.root())
+    }
+}
+
+/// Packs rows of the registry: id, length, row.
+pub(crate) fn pack_registry(rows: impl Iterator<Item = (RowId, Bytes)>) -> Bytes {
+    let mut out = Vec::new();
+    for (id, row) in rows {
+        out.extend_from_slice(&id.0);
+        let len = u16::try_from(row.len()).expect("a row of the registry is short");
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(&row);
+    }
+    out.into()
+}
+
+/// The rows in a head's registry, which are distinct and in ascending order of their ids.
+pub fn registry_rows(packed: &Bytes) -> Result<Vec<(RowId, Bytes)>, WireError> {
+    let mut r = Reader::new(packed);
+    let mut rows: Vec<(RowId, Bytes)> = Vec::new();
+    while r.remaining() > 0 {
+        let id = RowId(r.array()?);
+        let len = usize::from(r.u16()?);
+        let at = packed.len() - r.remaining();
+        r.bytes(len)?;
+        if len > ACCOUNT_BYTES_MAX || rows.last().is_some_and(|(before, _)| *before >= id) {
+            return Err(WireError::Value("row of the registry"));
+        }
+        rows.push((id, packed.slice(at..at + len)));
+    }
+    Ok(rows)
 }
 
 /// The bucket of an account.

@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use falconet_types::receipt::Outcome;
 use falconet_types::stake::RowId;
 use falconet_types::wire::Wire;
@@ -158,12 +159,20 @@ impl StateFile {
         })
     }
 
-    /// Writes account rows only.
-    pub(crate) fn put_accounts(&self, rows: &[(AccountId, Vec<u8>)]) -> Result<(), StoreError> {
+    /// Writes rows of accounts and of the registry only.
+    pub(crate) fn put_rows(
+        &self,
+        rows: &[(AccountId, Vec<u8>)],
+        registry_rows: &[(RowId, Bytes)],
+    ) -> Result<(), StoreError> {
         self.update(|tx| {
             let mut accounts = tx.open_table(ACCOUNTS)?;
             for (id, row) in rows {
                 accounts.insert(id.as_bytes(), &row[..])?;
+            }
+            let mut registry = tx.open_table(REGISTRY)?;
+            for (id, row) in registry_rows {
+                registry.insert(&id.0, &row[..])?;
             }
             Ok(())
         })

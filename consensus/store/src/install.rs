@@ -6,6 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+use falconet_types::stake::RowId;
 use falconet_types::{AccountId, Height};
 
 use crate::config::StoreConfig;
@@ -23,6 +25,7 @@ pub struct StateInstaller {
     file: StateFile,
     dir: PathBuf,
     rows: Vec<(AccountId, Vec<u8>)>,
+    registry: Vec<(RowId, Bytes)>,
     bytes: usize,
 }
 
@@ -41,6 +44,7 @@ impl StateInstaller {
             file,
             dir: dir.to_owned(),
             rows: Vec::new(),
+            registry: Vec::new(),
             bytes: 0,
         })
     }
@@ -53,6 +57,20 @@ impl StateInstaller {
         assert!(stored.len() <= ACCOUNT_BYTES_MAX, "a row of an account");
         self.bytes += stored.len();
         self.rows.push((id, stored.to_vec()));
+        if self.bytes >= INSTALL_BYTES {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Adds a row of the registry of validators.
+    ///
+    /// # Panics
+    /// If it is longer than [`ACCOUNT_BYTES_MAX`].
+    pub fn registry_row(&mut self, id: RowId, row: Bytes) -> Result<(), StoreError> {
+        assert!(row.len() <= ACCOUNT_BYTES_MAX, "a row of the registry");
+        self.bytes += row.len();
+        self.registry.push((id, row));
         if self.bytes >= INSTALL_BYTES {
             self.write()?;
         }
@@ -75,6 +93,7 @@ impl StateInstaller {
         self.bytes = 0;
         let mut rows = std::mem::take(&mut self.rows);
         rows.sort_unstable_by_key(|(id, _)| *id);
-        self.file.put_accounts(&rows)
+        let registry = std::mem::take(&mut self.registry);
+        self.file.put_rows(&rows, &registry)
     }
 }

@@ -191,6 +191,22 @@ impl Reader {
         Some((*first.0, *last.0))
     }
 
+    /// Lowest height from which the commit marks go up to the highest without a gap. (A state that
+    /// came from elsewhere leaves a gap below it.)
+    #[must_use]
+    pub fn first_of_last_run(&self) -> Option<Height> {
+        let index = self.shared.index.read();
+        let mut heights = index.committed.keys().rev().copied();
+        let mut first = heights.next()?;
+        for height in heights {
+            if height != first.prev() {
+                break;
+            }
+            first = height;
+        }
+        Some(first)
+    }
+
     /// The QC of a round.
     pub fn qc(&self, epoch: Epoch, round: Round) -> Result<Option<Qc>, StoreError> {
         let Some(location) = self.shared.index.read().qcs.get(&(epoch, round)).copied() else {

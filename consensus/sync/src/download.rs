@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use falconet_ledger::snapshot::{BUCKET_COUNT, Head, verify_chunk};
+use falconet_types::genesis::Genesis;
 use falconet_types::message::PeerMessage;
 use falconet_types::signing::Verified;
 use falconet_types::snapshot::{
@@ -25,6 +26,32 @@ pub struct Config {
     pub set: Arc<ValidatorSet>,
     /// This node, which asks itself nothing.
     pub me: ValidatorIndex,
+    /// The chain's genesis document.
+    pub genesis: Arc<Genesis>,
+}
+
+/// Checks all of a manifest but its signatures: that a committed header names the state which its
+/// digests make. An error says what is wrong.
+pub fn check_manifest(genesis: &Genesis, manifest: &Manifest) -> Result<(), String> {
+    let head = head_of(manifest);
+    let validators = head.validators_root(genesis);
+    if validators.map_err(|error| error.to_string())? != manifest.validators {
+        return Err("the registry of validators has another root".into());
+    }
+    let commitment = manifest.commitment(head.accounts_root());
+    manifest
+        .check(commitment)
+        .map_err(|error| error.to_string())
+}
+
+/// The application's part of a manifest.
+#[must_use]
+pub fn head_of(manifest: &Manifest) -> Head {
+    Head {
+        tree_root: manifest.tree_root,
+        burned: manifest.burned,
+        registry: manifest.registry.clone(),
+    }
 }
 
 /// What a restarted node finds on its disk.
@@ -300,11 +327,7 @@ impl Download {
             self.release(from);
         }
         let Some(manifest) = manifest else { return };
-        let head = Head {
-            tree_root: manifest.tree_root,
-            burned: manifest.burned,
-        };
-        if let Err(error) = manifest.check(manifest.commitment(head.accounts_root())) {
+        if let Err(error) = check_manifest(&self.config.genesis, &manifest) {
             self.demote(now, from, format!("manifest of a snapshot: {error}"), out);
             return;
         }

@@ -20,4 +20,4 @@ mod ranges;
 #[cfg(test)]
 mod tests;
 
-pub use download::{Config, Download, Effect, Input, Resume, Status};
+pub use download::{Config, Download, Effect, Input, Resume, Status, check_manifest, head_of};

@@ -29,6 +29,8 @@ pub const MANIFEST_HEADERS_MAX: usize = 256;
 pub const CHUNK_BYTES_TARGET: usize = 192 << 10;
 /// Longest rows of a chunk, bytes: what a single bucket may come to.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Longest registry of validators in a manifest, bytes; a state with a longer one has no snapshot.
+pub const REGISTRY_BYTES_MAX: usize = 1 << 20;
 /// Most nodes on either side of a chunk's proof.
 pub const CHUNK_SIBLINGS_MAX: usize = 16;
 
@@ -118,6 +120,9 @@ pub struct Manifest {
     pub tree_root: Digest,
     /// What the application folds with `tree_root` into its accounts root.
     pub burned: u64,
+    /// Rows of the registry of validators, which the application folds into the validators root;
+    /// empty for an application without one.
+    pub registry: Bytes,
     /// Validators root of the state.
     pub validators: Digest,
     /// Results digest of the state.
@@ -180,6 +185,8 @@ impl Wire for Manifest {
             out.extend_from_slice(root.as_ref());
         }
         out.extend_from_slice(&self.rows_bytes.to_le_bytes());
+        put_count32(out, self.registry.len());
+        out.extend_from_slice(&self.registry);
         put_count16(out, self.headers.len());
         self.headers.iter().for_each(|header| header.encode(out));
         self.qc.encode(out);
@@ -196,6 +203,8 @@ impl Wire for Manifest {
         let burned = r.u64()?;
         let (validators, results) = (r.digest()?, r.digest()?);
         let rows_bytes = r.u64()?;
+        let len = r.count32("registry", REGISTRY_BYTES_MAX)?;
+        let registry = Bytes::copy_from_slice(r.bytes(len)?);
         let n = r.count16("headers", MANIFEST_HEADERS_MAX)?;
         if n == 0 {
             return Err(WireError::Value("headers"));
@@ -207,6 +216,7 @@ impl Wire for Manifest {
         Ok(Self {
             tree_root,
             burned,
+            registry,
             validators,
             results,
             rows_bytes,

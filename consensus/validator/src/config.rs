@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use falconet_dataplane::{Backend, DeviceName};
 use falconet_ebpf::{Attach, Limits, PIN_ROOT};
+use falconet_store::{SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use falconet_types::genesis::Genesis;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,9 @@ pub struct Config {
     /// Threads.
     #[serde(default)]
     pub threads: ThreadsSection,
+    /// Durable storage.
+    #[serde(default)]
+    pub store: StoreSection,
     /// Logging.
     #[serde(default)]
     pub log: LogSection,
@@ -138,6 +142,23 @@ pub struct ThreadsSection {
     /// Network threads, each with its own socket and connections, at most 64; 0 chooses from the
     /// number of cores: one below eight cores, then one more for each eight, up to four.
     pub net: usize,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSection {
+    /// Size of a file of the log, bytes: 8 MiB to 1 GiB. History is deleted in whole files, so
+    /// smaller ones keep less than is needed; larger ones are fewer.
+    pub segment_bytes: u64,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self {
+            segment_bytes: SEGMENT_BYTES,
+        }
+    }
 }
 
 /// Cores that justify one more network thread; consensus and verification need the others.
@@ -265,6 +286,16 @@ impl Config {
                     path: path.to_owned(),
                     message: format!("stoq.device = {device:?}: {error}"),
                 })?;
+        }
+        let segment_bytes = config.store.segment_bytes;
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes) {
+            return Err(ConfigError::Parse {
+                path: path.to_owned(),
+                message: format!(
+                    "store.segment_bytes = {segment_bytes}: between {SEGMENT_BYTES_MIN} and \
+                     {SEGMENT_BYTES_MAX} are allowed"
+                ),
+            });
         }
         let base = path.parent().unwrap_or(Path::new("."));
         for file in [&mut config.genesis, &mut config.key, &mut config.data] {

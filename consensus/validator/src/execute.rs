@@ -23,6 +23,7 @@ use crate::clients::ReceiptSender;
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
 use crate::pipeline::Executed;
+use crate::snapshots::{Snapshots, StateHead};
 use crate::status::{BlockSummary, ExecutionStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
 
@@ -38,6 +39,7 @@ pub struct Executor {
     application: Box<dyn Application>,
     state: StateDb,
     params: Params,
+    snapshots: Arc<Snapshots>,
 }
 
 /// Why the state cannot be used.
@@ -77,7 +79,12 @@ pub enum ExecuteError {
 
 impl Executor {
     /// Restores the application to where the state on disk stands.
-    pub fn open(chain: &Chain, state: StateDb, reader: &Reader) -> Result<Self, ExecuteError> {
+    pub fn open(
+        chain: &Chain,
+        state: StateDb,
+        reader: &Reader,
+        snapshots: Arc<Snapshots>,
+    ) -> Result<Self, ExecuteError> {
         let height = state.height();
         let row = reader.block_row(height)?;
         let results = row.as_ref().map_or(Digest::ZERO, |row| row.results);
@@ -112,6 +119,7 @@ impl Executor {
             application,
             state,
             params: chain.genesis.params.clone(),
+            snapshots,
         })
     }
 
@@ -157,8 +165,16 @@ impl Executor {
             .iter()
             .map(|(id, account)| (*id, Some(account.to_bytes().into())))
             .collect();
+        let checkpoint = self.params.is_checkpoint(result.height);
+        if checkpoint {
+            let head = StateHead {
+                head: self.application.head(),
+                roots: result.roots,
+            };
+            self.snapshots.expect(result.height, head);
+        }
         self.state.apply(&StateUpdate {
-            checkpoint: false,
+            checkpoint,
             height: result.height,
             commitment: result.commitment(),
             accounts_root: result.roots.accounts,

@@ -4,32 +4,135 @@ use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use falconet_store::{BlockRow, Reader, StoreError, TxLocation};
 use falconet_types::batch::{Batch, BatchHeader};
-use falconet_types::block::{Cut, SignedHeader};
+use falconet_types::block::{Cut, LaneTip, SignedHeader};
+use falconet_types::certificate::Qc;
 use falconet_types::message::{BLOCKS_PER_ANSWER_MAX, ClientMessage, GetBlocks, PeerMessage};
 use falconet_types::proof::{CommittedChain, HEADERS_MAX, Pieces, TransactionProof, id_of};
 use falconet_types::receipt::{Receipt, StateRoots};
+use falconet_types::snapshot::{Chunk, GetChunk, MANIFEST_HEADERS_MAX, Manifest, SnapshotOffer};
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Epoch, Height, Seq, TxId, ValidatorIndex};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::chain::Chain;
 use crate::execute::payload_of;
 use crate::metrics::stages::{Clock, Queue};
 use crate::outbound::Outbound;
 use crate::pipeline::HistoryRequest;
+use crate::snapshots::{Served, Snapshots, StateHead};
+
+/// Bytes of snapshots a second for one validator.
+const CHUNK_BYTES_PER_S: u64 = 64 << 20;
+/// Bytes of snapshots a second for one follower.
+const FOLLOWER_CHUNK_BYTES_PER_S: u64 = 16 << 20;
+/// Bytes of snapshots for one peer at once, after a pause.
+const CHUNK_BURST_BYTES: i64 = 8 << 20;
 
 /// Answers from the store. Cheap to clone.
 #[derive(Clone)]
 pub struct History {
     chain: Arc<Chain>,
     reader: Reader,
+    snapshots: Arc<Snapshots>,
+    /// The lowest height whose block and batches are known to be here; only goes up.
+    horizon: Arc<AtomicU64>,
 }
 
 impl History {
     /// Reads through `reader`.
     #[must_use]
-    pub fn new(chain: Arc<Chain>, reader: Reader) -> Self {
-        Self { chain, reader }
+    pub fn new(chain: Arc<Chain>, reader: Reader, snapshots: Arc<Snapshots>) -> Self {
+        let first = reader.first_of_last_run().unwrap_or(Height(1));
+        Self {
+            chain,
+            reader,
+            snapshots,
+            horizon: Arc::new(AtomicU64::new(first.0)),
+        }
+    }
+
+    /// The lowest height whose block and batches are here.
+    pub fn horizon(&self) -> Result<Height, StoreError> {
+        let Some((_, last)) = self.reader.heights() else {
+            return Ok(Height(1));
+        };
+        let mut height = Height(self.horizon.load(Ordering::Relaxed));
+        while height <= last && !self.has_payload(height)? {
+            height = height.next();
+        }
+        self.horizon.store(height.0, Ordering::Relaxed);
+        Ok(height)
+    }
+
+    /// True when the block of a height and the oldest batch that it adds to each lane are here;
+    /// older batches go before younger ones.
+    fn has_payload(&self, height: Height) -> Result<bool, StoreError> {
+        let Some(header) = self.reader.header_at(height)? else {
+            return Ok(false);
+        };
+        let none = || Cut::empty(header.cut.0.len());
+        let parent_cut = match self.reader.header(&header.parent_id)? {
+            Some(parent) if parent.epoch == header.epoch => parent.cut.clone(),
+            // The first block of its epoch.
+            Some(_) => none(),
+            None if height == Height(1) => none(),
+            None => return Ok(false),
+        };
+        let has = |(lane, old, _): (ValidatorIndex, LaneTip, LaneTip)| {
+            let oldest = self
+                .reader
+                .batch_hash_at(header.epoch, lane, old.seq.next());
+            oldest.is_some()
+        };
+        Ok(header.cut.advances(&parent_cut).all(has))
+    }
+
+    /// What this node has to offer to one that fell behind; with the manifest of `wanted`.
+    pub fn offer(&self, wanted: Height) -> Result<SnapshotOffer, StoreError> {
+        let mut offer = SnapshotOffer {
+            horizon: self.horizon()?,
+            heights: Vec::new(),
+            manifest: None,
+        };
+        for snapshot in self.snapshots.all() {
+            let manifest = self.manifest(&snapshot)?;
+            if manifest.is_some() {
+                offer.heights.push(snapshot.height());
+            }
+            if snapshot.height() == wanted {
+                offer.manifest = manifest;
+            }
+        }
+        Ok(offer)
+    }
+
+    /// What proves a snapshot; `None` while its state is not named by a committed header.
+    fn manifest(&self, snapshot: &Served) -> Result<Option<Manifest>, StoreError> {
+        let height = snapshot.height();
+        let Some((headers, qc, named)) = self.committed_headers(height, MANIFEST_HEADERS_MAX)?
+        else {
+            return Ok(None);
+        };
+        let StateHead { head, roots } = &snapshot.head;
+        Ok((named == height).then(|| Manifest {
+            tree_root: head.tree_root,
+            burned: head.burned,
+            registry: head.registry.clone(),
+            validators: roots.validators,
+            results: roots.results,
+            rows_bytes: snapshot.rows_bytes(),
+            headers,
+            qc,
+        }))
+    }
+
+    /// A part of a snapshot, if it is still here.
+    fn chunk(&self, request: &GetChunk) -> Result<Option<Chunk>, StoreError> {
+        let snapshot = self.snapshots.at(request.height);
+        snapshot.map(|snapshot| snapshot.chunk(request)).transpose()
     }
 
     /// The committed header at a height.
@@ -138,22 +241,37 @@ impl History {
         &self,
         height: Height,
     ) -> Result<Option<(CommittedChain, Height)>, ProofError> {
-        let mut headers = Vec::new();
+        let found = self.committed_headers(height, HEADERS_MAX)?;
+        Ok(found.map(|(headers, qc, named)| {
+            let headers = headers.iter().map(|h| h.header().clone()).collect();
+            (CommittedChain { headers, qc }, named)
+        }))
+    }
+
+    /// The same with signatures, at most `max` headers.
+    fn committed_headers(
+        &self,
+        height: Height,
+        max: usize,
+    ) -> Result<Option<(Vec<SignedHeader>, Qc, Height)>, StoreError> {
+        let mut headers: Vec<SignedHeader> = Vec::new();
         let mut named = None;
         let mut at = height;
-        while headers.len() < HEADERS_MAX - 1 {
+        while headers.len() < max - 1 {
             let Some(header) = self.reader.header_at(at)? else {
                 return Ok(None);
             };
             named = named.or((header.executed.height >= height).then_some(header.executed.height));
-            headers.push(header.header().clone());
+            let id = header.id();
+            headers.push(header);
             if let Some(named) = named
                 && let Some(proof) = self.reader.commit_proof(at)?
-                && proof.child.parent_id == header.id()
+                && proof.child.parent_id == id
+                && proof.child.parent_round.next() == proof.child.round
+                && proof.committed.child_qc.block_id == proof.child.id()
             {
-                headers.push(proof.child.header().clone());
-                let qc = proof.committed.child_qc;
-                return Ok(Some((CommittedChain { headers, qc }, named)));
+                headers.push(proof.child);
+                return Ok(Some((headers, proof.committed.child_qc, named)));
             }
             at = at.next();
         }
@@ -268,6 +386,7 @@ pub struct HistoryThread {
 impl HistoryThread {
     /// Runs until all who ask have stopped.
     pub fn run(self) {
+        let mut allowances = HashMap::new();
         while let Ok(request) = self.stage.recv(&self.requests) {
             self.stage.depth(Queue::History, self.requests.len());
             match request {
@@ -290,6 +409,13 @@ impl HistoryThread {
                             .batches((epoch, lane), first, last, bytes_max, send),
                     );
                 }
+                HistoryRequest::Snapshot { to, request } => {
+                    if let Some(offer) = logged(self.history.offer(request.height)) {
+                        let message = PeerMessage::Snapshot(Box::new(offer));
+                        self.outbound.send(to, &message);
+                    }
+                }
+                HistoryRequest::Chunk { to, request } => self.chunk(to, &request, &mut allowances),
                 HistoryRequest::Proof { conn, tx_id } => {
                     let proof = self.history.proof(&tx_id).unwrap_or_default().into();
                     self.outbound
@@ -297,5 +423,62 @@ impl HistoryThread {
                 }
             }
         }
+    }
+
+    /// A part of a snapshot, as far as the peer has not had its share; without the snapshot, what
+    /// there is instead.
+    fn chunk(
+        &self,
+        to: ValidatorIndex,
+        request: &GetChunk,
+        allowances: &mut HashMap<ValidatorIndex, Allowance>,
+    ) {
+        let share = if to.follower_slot().is_some() {
+            FOLLOWER_CHUNK_BYTES_PER_S
+        } else {
+            CHUNK_BYTES_PER_S
+        };
+        // One entry a validator and a follower's slot.
+        let allowance = allowances.entry(to).or_insert_with(Allowance::full);
+        if !allowance.refill(share) {
+            return;
+        }
+        match logged(self.history.chunk(request)) {
+            Some(Some(chunk)) => {
+                allowance.bytes -= chunk.rows.len() as i64;
+                self.outbound.send(to, &PeerMessage::Chunk(chunk));
+            }
+            Some(None) => {
+                if let Some(offer) = logged(self.history.offer(Height::ZERO)) {
+                    self.outbound
+                        .send(to, &PeerMessage::Snapshot(Box::new(offer)));
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// Bytes of a snapshot that a peer may still ask for.
+struct Allowance {
+    bytes: i64,
+    since: Instant,
+}
+
+impl Allowance {
+    fn full() -> Self {
+        Self {
+            bytes: CHUNK_BURST_BYTES,
+            since: Instant::now(),
+        }
+    }
+
+    /// Adds what the time since the last call is worth; false when nothing is left.
+    fn refill(&mut self, bytes_per_s: u64) -> bool {
+        let passed_us = self.since.elapsed().as_micros().min(1_000_000) as u64;
+        self.since = Instant::now();
+        let more = (bytes_per_s * passed_us / 1_000_000) as i64;
+        self.bytes = (self.bytes + more).min(CHUNK_BURST_BYTES);
+        self.bytes > 0
     }
 }

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, select_biased};
 use falconet_dataplane::{CloseCode, ConnId, Event, FrameLease, Remote, StoqHandle};
 use falconet_probes::NOBODY;
 use falconet_types::message::{ClientMessage, PeerMessage, kind};
 use falconet_types::signing::Verified;
 use falconet_types::wire::WireError;
 
+use crate::catchup::CatchupInput;
 use crate::filter::Guard;
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
@@ -41,7 +42,9 @@ pub struct Inbound {
     pub bulk: Sender<Bulk>,
     /// Everything that needs no signature check.
     pub core: Sender<CoreInput>,
-    /// Requests of clients for proofs.
+    /// The thread that catches up by snapshot.
+    pub catchup: Sender<CatchupInput>,
+    /// Requests of clients for proofs, of peers for snapshots.
     pub history: Sender<HistoryRequest>,
     /// The filter before the network stack, if there is one.
     pub guard: Option<Arc<Guard>>,
@@ -50,9 +53,16 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Runs until the endpoint stops.
-    pub fn run(self, events: &Receiver<Event>) {
-        while let Ok(event) = self.stage.recv(events) {
+    /// Runs until the endpoint stops, or the other end of `stop` is dropped.
+    pub fn run(self, events: &Receiver<Event>, stop: &Receiver<()>) {
+        loop {
+            let event = self.stage.waiting(|| {
+                select_biased! {
+                    recv(stop) -> _ => None,
+                    recv(events) -> event => event.ok(),
+                }
+            });
+            let Some(event) = event else { return };
             if self.event(event).is_none() {
                 return; // a stage is gone: the process stops
             }
@@ -76,6 +86,8 @@ impl Inbound {
                     if let Some(guard) = &self.guard {
                         guard.validator_up(conn, *addr.ip());
                     }
+                    // An error means that the process stops.
+                    let _ = self.catchup.send(CatchupInput::PeerUp(index));
                     self.to_core(CoreInput::PeerUp(index))
                 }
                 Remote::Anonymous => {
@@ -102,6 +114,7 @@ impl Inbound {
                 match index {
                     Some(index) => {
                         tracing::info!(validator = index.0, %reason, "disconnected");
+                        let _ = self.catchup.send(CatchupInput::PeerDown(index));
                         self.to_core(CoreInput::PeerDown(index))
                     }
                     None => Some(()),
@@ -167,6 +180,7 @@ impl Inbound {
             | PeerMessage::Timeout(_)
             | PeerMessage::Qc(_)
             | PeerMessage::Tc(_)
+            | PeerMessage::Snapshot(_)
             | PeerMessage::Blocks(_)
             | PeerMessage::EpochProof(_) => {
                 let unverified = Unverified {
@@ -187,12 +201,23 @@ impl Inbound {
                 self.to_core(CoreInput::Peer { from, message })
             }
             PeerMessage::Relay(tx) => self.relayed(tx, lease),
-            // Not served yet.
-            PeerMessage::GetSnapshot(_)
-            | PeerMessage::Snapshot(_)
-            | PeerMessage::GetChunk(_)
-            | PeerMessage::Chunk(_)
-            | PeerMessage::Follow => Some(()),
+            PeerMessage::GetSnapshot(request) => {
+                self.to_history(HistoryRequest::Snapshot { to: from, request });
+                Some(())
+            }
+            PeerMessage::GetChunk(request) => {
+                self.to_history(HistoryRequest::Chunk { to: from, request });
+                Some(())
+            }
+            PeerMessage::Chunk(chunk) => {
+                // One that finds no place is asked for again.
+                let _ = self
+                    .catchup
+                    .try_send(CatchupInput::Chunk { from, chunk, lease });
+                Some(())
+            }
+            // Validators do not follow.
+            PeerMessage::Follow => Some(()),
         }
     }
 
@@ -221,19 +246,19 @@ impl Inbound {
                 }))
             }
             ClientMessage::GetProof(tx_id) => {
-                if self
-                    .history
-                    .try_send(HistoryRequest::Proof { conn, tx_id })
-                    .is_err()
-                {
-                    self.stage.full(Queue::History);
-                    self.metrics.history_requests_dropped.inc();
-                }
+                self.to_history(HistoryRequest::Proof { conn, tx_id });
                 Ok(Some(()))
             }
             ClientMessage::Results { .. }
             | ClientMessage::Receipts(_)
             | ClientMessage::Proof { .. } => Err(WireError::Value("frame kind")),
+        }
+    }
+
+    fn to_history(&self, request: HistoryRequest) {
+        if self.history.try_send(request).is_err() {
+            self.stage.full(Queue::History);
+            self.metrics.history_requests_dropped.inc();
         }
     }
 

@@ -25,10 +25,12 @@
 //! | [`log`] | group commit: record, fsync, send |
 //! | [`execute`], [`clients`] | the ledger and its receipts |
 //! | [`history`] | what is read back from disk: headers, batches, proofs |
+//! | [`snapshots`], [`catchup`] | the state at checkpoints, for peers and from peers |
 //! | [`http`], [`status`], [`metrics`] | what people and programs see |
 //! | [`notify`] | what the service manager hears |
 
 pub mod byzantine;
+pub mod catchup;
 pub mod chain;
 pub mod clients;
 pub mod clock;
@@ -53,6 +55,7 @@ pub mod pipeline;
 mod preflight;
 mod privileges;
 pub mod reporter;
+pub mod snapshots;
 pub mod status;
 pub mod trace;
 pub mod verdicts;

@@ -23,7 +23,7 @@ use falconet_dataplane::{
 };
 use falconet_hotstuff::{HotStuff, SafetyRecord};
 use falconet_mempool::Mempool;
-use falconet_store::{Reader, Safety, Store, StoreConfig, StoreError};
+use falconet_store::{Reader, Safety, StateImage, Store, StoreConfig, StoreError};
 use falconet_types::block::SignedHeader;
 use falconet_types::epoch::EpochStart;
 use falconet_types::wire::Wire;
@@ -32,6 +32,7 @@ use rustix::thread::CapabilitySet;
 use tokio::sync::watch;
 
 use crate::byzantine::{Bent, Danger};
+use crate::catchup::{self, CATCHUP_QUEUE_MAX, CatchupError, CatchupInput, CatchupThread};
 use crate::chain::{Chain, ChainError};
 use crate::clients::{ClientTable, ReceiptSender};
 use crate::clock::Clock;
@@ -58,6 +59,7 @@ use crate::pipeline::{
 use crate::preflight::{self, Unfit};
 use crate::privileges::{self, PrivilegeError};
 use crate::reporter::Reporter;
+use crate::snapshots::{SnapshotThread, Snapshots};
 use crate::status::{CoreStatus, ExecutionStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
 use crate::verify::VerifyWorker;
@@ -86,6 +88,9 @@ pub enum RunError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A snapshot from peers cannot be installed.
+    #[error("installing a snapshot of the state: {0}")]
+    Catchup(#[from] CatchupError),
     /// The state cannot be used.
     #[error(transparent)]
     Execute(#[from] ExecuteError),
@@ -138,18 +143,18 @@ pub struct Node {
     stoq: Option<Stoq>,
     stoq_addr: SocketAddrV6,
     http_addr: SocketAddrV6,
-    board: Arc<StatusBoard>,
-    stop_http: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
-    /// The core's inputs; the core ends when all who may send have gone.
-    core: Option<Sender<CoreInput>>,
-    /// Dropped at the stop: then the exporter ends.
-    #[cfg(feature = "otel")]
-    stop_otel: Option<Sender<()>>,
+    /// What a restart of the stages needs again.
+    config: Config,
+    danger: Danger,
+    events: Receiver<Event>,
+    listener: std::net::TcpListener,
+    peers: Arc<Peers>,
+    /// `None` once they were stopped.
+    stages: Option<Stages>,
     /// The filter before the network stack, if there is one.
     guard: Option<Arc<Guard>>,
     /// Holds the lock on the key file.
-    _key: LockedKey,
+    key: LockedKey,
 }
 
 /// Runs a validator until SIGINT or SIGTERM; a second signal ends the process at once. Calls
@@ -171,7 +176,7 @@ pub fn run_as(
         .build()
         .map_err(RunError::Control)?;
     preflight::check_machine(config)?;
-    let node = Node::start_with(config, path, Privileges::Dropped, danger)?;
+    let mut node = Node::start_with(config, path, Privileges::Dropped, danger)?;
     let failure = control.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Control)?;
@@ -181,22 +186,31 @@ pub fn run_as(
         ready(&node);
         let notifier = Notifier::from_env();
         notifier.ready(&format!("validator {} serves", node.index()));
-        let heart = node.heart();
-        let asked_to_stop = async {
-            loop {
+        loop {
+            let heart = node.heart();
+            let stop = loop {
                 tokio::select! {
-                    _ = interrupt.recv() => return,
-                    _ = terminate.recv() => return,
+                    _ = interrupt.recv() => break true,
+                    _ = terminate.recv() => break true,
                     _ = hangup.recv() => level_from_file(path),
                     () = notifier.feed_watchdog(&heart) => {}
+                    () = node.restart_asked() => break false,
                 }
+            };
+            drop(heart);
+            if stop {
+                break;
             }
-        };
-        asked_to_stop.await;
-        drop(heart);
+            let restarting = tokio::task::spawn_blocking(move || node.restart_stages());
+            node = tokio::select! {
+                restarted = restarting => restarted.expect("a panic ends the process")?,
+                _ = interrupt.recv() => std::process::exit(130),
+                _ = terminate.recv() => std::process::exit(143),
+            };
+        }
         notifier.stopping();
         tracing::info!("stopping; a second signal ends the process at once");
-        let board = Arc::clone(&node.board);
+        let board = Arc::clone(&node.stages().board);
         let stopping = tokio::task::spawn_blocking(move || node.stop());
         tokio::select! {
             _ = stopping => {}
@@ -254,16 +268,17 @@ impl Node {
         if let Some(keep) = keep {
             privileges::drop_all_but(keep)?;
         }
-        let recovered = recover(config, &chain, key.key())?;
-        let assembled = Assembly {
+        let peers = Arc::new(Peers::new(Arc::clone(&chain.set), chain.me));
+        let stages = Assembly {
             config,
             chain: &chain,
             key: key.key(),
             danger,
             stoq: &stoq,
             guard: guard.clone(),
+            peers: &peers,
         }
-        .assemble(recovered, events, listener)?;
+        .assemble(&events, &listener)?;
         if let Some(keep) = keep {
             privileges::verify(keep)?;
         }
@@ -285,14 +300,14 @@ impl Node {
             stoq,
             stoq_addr,
             http_addr,
-            board: assembled.board,
-            stop_http: assembled.stop_http,
-            threads: assembled.threads,
-            core: Some(assembled.core),
-            #[cfg(feature = "otel")]
-            stop_otel: assembled.stop_otel,
+            config: config.clone(),
+            danger,
+            events,
+            listener,
+            peers,
+            stages: Some(stages),
             guard,
-            _key: key,
+            key,
         })
     }
 
@@ -314,31 +329,59 @@ impl Node {
         self.http_addr
     }
 
-    /// Shows whether the core makes progress. It must be dropped before [`Node::stop`], which
-    /// waits for all who may send to the core.
+    /// Shows whether the core makes progress. It must be dropped before [`Node::stop`] and
+    /// [`Node::restart_stages`], which wait for all who may send to the core.
     #[must_use]
     pub fn heart(&self) -> Heart {
-        let core = self.core.clone().expect("it is there until the stop");
-        Heart::new(core, Arc::clone(&self.board.turns))
+        let stages = self.stages();
+        Heart::new(stages.core.clone(), Arc::clone(&stages.board.turns))
+    }
+
+    /// Returns when the stages must start again: a snapshot of the state waits for its
+    /// installation. The endpoint and its connections are not touched.
+    pub async fn restart_asked(&self) {
+        self.stages().board.restart_asked().await;
+    }
+
+    /// Ends all stages, installs what waits for that, and starts them again.
+    pub fn restart_stages(mut self) -> Result<Self, RunError> {
+        self.stages.take().expect("they run").stop();
+        let stages = Assembly {
+            config: &self.config,
+            chain: &self.chain,
+            key: self.key.key(),
+            danger: self.danger,
+            stoq: self.stoq.as_ref().expect("it is there until the stop"),
+            guard: self.guard.clone(),
+            peers: &self.peers,
+        }
+        .assemble(&self.events, &self.listener)?;
+        for index in self.chain.set.iter().map(|validator| validator.index) {
+            if self.peers.conn(index).is_some() {
+                // An error means that a stage has failed, which the board shows.
+                let _ = stages.core.send(CoreInput::PeerUp(index));
+                let _ = stages.catchup.send(CatchupInput::PeerUp(index));
+            }
+        }
+        self.stages = Some(stages);
+        Ok(self)
     }
 
     /// Stops and waits until everything on its way to disk is there.
     pub fn stop(mut self) {
-        // An error means that the HTTP thread is gone already.
-        let _ = self.stop_http.send(true);
-        drop(self.core.take());
-        #[cfg(feature = "otel")]
-        drop(self.stop_otel.take());
+        // The endpoint first: what it has taken in is either finished or dropped whole.
         if let Some(stoq) = self.stoq.take() {
             stoq.shutdown();
         }
-        for thread in self.threads.drain(..) {
-            if let Err(panic) = thread.join() {
-                std::panic::resume_unwind(panic);
-            }
+        if let Some(stages) = self.stages.take() {
+            stages.stop();
         }
         // The threads that shared it have ended: it takes the filter along.
         drop(self.guard.take());
+    }
+
+    fn stages(&self) -> &Stages {
+        self.stages.as_ref().expect("they run until the stop")
     }
 }
 
@@ -424,6 +467,8 @@ struct Found {
     unexecuted: VecDeque<Arc<SignedHeader>>,
     /// State commitments that headers to come may name.
     commitments: Vec<(Height, Digest)>,
+    /// Images of the state at checkpoints.
+    images: std::sync::mpsc::Receiver<StateImage>,
 }
 
 struct StoreParts {
@@ -431,15 +476,29 @@ struct StoreParts {
     reader: Reader,
 }
 
-fn recover(config: &Config, chain: &Chain, key: &KeyPair) -> Result<Found, RunError> {
-    let key_id = key.public().id();
-    let (store, recovered) = Store::open(&config.data, &StoreConfig::new(chain.id, key_id))?;
-    let Store { log, reader, state } = store;
+fn recover(
+    config: &Config,
+    chain: &Chain,
+    key: &KeyPair,
+    snapshots: &Arc<Snapshots>,
+) -> Result<Found, RunError> {
+    let store_config = StoreConfig {
+        segment_bytes: config.store.segment_bytes,
+        ..StoreConfig::new(chain.id, key.public().id())
+    };
+    catchup::install(&config.data, &store_config, chain)?;
+    let (store, recovered) = Store::open(&config.data, &store_config)?;
+    let Store {
+        log,
+        reader,
+        mut state,
+    } = store;
+    let images = state.take_images();
     let committed = recovered
         .committed
         .as_ref()
         .map_or(Height::ZERO, |mark| mark.height);
-    let mut executor = Executor::open(chain, state, &reader)?;
+    let mut executor = Executor::open(chain, state, &reader, Arc::clone(snapshots))?;
     let start = executor.application().height();
     if start < committed {
         tracing::info!(
@@ -499,6 +558,7 @@ fn recover(config: &Config, chain: &Chain, key: &KeyPair) -> Result<Found, RunEr
         },
         unexecuted,
         commitments,
+        images,
     })
 }
 
@@ -527,26 +587,54 @@ struct Assembly<'a> {
     danger: Danger,
     stoq: &'a Stoq,
     guard: Option<Arc<Guard>>,
+    peers: &'a Arc<Peers>,
 }
 
-struct Assembled {
+/// Everything between the endpoint and the disk.
+struct Stages {
     board: Arc<StatusBoard>,
     stop_http: watch::Sender<bool>,
+    /// Dropped at the stop: then the receiving stage ends.
+    stop_inbound: Sender<()>,
+    snapshots: Arc<Snapshots>,
     threads: Vec<JoinHandle<()>>,
+    /// The core's inputs; the core ends when all who may send have gone.
     core: Sender<CoreInput>,
+    catchup: Sender<CatchupInput>,
+    /// Dropped at the stop: then the exporter ends.
     #[cfg(feature = "otel")]
     stop_otel: Option<Sender<()>>,
 }
 
+impl Stages {
+    /// Each stage ends when the one before it has; waits until all have.
+    fn stop(self) {
+        // An error means that the HTTP thread is gone already.
+        let _ = self.stop_http.send(true);
+        self.snapshots.stop();
+        drop((self.core, self.catchup, self.stop_inbound));
+        #[cfg(feature = "otel")]
+        drop(self.stop_otel);
+        for thread in self.threads {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
 impl Assembly<'_> {
+    /// Recovers what the disk has and starts all stages.
     fn assemble(
         &self,
-        found: Found,
-        events: Receiver<Event>,
-        listener: std::net::TcpListener,
-    ) -> Result<Assembled, RunError> {
+        events: &Receiver<Event>,
+        listener: &std::net::TcpListener,
+    ) -> Result<Stages, RunError> {
         let chain = self.chain;
-        let peers = Arc::new(Peers::new(Arc::clone(&chain.set), chain.me));
+        let listener = listener.try_clone().map_err(RunError::Control)?;
+        let snapshots = Arc::new(Snapshots::open(&self.config.data, Arc::clone(chain))?);
+        let found = recover(self.config, chain, self.key, &snapshots)?;
+        let peers = Arc::clone(self.peers);
         let metrics = Metrics::new(self.stoq.handle(), self.guard.as_ref());
         let counts = Counts {
             faults: metrics.peer_faults.clone(),
@@ -558,7 +646,11 @@ impl Assembly<'_> {
         let outbound = Outbound::new(self.stoq.handle(), Arc::clone(&peers), Arc::clone(&metrics));
         let verdicts = Arc::new(VerdictTable::default());
         let clients = Arc::new(ClientTable::default());
-        let history = History::new(Arc::clone(chain), found.store.reader);
+        let history = History::new(
+            Arc::clone(chain),
+            found.store.reader,
+            Arc::clone(&snapshots),
+        );
         let view = found.executor.application().view();
 
         let (urgent_in, urgent_out) = bounded(VERIFY_QUEUE_MAX);
@@ -568,6 +660,8 @@ impl Assembly<'_> {
         let (payload_in, payload_out) = bounded(EXECUTE_QUEUE_MAX);
         let (executed_in, executed_out) = unbounded();
         let (history_in, history_out) = bounded(HISTORY_QUEUE_MAX);
+        let (catchup_in, catchup_out) = bounded(CATCHUP_QUEUE_MAX);
+        let (stop_inbound, inbound_stopped) = bounded(0);
 
         let application = found.executor.application();
         let height = application.height();
@@ -626,7 +720,7 @@ impl Assembly<'_> {
             payloads: payload_out,
             executed: executed_in,
             verdicts: Arc::clone(&verdicts),
-            history_heights: chain.genesis.params.history_heights_min,
+            history_heights: chain.genesis.params.history_heights(),
             receipts: ReceiptSender {
                 clients: Arc::clone(&clients),
                 outbound: outbound.clone(),
@@ -640,8 +734,21 @@ impl Assembly<'_> {
         let history_thread = HistoryThread {
             history: history.clone(),
             requests: history_out,
-            outbound,
+            outbound: outbound.clone(),
             stage: metrics.stages.clock(Stage::History),
+        };
+        let catchup = CatchupThread {
+            data: self.config.data.clone(),
+            chain: Arc::clone(chain),
+            inputs: catchup_out,
+            outbound,
+            board: Arc::clone(&board),
+            standing: Arc::clone(&standing),
+            clock: Clock::new(),
+        };
+        let snapshot_thread = SnapshotThread {
+            images: found.images,
+            snapshots: Arc::clone(&snapshots),
         };
         let inbound = Inbound {
             stoq: self.stoq.handle(),
@@ -651,6 +758,7 @@ impl Assembly<'_> {
             urgent: urgent_in,
             bulk: bulk_in.clone(),
             core: core_in.clone(),
+            catchup: catchup_in.clone(),
             history: history_in,
             guard: self.guard.clone(),
             stage: metrics.stages.clock(Stage::Inbound),
@@ -682,6 +790,7 @@ impl Assembly<'_> {
                 urgent: urgent_out.clone(),
                 bulk: bulk_out.clone(),
                 core: core_in.clone(),
+                catchup: catchup_in.clone(),
                 stage: metrics.stages.clock(Stage::Verify),
             };
             threads.push(spawn(&format!("verify-{i}"), move || worker.run())?);
@@ -692,16 +801,24 @@ impl Assembly<'_> {
         threads.push(spawn("log", move || log.run())?);
         threads.push(spawn("core", move || core.run())?);
         let core = core_in;
-        threads.push(spawn("inbound", move || inbound.run(&events))?);
+        threads.push(spawn("catchup", move || catchup.run())?);
+        threads.push(spawn("snapshots", move || snapshot_thread.run())?);
+        let events = events.clone();
+        threads.push(spawn("inbound", move || {
+            inbound.run(&events, &inbound_stopped);
+        })?);
         #[cfg(feature = "otel")]
         let stop_otel = export(chain, &metrics, &mut threads)?;
         let (stop_http, stop) = watch::channel(false);
         threads.push(serve_http(listener, api, stop)?);
-        Ok(Assembled {
+        Ok(Stages {
             board,
             stop_http,
+            stop_inbound,
+            snapshots,
             threads,
             core,
+            catchup: catchup_in,
             #[cfg(feature = "otel")]
             stop_otel,
         })

@@ -16,6 +16,7 @@ use falconet_store::Record;
 use falconet_types::batch::Batch;
 use falconet_types::message::{Admission, GetBlocks, PeerMessage};
 use falconet_types::signing::Verified;
+use falconet_types::snapshot::{GetChunk, GetSnapshot};
 use falconet_types::{Digest, Epoch, Height, Seq, TxId, ValidatorIndex};
 use tokio::sync::oneshot;
 
@@ -164,6 +165,20 @@ pub enum HistoryRequest {
         last: Seq,
         /// Bytes after which to stop.
         bytes_max: u64,
+    },
+    /// Which snapshots there are.
+    Snapshot {
+        /// Who asks.
+        to: ValidatorIndex,
+        /// Whose manifest is wanted.
+        request: GetSnapshot,
+    },
+    /// A part of a snapshot.
+    Chunk {
+        /// Who asks.
+        to: ValidatorIndex,
+        /// Which part.
+        request: GetChunk,
     },
     /// The proof of a transaction, for a client.
     Proof {

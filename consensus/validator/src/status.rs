@@ -173,6 +173,10 @@ pub struct StatusBoard {
     pub execution: Mutex<ExecutionStatus>,
     /// Turns of the core since the process started; the watchdog looks at it.
     pub turns: Arc<AtomicU64>,
+    /// The snapshot that is being fetched.
+    pub catchup: Mutex<falconet_sync::Status>,
+    /// Told when the stages must start again, because a snapshot waits for its installation.
+    restart: tokio::sync::Notify,
     recent: Mutex<VecDeque<BlockSummary>>,
     fatal: Mutex<Option<Arc<str>>>,
 }
@@ -185,9 +189,21 @@ impl StatusBoard {
             core: Mutex::new(core),
             execution: Mutex::new(execution),
             turns: Arc::default(),
+            catchup: Mutex::default(),
+            restart: tokio::sync::Notify::new(),
             recent: Mutex::new(VecDeque::with_capacity(RECENT_BLOCKS_MAX)),
             fatal: Mutex::new(None),
         }
+    }
+
+    /// The stages must start again.
+    pub fn ask_for_restart(&self) {
+        self.restart.notify_one();
+    }
+
+    /// Returns when somebody asked for a restart of the stages.
+    pub async fn restart_asked(&self) {
+        self.restart.notified().await;
     }
 
     /// Remembers an executed block.

@@ -23,6 +23,7 @@ use falconet_types::signing::{self, Invalid, Verified};
 use falconet_types::transaction::SignedTransaction;
 use falconet_types::{ValidatorIndex, transaction};
 
+use crate::catchup::CatchupInput;
 use crate::chain::Chain;
 use crate::door::Door;
 use crate::metrics::Metrics;
@@ -58,6 +59,8 @@ pub struct VerifyWorker {
     pub bulk: Receiver<Bulk>,
     /// Where verified things go.
     pub core: Sender<CoreInput>,
+    /// Where offers of snapshots go.
+    pub catchup: Sender<CatchupInput>,
     /// Where this thread's time goes.
     pub stage: Clock,
 }
@@ -168,7 +171,18 @@ impl VerifyWorker {
     }
 
     fn pass(&self, from: ValidatorIndex, message: Verified<PeerMessage>) -> Result<(), Stopped> {
-        self.to_core(CoreInput::Peer { from, message })
+        match message.into_inner() {
+            PeerMessage::Snapshot(offer) => {
+                let offer = Verified::trusted(*offer);
+                // One that finds no place is asked for again.
+                let _ = self.catchup.try_send(CatchupInput::Offer { from, offer });
+                Ok(())
+            }
+            message => {
+                let message = Verified::trusted(message);
+                self.to_core(CoreInput::Peer { from, message })
+            }
+        }
     }
 
     /// Gathers bulk work, verifies it in pieces, and passes it on.

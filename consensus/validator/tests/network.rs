@@ -14,7 +14,9 @@ use falconet_types::genesis::{
 };
 use falconet_types::receipt::Outcome;
 use falconet_validator::Node;
-use falconet_validator::config::{Config, HttpSection, LogSection, StoqSection, ThreadsSection};
+use falconet_validator::config::{
+    Config, HttpSection, LogSection, StoqSection, StoreSection, ThreadsSection,
+};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const BALANCE: u64 = 1_000_000;
@@ -100,6 +102,7 @@ impl Network {
             peers,
             xdp: None,
             threads: ThreadsSection { verify: 1, net: 1 },
+            store: StoreSection::default(),
             log: LogSection::default(),
         };
         self.nodes[i] = Some(Node::start(&config, Path::new("config.toml")).unwrap());

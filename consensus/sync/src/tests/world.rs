@@ -9,6 +9,7 @@ use falconet_ledger::Account;
 use falconet_ledger::snapshot::{BUCKET_COUNT, Head, LeafBuilder, LeafTree, bucket_of, put_row};
 use falconet_types::block::{Cut, Executed, Header, HeaderKind, SignedHeader};
 use falconet_types::certificate::Qc;
+use falconet_types::genesis::{ApplicationKind, Genesis, Params, StakeParams};
 use falconet_types::message::PeerMessage;
 use falconet_types::receipt;
 use falconet_types::signing::{Signer, Verified};
@@ -48,6 +49,19 @@ pub fn set(n: usize) -> Arc<ValidatorSet> {
     });
     let members: Vec<_> = keys[..n].iter().map(|k| (k.public().clone(), 1)).collect();
     Arc::new(ValidatorSet::new(CHAIN, Epoch::ZERO, &members).expect("a valid set"))
+}
+
+/// A chain without a registry.
+fn genesis() -> Genesis {
+    Genesis {
+        name: "test".into(),
+        time_ms: 1_000,
+        application: ApplicationKind::Opaque,
+        params: Params::default(),
+        validators: Vec::new(),
+        stake: StakeParams::default(),
+        accounts: Vec::new(),
+    }
 }
 
 /// A state at a height, as a correct peer serves it.
@@ -91,8 +105,9 @@ impl State {
         let head = Head {
             tree_root: self.tree.root(),
             burned: 5,
+            registry: Bytes::new(),
         };
-        let (validators, results) = (Digest([3; 32]), Digest([4; 32]));
+        let (validators, results) = (Digest::ZERO, Digest([4; 32]));
         let commitment =
             receipt::commitment(self.height, head.accounts_root(), validators, results);
         let mut headers: Vec<SignedHeader> = Vec::new();
@@ -131,6 +146,7 @@ impl State {
         Manifest {
             tree_root: head.tree_root,
             burned: head.burned,
+            registry: head.registry,
             validators,
             results,
             rows_bytes: self.buckets.iter().map(Vec::len).sum::<usize>() as u64,
@@ -212,6 +228,7 @@ impl World {
         let config = Config {
             set: set(peers.len() + 1),
             me,
+            genesis: Arc::new(genesis()),
         };
         let mut out = Vec::new();
         let machine = Download::new(config, resume, &mut out);

@@ -565,9 +565,11 @@ impl Generate for Manifest {
     fn generate(g: &mut Gen) -> Self {
         let mut headers = g.list(2, Gen::value);
         headers.push(g.value());
+        let len = g.below(100) as usize;
         Self {
             tree_root: g.value(),
             burned: g.number(),
+            registry: g.bytes(len).into(),
             validators: g.value(),
             results: g.value(),
             rows_bytes: g.number(),

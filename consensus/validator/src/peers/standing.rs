@@ -289,7 +289,15 @@ fn price(message: &PeerMessage) -> (Class, u64) {
         PeerMessage::Batch(_)
         | PeerMessage::Watermark(_)
         | PeerMessage::GetBatches(_)
+        | PeerMessage::GetSnapshot(_)
+        | PeerMessage::GetChunk(_)
+        | PeerMessage::Chunk(_)
         | PeerMessage::GetBlocks(_) => (Class::Data, 1),
+        PeerMessage::Snapshot(offer) => {
+            let manifest = offer.manifest.iter();
+            let signatures: usize = manifest.map(|m| m.headers.len() + m.qc.votes.len()).sum();
+            (Class::Consensus, 1 + signatures as u64)
+        }
         PeerMessage::Blocks(headers) => (Class::Consensus, 1 + headers.len() as u64),
         _ => (Class::Consensus, 1),
     }

@@ -13,7 +13,9 @@ use falconet_types::genesis::{
     ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
 };
 use falconet_types::{AccountId, ChainId, KeyPair, Scheme, TxId};
-use falconet_validator::config::{Config, HttpSection, LogSection, StoqSection, ThreadsSection};
+use falconet_validator::config::{
+    Config, HttpSection, LogSection, StoqSection, StoreSection, ThreadsSection,
+};
 use serde_json::Value;
 
 use crate::harness::{Running, free_ports, wait_for};
@@ -142,6 +144,7 @@ impl Network {
                 .collect::<BTreeMap<_, _>>(),
             xdp: None,
             threads: ThreadsSection::default(),
+            store: StoreSection::default(),
             log: LogSection::default(),
         }
     }

@@ -1,0 +1,378 @@
+//! Snapshots of the own state: taken at checkpoints from an image of the database, while blocks go
+//! on, and served to peers in parts.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use falconet_ledger::Account;
+use falconet_ledger::snapshot::{BUCKET_COUNT, Head, LeafBuilder, LeafTree, bucket_of, put_row};
+use falconet_store::{
+    SNAPSHOT_BUCKETS, SnapshotFile, SnapshotWriter, StateImage, StoreError, delete_snapshot,
+    snapshots_in,
+};
+use falconet_types::receipt::StateRoots;
+use falconet_types::snapshot::{
+    CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, Chunk, GetChunk, REGISTRY_BYTES_MAX,
+};
+use falconet_types::wire::{Reader, Wire, WireError, put_count32};
+use falconet_types::{AccountId, Digest, Height};
+use parking_lot::{Mutex, RwLock};
+
+use crate::chain::Chain;
+
+/// Snapshots that are kept. The older one serves those who began with it.
+pub const SNAPSHOTS_KEPT: usize = 2;
+/// Heads of states whose image has not arrived yet.
+const HEADS_MAX: usize = 4;
+/// A snapshot is written at most so fast, bytes a second: the log's disk is the same.
+const WRITE_BYTES_PER_S: u64 = 64 << 20;
+/// Bytes between two looks at the clock and at the order to stop.
+const WRITE_STEP_BYTES: u64 = 4 << 20;
+
+const _: () = assert!(SNAPSHOT_BUCKETS == BUCKET_COUNT, "one kind of buckets");
+
+/// What a state is beside its rows, as a snapshot file carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateHead {
+    /// The application's part.
+    pub head: Head,
+    /// The digests of the height.
+    pub roots: StateRoots,
+}
+
+impl Wire for StateHead {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.head.tree_root.as_ref());
+        out.extend_from_slice(&self.head.burned.to_le_bytes());
+        put_count32(out, self.head.registry.len());
+        out.extend_from_slice(&self.head.registry);
+        self.roots.encode(out);
+    }
+    fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (tree_root, burned) = (r.digest()?, r.u64()?);
+        let len = r.count32("registry", REGISTRY_BYTES_MAX)?;
+        Ok(Self {
+            head: Head {
+                tree_root,
+                burned,
+                registry: Bytes::copy_from_slice(r.bytes(len)?),
+            },
+            roots: StateRoots::decode(r)?,
+        })
+    }
+}
+
+/// A snapshot that is ready to be served.
+pub struct Served {
+    /// What it is.
+    pub head: StateHead,
+    file: SnapshotFile,
+    tree: LeafTree,
+}
+
+impl Served {
+    fn open(dir: &Path, chain: &Chain, height: Height) -> Result<Self, SnapshotError> {
+        let file = SnapshotFile::open(dir, chain.id, height)?;
+        Self::of(file)
+    }
+
+    fn of(file: SnapshotFile) -> Result<Self, SnapshotError> {
+        let head = StateHead::from_bytes(file.head())?;
+        let tree = LeafTree::new(file.leaves()?);
+        if head.head.tree_root != Digest::ZERO && tree.root() != head.head.tree_root {
+            return Err(SnapshotError::Root {
+                height: file.height(),
+                found: tree.root(),
+                expected: head.head.tree_root,
+            });
+        }
+        Ok(Self { head, file, tree })
+    }
+
+    /// Its height.
+    #[must_use]
+    pub fn height(&self) -> Height {
+        self.file.height()
+    }
+
+    /// Bytes of its rows.
+    #[must_use]
+    pub fn rows_bytes(&self) -> u64 {
+        self.file.rows_bytes()
+    }
+
+    /// A part of it.
+    pub fn chunk(&self, request: &GetChunk) -> Result<Chunk, StoreError> {
+        let first = request.first;
+        let last = self
+            .file
+            .fill(first, request.last, CHUNK_BYTES_TARGET as u64);
+        let (left, right) = self.tree.beside(first, last);
+        Ok(Chunk {
+            height: self.height(),
+            first,
+            last,
+            left,
+            right,
+            rows: self.file.rows(first, last)?.into(),
+        })
+    }
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A row or the head cannot be read.
+    #[error("the state database or a snapshot is damaged: {0}")]
+    Row(#[from] WireError),
+    /// The rows are not the state that was executed.
+    #[error("the snapshot of height {height} has root {found}, {expected} was executed")]
+    Root {
+        /// The height.
+        height: Height,
+        /// Root of the rows.
+        found: Digest,
+        /// Root that execution had.
+        expected: Digest,
+    },
+    /// A bucket does not fit into a chunk.
+    #[error(
+        "the accounts of bucket {0} are longer than a chunk may be ({CHUNK_BYTES_MAX} bytes): the \
+         state is too large for snapshots of this format"
+    )]
+    Bucket(u16),
+    /// The registry does not fit into a manifest.
+    #[error(
+        "the registry of validators has {0} bytes, a manifest takes {REGISTRY_BYTES_MAX}: the \
+         state is too large for snapshots of this format"
+    )]
+    Registry(usize),
+    /// The process stops.
+    #[error("the validator stops")]
+    Stopping,
+}
+
+/// All snapshots of this node, shared by the threads that take and serve them.
+pub struct Snapshots {
+    dir: PathBuf,
+    chain: Arc<Chain>,
+    /// What execution knows of states that are about to be written.
+    heads: Mutex<BTreeMap<Height, StateHead>>,
+    /// Newest first.
+    served: RwLock<Vec<Arc<Served>>>,
+    stopping: AtomicBool,
+}
+
+impl Snapshots {
+    /// Finds the snapshots below a data directory. A damaged one is deleted.
+    pub fn open(data: &Path, chain: Arc<Chain>) -> Result<Self, StoreError> {
+        let dir = data.join("snapshots");
+        let mut served = Vec::new();
+        for height in snapshots_in(&dir)?.into_iter().rev() {
+            if served.len() == SNAPSHOTS_KEPT {
+                delete_snapshot(&dir, height)?;
+                continue;
+            }
+            match Served::open(&dir, &chain, height) {
+                Ok(snapshot) => served.push(Arc::new(snapshot)),
+                Err(error) => {
+                    tracing::warn!(height = height.0, %error, "a snapshot is deleted");
+                    delete_snapshot(&dir, height)?;
+                }
+            }
+        }
+        Ok(Self {
+            dir,
+            chain,
+            heads: Mutex::default(),
+            served: RwLock::new(served),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Execution stands at a checkpoint.
+    pub fn expect(&self, height: Height, head: StateHead) {
+        let mut heads = self.heads.lock();
+        heads.insert(height, head);
+        while heads.len() > HEADS_MAX {
+            heads.pop_first();
+        }
+    }
+
+    /// The snapshots, newest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Served>> {
+        self.served.read().clone()
+    }
+
+    /// The snapshot of a height.
+    #[must_use]
+    pub fn at(&self, height: Height) -> Option<Arc<Served>> {
+        let served = self.served.read();
+        served.iter().find(|s| s.height() == height).cloned()
+    }
+
+    /// Ends the writing of a snapshot early.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes the snapshot of an image and serves it from then on.
+    fn take(&self, image: &StateImage) -> Result<(), SnapshotError> {
+        let height = image.height();
+        let Some(head) = self.heads.lock().remove(&height) else {
+            return Ok(()); // a block that was executed again, long ago
+        };
+        if head.head.registry.len() > REGISTRY_BYTES_MAX {
+            return Err(SnapshotError::Registry(head.head.registry.len()));
+        }
+        let start = Instant::now();
+        let mut writing = Writing {
+            writer: SnapshotWriter::create(&self.dir, self.chain.id, height)?,
+            builder: LeafBuilder::default(),
+            bucket: Vec::new(),
+            number: 0,
+            stopping: &self.stopping,
+            start,
+            looked_at: 0,
+        };
+        // Genesis accounts that no block wrote have no row in the database.
+        let mut genesis: Vec<_> = self.chain.genesis.accounts.iter().collect();
+        genesis.sort_unstable_by_key(|account| account.id);
+        let mut genesis = genesis.into_iter().peekable();
+        let of_genesis = |account: &falconet_types::genesis::GenesisAccount| {
+            Account {
+                balance: account.balance,
+                key: account.key.clone(),
+                ..Account::default()
+            }
+            .to_bytes()
+        };
+        let broke = image.for_each_account(|id, stored| {
+            let mut step = || -> Result<(), SnapshotError> {
+                while let Some(account) = genesis.next_if(|account| account.id <= id) {
+                    if account.id < id {
+                        writing.row(&account.id, &of_genesis(account))?;
+                    }
+                }
+                writing.row(&id, stored)
+            };
+            match step() {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => ControlFlow::Break(error),
+            }
+        })?;
+        if let Some(error) = broke {
+            return Err(error);
+        }
+        for account in genesis {
+            writing.row(&account.id, &of_genesis(account))?;
+        }
+        while writing.number < SNAPSHOT_BUCKETS {
+            writing.end_bucket()?;
+        }
+        let file = writing.writer.finish(&head.to_bytes())?;
+        let rows_bytes = file.rows_bytes();
+        let snapshot = match Served::of(file) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                delete_snapshot(&self.dir, height)?;
+                return Err(error);
+            }
+        };
+        let gone = {
+            let mut served = self.served.write();
+            served.insert(0, Arc::new(snapshot));
+            let kept = served.len().min(SNAPSHOTS_KEPT);
+            served.split_off(kept)
+        };
+        for old in gone {
+            delete_snapshot(&self.dir, old.height())?;
+        }
+        tracing::info!(
+            height = height.0,
+            rows_bytes,
+            time_ms = start.elapsed().as_millis() as u64,
+            "took a snapshot"
+        );
+        Ok(())
+    }
+}
+
+/// A snapshot on its way to the disk.
+struct Writing<'a> {
+    writer: SnapshotWriter,
+    builder: LeafBuilder,
+    /// Rows of the present bucket.
+    bucket: Vec<u8>,
+    /// Its number.
+    number: usize,
+    stopping: &'a AtomicBool,
+    start: Instant,
+    /// Bytes at the last look at the clock.
+    looked_at: u64,
+}
+
+impl Writing<'_> {
+    fn row(&mut self, id: &AccountId, stored: &[u8]) -> Result<(), SnapshotError> {
+        while self.number < usize::from(bucket_of(id)) {
+            self.end_bucket()?;
+        }
+        self.builder.add(id, stored)?;
+        put_row(&mut self.bucket, id, stored);
+        Ok(())
+    }
+
+    fn end_bucket(&mut self) -> Result<(), SnapshotError> {
+        if self.bucket.len() > CHUNK_BYTES_MAX {
+            let number = u16::try_from(self.number).expect("below the number of buckets");
+            return Err(SnapshotError::Bucket(number));
+        }
+        self.writer.rows(&self.bucket)?;
+        self.writer.end_bucket(self.builder.finish());
+        self.bucket.clear();
+        self.number += 1;
+        let written = self.writer.rows_bytes();
+        if written >= self.looked_at + WRITE_STEP_BYTES {
+            self.looked_at = written;
+            if self.stopping.load(Ordering::Relaxed) {
+                return Err(SnapshotError::Stopping);
+            }
+            let due = Duration::from_micros(written * 1_000_000 / WRITE_BYTES_PER_S);
+            std::thread::sleep(due.saturating_sub(self.start.elapsed()));
+        }
+        Ok(())
+    }
+}
+
+/// The thread that takes snapshots. It ends with the state database.
+pub struct SnapshotThread {
+    /// Images of the state at checkpoints.
+    pub images: Receiver<StateImage>,
+    /// Where snapshots go.
+    pub snapshots: Arc<Snapshots>,
+}
+
+impl SnapshotThread {
+    /// Runs until the state database is closed.
+    pub fn run(self) {
+        while let Ok(image) = self.images.recv() {
+            match self.snapshots.take(&image) {
+                Ok(()) | Err(SnapshotError::Stopping) => {}
+                // The node needs no snapshots itself: others have theirs.
+                Err(error) => {
+                    tracing::error!(height = image.height().0, %error, "no snapshot was taken");
+                }
+            }
+        }
+    }
+}
