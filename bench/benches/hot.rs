@@ -1,5 +1,5 @@
 //! Hot functions of a validator that have no benchmark beside their crate: frames, batches,
-//! certificates and admission. Signatures and execution have theirs in `crypto` and `ledger`.
+//! certificates, admission and execution. Signatures have theirs in `crypto`.
 //!
 //! `cargo bench -p falconet-bench`
 
@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use falconet_bench::ledger::Load;
 use falconet_dataplane::frame::{FrameDecoder, SmallCopies, header};
+use falconet_ledger::Application as _;
 use falconet_mempool::{Admission, Config, Mempool, Recovered};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, LaneTip};
@@ -167,9 +169,30 @@ fn admission(c: &mut Criterion) {
     group.finish();
 }
 
+/// Blocks up to and including the state root. Target: 5,000 transfers below 20 ms on one core.
+fn execution(c: &mut Criterion) {
+    let load = Load::make();
+    let mut group = c.benchmark_group("ledger");
+    for (transfers, block) in load.blocks() {
+        group.throughput(Throughput::Elements(transfers as u64));
+        group.bench_function(format!("{transfers} transfers over 10,000 accounts"), |b| {
+            b.iter_batched(
+                || load.ledger(),
+                |mut ledger| {
+                    let result = ledger.execute(&block);
+                    assert_eq!(result.changes.len(), 2 * transfers);
+                    (ledger, result)
+                },
+                BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = frames, batches, certificates, admission
+    targets = frames, batches, certificates, admission, execution
 }
 criterion_main!(benches);

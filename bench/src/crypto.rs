@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::time::Instant;
 
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use falconet_crypto::Scheme;
 use falconet_crypto::cpu;
 use falconet_crypto::falcon::{Backend, Bitmap, Job, Key, PreparedKey, verify_batch_parallel};
@@ -136,7 +137,49 @@ pub fn compare(step: &dyn Fn(&str)) -> Comparison {
     results
 }
 
+/// What most chains sign with today: no peer in security, but in what a verification costs.
+struct Ed25519<'a> {
+    keys: Vec<VerifyingKey>,
+    messages: Vec<&'a [u8]>,
+    signatures: Vec<ed25519_dalek::Signature>,
+}
+
+impl<'a> Ed25519<'a> {
+    /// Keys among which signatures are spread, as for the others.
+    const KEYS: usize = 32;
+
+    fn new(messages: &'a [Vec<u8>]) -> Self {
+        let pairs: Vec<SigningKey> = (1..=Self::KEYS)
+            .map(|seed| SigningKey::from_bytes(&[seed as u8; 32]))
+            .collect();
+        let pairs = pairs.iter().cycle().take(messages.len());
+        let signed = pairs.clone().zip(messages);
+        Self {
+            signatures: signed.map(|(pair, message)| pair.sign(message)).collect(),
+            keys: pairs.map(SigningKey::verifying_key).collect(),
+            messages: messages.iter().map(Vec::as_slice).collect(),
+        }
+    }
+
+    fn one_by_one(&self, range: Range<usize>) {
+        for at in range {
+            let valid = self.keys[at].verify_strict(self.messages[at], &self.signatures[at]);
+            assert!(valid.is_ok());
+        }
+    }
+
+    fn together(&self, range: Range<usize>) {
+        let valid = ed25519_dalek::verify_batch(
+            &self.messages[range.clone()],
+            &self.signatures[range.clone()],
+            &self.keys[range],
+        );
+        assert!(valid.is_ok());
+    }
+}
+
 fn verification<'a>(scheme: Scheme, workload: &'a Workload, results: &mut Comparison) {
+    let ed25519 = Ed25519::new(&workload.messages);
     let (prepared, encoded) = (workload.jobs(true), workload.jobs(false));
     let mut contenders = vec![
         Contender::new("pqcrypto", 4, in_turn(4, |range| workload.pqcrypto(range))),
@@ -157,6 +200,17 @@ fn verification<'a>(scheme: Scheme, workload: &'a Workload, results: &mut Compar
             add(format!("{backend}_batch_{size}"), &prepared[..size]);
         }
         add(format!("{backend}_encoded_keys"), &encoded[..largest]);
+    }
+    for (name, count) in [("ed25519_dalek", 16), ("ed25519_dalek_batch", 64)] {
+        let ed25519 = &ed25519;
+        contenders.push(Contender::new(
+            name,
+            count,
+            in_turn(count, move |range| match name {
+                "ed25519_dalek" => ed25519.one_by_one(range),
+                _ => ed25519.together(range),
+            }),
+        ));
     }
     race(&mut contenders, ROUNDS);
 
@@ -186,6 +240,13 @@ fn verification<'a>(scheme: Scheme, workload: &'a Workload, results: &mut Compar
     results.add(format!("{scheme}_verify_ns"), best_time);
     results.add(format!("{scheme}_vs_pqcrypto"), pqcrypto / best_time);
     results.add(format!("{scheme}_vs_fn_dsa"), fn_dsa / best_time);
+    for (name, key) in [
+        ("ed25519_dalek", "vs_ed25519"),
+        ("ed25519_dalek_batch", "vs_ed25519_batch"),
+    ] {
+        let theirs = time(name).expect("measured");
+        results.add(format!("{scheme}_{key}"), theirs / best_time);
+    }
     for (name, key) in [
         ("avx512_batch_32", "batch_32_vs_fn_dsa"),
         ("avx512_batch_1", "batch_1_vs_fn_dsa"),

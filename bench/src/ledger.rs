@@ -28,21 +28,33 @@ const BLOCKS: [usize; 2] = [500, 5_000];
 const BATCH_TXS: usize = 500;
 const BALANCE: u64 = 1 << 40;
 
-/// Executes blocks in `rounds` rounds.
-#[must_use]
-pub fn measure(rounds: usize, progress: &dyn Fn(&str)) -> FiguresReport {
-    progress("making accounts");
-    let validator = KeyPair::from_seed(Scheme::Falcon512, &[1; 32]);
-    let genesis = genesis(&validator);
-    let loads = BLOCKS.map(|transfers| (transfers, batches(&genesis, &validator, transfers)));
-    let mut collector = Collector::start("ledger");
-    for round in 0..rounds {
-        for (transfers, batches) in &loads {
-            progress(&format!(
-                "round {} of {rounds}: {transfers} transfers",
-                round + 1
-            ));
-            let mut ledger = Ledger::from_genesis(&genesis);
+/// A ledger and blocks to execute on it.
+pub struct Load {
+    genesis: Genesis,
+    /// Transfers of each block, and the block's batches.
+    blocks: [(usize, Vec<(Batch, Verdicts)>); BLOCKS.len()],
+}
+
+impl Load {
+    /// Makes accounts and transfers. The keys are made up: signatures never verify, and the
+    /// verdicts say that they do, as the verify stage would.
+    #[must_use]
+    pub fn make() -> Self {
+        let validator = KeyPair::from_seed(Scheme::Falcon512, &[1; 32]);
+        let genesis = genesis(&validator);
+        let blocks = BLOCKS.map(|transfers| (transfers, batches(&genesis, &validator, transfers)));
+        Self { genesis, blocks }
+    }
+
+    /// A ledger that has executed nothing.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        Ledger::from_genesis(&self.genesis)
+    }
+
+    /// The blocks, each to be executed first: how many transfers it holds, and the block.
+    pub fn blocks(&self) -> impl Iterator<Item = (usize, Block<'_>)> {
+        self.blocks.iter().map(|(transfers, batches)| {
             let block = Block {
                 height: Height(1),
                 epoch: Epoch::ZERO,
@@ -50,6 +62,24 @@ pub fn measure(rounds: usize, progress: &dyn Fn(&str)) -> FiguresReport {
                 time_ms: 2,
                 batches,
             };
+            (*transfers, block)
+        })
+    }
+}
+
+/// Executes blocks in `rounds` rounds.
+#[must_use]
+pub fn measure(rounds: usize, progress: &dyn Fn(&str)) -> FiguresReport {
+    progress("making accounts");
+    let load = Load::make();
+    let mut collector = Collector::start("ledger");
+    for round in 0..rounds {
+        for (transfers, block) in load.blocks() {
+            progress(&format!(
+                "round {} of {rounds}: {transfers} transfers",
+                round + 1
+            ));
+            let mut ledger = load.ledger();
             let began = Instant::now();
             let result = ledger.execute(&block);
             let root = result.commitment();
@@ -64,7 +94,7 @@ pub fn measure(rounds: usize, progress: &dyn Fn(&str)) -> FiguresReport {
             collector.add(
                 &name("transactions"),
                 "transactions/s",
-                *transfers as f64 / seconds,
+                transfers as f64 / seconds,
             );
             collector.add(&name("state_roots"), "blocks with root/s", 1.0 / seconds);
             collector.add(&name("time"), "ms", seconds * 1e3);

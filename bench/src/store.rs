@@ -1,9 +1,11 @@
 //! `falconet bench store`: what a validator writes before it answers, made durable by our segment
-//! log and by general-purpose stores.
+//! log and by general-purpose stores; and what executed blocks change, see [`state`].
 //!
 //! A *turn* is what the protocol persists at a time at n = 4 with FALCON-1024: a safety record, a
 //! header, a QC, and one batch a lane or none. Everybody syncs with `fdatasync` or what the store
 //! calls its durable commit; contenders take turns on the same directory.
+
+mod state;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,7 +73,19 @@ pub fn measure(
             }
         }
     }
+    drop(contenders);
+    state::measure(dir, rounds, &mut collector, progress)?;
     Ok(collector.finish(&[
+        (
+            "state_block_vs_redb",
+            "state_block.state_db",
+            "state_block.redb",
+        ),
+        (
+            "state_block_vs_fjall",
+            "state_block.state_db",
+            "state_block.fjall",
+        ),
         (
             "turn_4_batches_vs_redb",
             "turn_4_batches.segment_log",
@@ -177,19 +191,10 @@ impl Records {
             parent_round: Round(1),
             votes: (0..3).map(vote).collect(),
         };
-        // Signatures do not compress, so neither does this.
-        let mut state = 7u64;
-        let mut random = |len: usize| -> Bytes {
-            let byte = |_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 32) as u8
-            };
-            (0..len).map(byte).collect::<Vec<u8>>().into()
-        };
-        let safety = random(SAFETY_BYTES);
-        let txs: Vec<Bytes> = (0..BATCH_TXS).map(|_| random(TRANSACTION_BYTES)).collect();
+        let mut random = Random(7);
+        let safety = random.bytes(SAFETY_BYTES);
+        let txs = (0..BATCH_TXS).map(|_| random.bytes(TRANSACTION_BYTES));
+        let txs: Vec<Bytes> = txs.collect();
         let mut bytes = vec![
             safety.clone(),
             header.to_bytes().into(),
@@ -215,6 +220,23 @@ impl Records {
     }
 }
 
+/// Bytes that do not compress, as signatures do not (xorshift; not zero).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 >> 16
+    }
+
+    fn bytes(&mut self, len: usize) -> Bytes {
+        let bytes: Vec<u8> = (0..len).map(|_| (self.next() >> 16) as u8).collect();
+        bytes.into()
+    }
+}
+
 #[cfg(feature = "peers")]
 mod peers {
     //! redb and fjall on the same bytes.
@@ -226,7 +248,7 @@ mod peers {
 
     const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
     /// Cache of each, bytes.
-    const CACHE_BYTES: usize = 256 << 20;
+    pub(super) const CACHE_BYTES: usize = 256 << 20;
 
     pub(super) fn open(dir: &Path) -> Result<[(&'static str, Turn<'static>); 2], StoreBenchError> {
         let redb = redb(&dir.join("redb")).map_err(|error| failed("redb", dir, error))?;
@@ -280,7 +302,7 @@ mod tests {
     fn every_contender_has_a_figure() {
         let dir = tempfile::tempdir().unwrap();
         let report = measure(dir.path(), 1, &|_| {}).unwrap();
-        let expected = if cfg!(feature = "peers") { 6 } else { 2 };
+        let expected = if cfg!(feature = "peers") { 9 } else { 3 };
         assert_eq!(report.cases.len(), expected);
         assert!(
             report

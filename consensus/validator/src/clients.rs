@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::pipeline::ReplyTo;
+use crate::trace::spans;
 
 /// Transactions whose submitter is remembered; those beyond get no receipt by themselves.
 pub const TRACKED_TXS_MAX: usize = 1 << 20;
@@ -98,6 +99,7 @@ impl ReceiptSender {
                 receipt.outcome as u64,
                 tracked.conn.map_or(NOBODY, ConnId::number),
             );
+            spans::finished(&receipt);
             if let Some(conn) = tracked.conn {
                 by_conn.entry(conn).or_default().push(receipt);
             }

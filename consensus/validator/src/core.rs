@@ -438,6 +438,7 @@ impl Core {
             count as u64,
             batch.bytes().len() as u64,
         );
+        trace::spans::sealed(batch.header().seq.0);
         self.verdicts
             .put(batch.hash(), Verdicts(vec![Verdict::Valid; count]));
         let mut left = count;

@@ -25,6 +25,7 @@ use crate::metrics::stages::{Clock, Queue};
 use crate::pipeline::Executed;
 use crate::snapshots::{Snapshots, StateHead};
 use crate::status::{BlockSummary, ExecutionStatus, StatusBoard};
+use crate::trace::{Moment, spans};
 use crate::verdicts::VerdictTable;
 
 /// After so much time without a block the state is made durable, so that a restart replays
@@ -138,8 +139,11 @@ impl Executor {
         metrics: Option<&Metrics>,
     ) -> Result<BlockResult, StoreError> {
         let start = Instant::now();
-        let block_id = id(&header.id().0);
-        probes::execute_start(header.height.0, block_id, batches.len() as u64);
+        let (block_digest, height) = (header.id(), header.height.0);
+        let block_id = id(&block_digest.0);
+        let span = |moment| spans::block(moment, &block_digest, Some(height), None);
+        probes::execute_start(height, block_id, batches.len() as u64);
+        span(Moment::ExecutionBegun);
         let batches: Vec<(Batch, Verdicts)> = batches
             .into_iter()
             .map(|batch| {
@@ -160,6 +164,7 @@ impl Executor {
         let executed = Instant::now();
         let (txs, changes) = (result.receipts.len() as u64, result.changes.len() as u64);
         probes::executed(header.height.0, txs, changes);
+        span(Moment::Executed);
         let accounts: Vec<(AccountId, Option<Bytes>)> = result
             .changes
             .iter()
@@ -186,6 +191,7 @@ impl Executor {
             receipts: &result.receipts,
         })?;
         probes::state_written(header.height.0, block_id);
+        span(Moment::StateWritten);
         if let Some(metrics) = metrics {
             metrics
                 .execute_time

@@ -1,13 +1,15 @@
-//! Metrics and logs to an OpenTelemetry collector: OTLP 1.x over HTTP with JSON bodies.
+//! Metrics, logs and spans to an OpenTelemetry collector: OTLP 1.x over HTTP with JSON bodies.
 //!
 //! Behind the feature `otel`, and only when `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector. The
-//! usual client libraries are over a hundred crates; what is needed of the protocol is two
+//! usual client libraries are over a hundred crates; what is needed of the protocol is three
 //! documents and one `POST` each, so they are made here from the same exposition that `/metrics`
-//! answers. Nothing waits for the collector: logs that find their queue full are dropped and
-//! counted, and a collector that is away costs one line in the log.
+//! answers. Nothing waits for the collector: logs and spans that find their queue full are dropped
+//! and counted, and a collector that is away costs one line in the log.
 //!
-//! Field names: `opentelemetry/proto/metrics/v1/metrics.proto` and `logs/v1/logs.proto`, in the
-//! JSON mapping of the OTLP specification (64-bit integers as strings).
+//! Field names: `opentelemetry/proto/metrics/v1/metrics.proto`, `logs/v1/logs.proto` and
+//! `trace/v1/trace.proto`, in the JSON mapping of the OTLP specification (64-bit integers as strings).
+
+pub mod spans;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,6 +29,11 @@ use crate::metrics::{Kind, Measure, publish};
 
 /// Log records that may wait for the next export.
 const RECORDS_MAX: usize = 4096;
+/// Spans that may wait for the next export.
+const SPANS_MAX: usize = 8192;
+/// Share of blocks and transactions that have spans unless `OTEL_TRACES_SAMPLER_ARG` says
+/// otherwise.
+const SAMPLED: f64 = 0.01;
 /// Bytes of one log record's text that are sent.
 const RECORD_BYTES_MAX: usize = 4096;
 /// Time between two exports unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise.
@@ -39,7 +46,7 @@ static RECORDS: OnceLock<Sender<Value>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Where and how often.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Address of the collector, such as `http://[::1]:4318`.
     pub endpoint: String,
@@ -47,6 +54,8 @@ pub struct Settings {
     pub interval: Duration,
     /// `service.name`
     pub service: String,
+    /// Share of blocks and transactions that have spans: 0 none, 1 all.
+    pub sampled: f64,
 }
 
 impl Settings {
@@ -69,6 +78,10 @@ impl Settings {
         Some(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             interval,
+            sampled: var("OTEL_TRACES_SAMPLER_ARG")
+                .and_then(|text| text.parse().ok())
+                .filter(|ratio| (0.0..=1.0).contains(ratio))
+                .unwrap_or(SAMPLED),
             service: var("OTEL_SERVICE_NAME").unwrap_or_else(|| "falconet".into()),
         })
     }
@@ -85,6 +98,8 @@ pub fn start(
     let (sender, records) = bounded(RECORDS_MAX);
     // A second exporter in one process gets no logs: whose would they be?
     let _ = RECORDS.set(sender);
+    let (sender, spans) = bounded(SPANS_MAX);
+    spans::start(settings.sampled, &instance, sender);
     let exporter = Exporter {
         agent: ureq::Agent::config_builder()
             .timeout_global(Some(ANSWER_TIMEOUT))
@@ -99,6 +114,7 @@ pub fn start(
         settings,
         start_ns: now_ns(),
         records,
+        spans,
         reached: true,
     };
     let thread = std::thread::Builder::new()
@@ -113,6 +129,7 @@ struct Exporter {
     resource: Value,
     start_ns: u64,
     records: Receiver<Value>,
+    spans: Receiver<Value>,
     /// Whether the last export arrived; a change is logged.
     reached: bool,
 }
@@ -144,12 +161,20 @@ impl Exporter {
             }] });
             done = done.and_then(|()| self.post("/v1/logs", &body));
         }
+        let spans: Vec<Value> = self.spans.try_iter().take(SPANS_MAX).collect();
+        if !spans.is_empty() {
+            let body = json!({ "resourceSpans": [{
+                "resource": self.resource,
+                "scopeSpans": [{ "scope": scope, "spans": spans }],
+            }] });
+            done = done.and_then(|()| self.post("/v1/traces", &body));
+        }
         match done {
             Ok(()) if !self.reached => tracing::info!("the OpenTelemetry collector answers again"),
             Err(ref error) if self.reached => tracing::warn!(
                 %error,
                 endpoint = self.settings.endpoint,
-                "the OpenTelemetry collector does not take metrics and logs"
+                "the OpenTelemetry collector does not take metrics, logs and spans"
             ),
             _ => {}
         }
@@ -157,6 +182,13 @@ impl Exporter {
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             tracing::warn!(dropped, "log records were not exported: too many at a time");
+        }
+        let dropped = spans::DROPPED.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            tracing::warn!(
+                dropped,
+                "spans were not exported: too many at a time; lower OTEL_TRACES_SAMPLER_ARG"
+            );
         }
     }
 
@@ -404,6 +436,7 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
+    use crate::trace::Moment;
 
     const EXPOSITION: &str = "\
 # HELP falconet_round Round.
@@ -450,12 +483,17 @@ falconet_fsync_time_seconds_bucket{le=\"+Inf\"} 3
             endpoint: format!("http://{}", listener.local_addr().unwrap()),
             interval: Duration::from_secs(3600),
             service: "test".into(),
+            sampled: 1.0,
         };
         let (stop, thread) = start(settings, "validator-0".into(), || EXPOSITION.into()).unwrap();
         let subscriber = tracing_subscriber::registry().with(LogLayer);
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(height = 9, "something happened");
         });
+        let block = falconet_types::Digest([3; 32]);
+        for moment in [Moment::Proposed, Moment::Committed, Moment::StateWritten] {
+            spans::block(moment, &block, Some(9), None);
+        }
         drop(stop); // the last export is made at once
         let (path, body) = take(&listener);
         assert_eq!(path, "/v1/metrics");
@@ -492,6 +530,13 @@ falconet_fsync_time_seconds_bucket{le=\"+Inf\"} 3
         assert_eq!(record["body"]["stringValue"], "something happened");
         assert_eq!(record["severityNumber"], 13);
         assert_eq!(record["attributes"][0], attribute("height", "9"));
+
+        let (path, body) = take(&listener);
+        assert_eq!(path, "/v1/traces");
+        let spans = body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array();
+        let spans = spans.unwrap();
+        assert_eq!((spans[0]["name"].as_str(), spans.len()), (Some("block"), 3));
+        assert_eq!(spans[2]["name"], "state written");
         thread.join().unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! What the core thread tells the static probes: the two pure cores fire none themselves, so
-//! everything is seen from their inputs and effects.
+//! What the threads tell the static probes and, with the feature `otel`, the spans. The two pure
+//! cores tell nothing themselves, so everything is seen from their inputs and effects.
 
 use falconet_hotstuff::{Committed, Progress};
 use falconet_probes as probes;
@@ -8,6 +8,73 @@ use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::{Round, TxId, ValidatorIndex};
 
 use crate::pipeline::ReplyTo;
+
+#[cfg(feature = "otel")]
+pub use crate::otel::spans;
+
+#[cfg(not(feature = "otel"))]
+pub mod spans {
+    //! Without the feature `otel` nobody collects spans.
+
+    use falconet_types::Digest;
+    use falconet_types::receipt::Receipt;
+
+    use super::Moment;
+
+    /// Something happened to a block.
+    #[inline]
+    pub fn block(_: Moment, _: &Digest, _height: Option<u64>, _round: Option<u64>) {}
+
+    /// A transaction was admitted.
+    #[inline]
+    pub fn admitted(_: &Digest) {}
+
+    /// An own batch was sealed.
+    #[inline]
+    pub fn sealed(_seq: u64) {}
+
+    /// A transaction submitted here was executed.
+    #[inline]
+    pub fn finished(_: &Receipt) {}
+}
+
+/// A moment in the life of a block on one validator, in the order in which they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Its header arrived, verified.
+    Received,
+    /// This validator proposed it.
+    Proposed,
+    /// This validator voted for it.
+    Voted,
+    /// This validator saw a quorum of votes for it.
+    Certified,
+    /// It is final.
+    Committed,
+    /// Its execution begins: its payload is here, and all blocks before it are executed.
+    ExecutionBegun,
+    /// The application has executed it.
+    Executed,
+    /// Its changes are in the state database.
+    StateWritten,
+}
+
+impl Moment {
+    /// The name of the span that ends with it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Proposed => "proposed",
+            Self::Voted => "voted",
+            Self::Certified => "certified",
+            Self::Committed => "committed",
+            Self::ExecutionBegun => "execution begun",
+            Self::Executed => "executed",
+            Self::StateWritten => "state written",
+        }
+    }
+}
 
 /// The core thread's memory between probes: the pacemaker repeats what it sends, and a probe
 /// fires once a round.
@@ -28,12 +95,9 @@ impl Watch {
         match message {
             PeerMessage::Header(header) => {
                 self.proposal = self.proposal.max(header.round);
-                probes::header_received(
-                    header.round.0,
-                    header.height.0,
-                    id(&header.id().0),
-                    from.0.into(),
-                );
+                let (round, height, block) = (header.round.0, header.height.0, header.id());
+                probes::header_received(round, height, id(&block.0), from.0.into());
+                spans::block(Moment::Received, &block, Some(height), Some(round));
             }
             PeerMessage::Vote(vote) => {
                 probes::vote_received(vote.round.0, id(&vote.block_id.0), vote.voter.0.into());
@@ -52,10 +116,13 @@ impl Watch {
         match message {
             PeerMessage::Header(header) if first(&mut self.proposed, header.round) => {
                 self.proposal = self.proposal.max(header.round);
-                probes::proposed(header.round.0, header.height.0, id(&header.id().0));
+                let (round, height, block) = (header.round.0, header.height.0, header.id());
+                probes::proposed(round, height, id(&block.0));
+                spans::block(Moment::Proposed, &block, Some(height), Some(round));
             }
             PeerMessage::Vote(vote) if first(&mut self.voted, vote.round) => {
                 probes::voted(vote.round.0, id(&vote.block_id.0));
+                spans::block(Moment::Voted, &vote.block_id, None, Some(vote.round.0));
             }
             PeerMessage::Timeout(timeout) if first(&mut self.timed_out, timeout.round) => {
                 let cause = if self.voted >= timeout.round {
@@ -81,6 +148,7 @@ impl Watch {
         let before = std::mem::replace(&mut self.progress, now);
         if now.qcs_formed != before.qcs_formed {
             probes::qc_formed(now.high_qc_round.0, id(&now.high_qc_block.0));
+            spans::block(Moment::Certified, &now.high_qc_block, None, None);
         }
         if now.round != before.round {
             let by_tc = u64::from(now.rounds_by_tc != before.rounds_by_tc);
@@ -101,7 +169,9 @@ fn first(highest: &mut Round, round: Round) -> bool {
 /// A block is final.
 pub fn committed(block: &Committed) {
     let header = &block.header;
-    probes::committed(header.height.0, header.round.0, id(&header.id().0));
+    let (round, height, block_id) = (header.round.0, header.height.0, header.id());
+    probes::committed(height, round, id(&block_id.0));
+    spans::block(Moment::Committed, &block_id, Some(height), Some(round));
     for (lane, old, new) in header.cut.advances(&block.parent_cut) {
         probes::lane_committed(header.height.0, lane.0.into(), old.seq.next().0, new.seq.0);
     }
@@ -116,6 +186,9 @@ pub fn admitted(tx: &TxId, admission: Admission, reply: &ReplyTo) {
         Admission::Refused(_) => 3,
     };
     probes::tx_admitted(id(&tx.0), code, submitter(reply).0);
+    if admission == Admission::Accepted {
+        spans::admitted(tx);
+    }
 }
 
 /// The connection and the tag of a submission.

@@ -16,6 +16,8 @@ mod keys;
 mod namespaces;
 mod network;
 mod offline;
+#[cfg(feature = "otel")]
+mod otel;
 mod packaging;
 mod payments;
 mod privileges;

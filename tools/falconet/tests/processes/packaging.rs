@@ -123,6 +123,7 @@ fn the_debian_package_holds_what_a_machine_needs() {
         let script = fs::read_to_string(root.join(completion)).unwrap();
         assert!(script.contains("log-level"), "{completion}");
     }
+    checked_by_tools(package, &root, dir.path());
     // Nothing that others may write, nothing outside the places that a package owns.
     for line in run("dpkg-deb", &["--contents", package], dir.path()).lines() {
         let mode = line.split_whitespace().next().unwrap();
@@ -134,6 +135,117 @@ fn the_debian_package_holds_what_a_machine_needs() {
             "{line}"
         );
     }
+}
+
+/// The tools of those who will use the files, as far as they are installed.
+fn checked_by_tools(package: &str, root: &Path, dir: &Path) {
+    let tool = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(dir)
+            .env("LC_ALL", "C.UTF-8")
+            // man's own lint, as lintian calls it.
+            .env("MANROFFSEQ", "")
+            .output();
+        match output {
+            Ok(output) => Some(output),
+            Err(error) => {
+                eprintln!("skipped: {program}: {error}");
+                None
+            }
+        }
+    };
+    // The unit, beside a machine's own.
+    let unit = root.join("usr/lib/systemd/system/falconet.service");
+    let unit = unit.to_str().unwrap();
+    if let Some(output) = tool("systemd-analyze", &["verify", "--man=no", unit]) {
+        let said = String::from_utf8_lossy(&output.stderr);
+        // The program is in the package's tree and not on this machine.
+        let found = said
+            .lines()
+            .filter(|line| line.contains("falconet.service"));
+        let found: Vec<&str> = found
+            .filter(|line| !line.contains("is not executable"))
+            .collect();
+        assert_eq!(found, [""; 0], "{said}");
+        // 0 is no exposure, 100 is a service without any restriction.
+        let arguments = ["security", "--offline=true", "--threshold=20", unit];
+        let rated = tool("systemd-analyze", &arguments).expect("it started before");
+        assert!(
+            rated.status.success(),
+            "{}",
+            String::from_utf8_lossy(&rated.stdout)
+        );
+    }
+    for entry in fs::read_dir(root.join("usr/share/man/man1")).unwrap() {
+        let page = entry.unwrap().path();
+        let arguments = [
+            "--warnings",
+            "-E",
+            "UTF-8",
+            "-l",
+            "-Tutf8",
+            "-Z",
+            page.to_str().unwrap(),
+        ];
+        let Some(output) = tool("man", &arguments) else {
+            break;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.is_empty(),
+            "{}: {said}",
+            page.display()
+        );
+    }
+    // Installed into a directory, and removed from it.
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: dpkg installs as root only");
+        return;
+    }
+    let system = dir.join("system");
+    for file in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "etc"] {
+        fs::create_dir_all(system.join(file)).unwrap();
+    }
+    fs::write(system.join("var/lib/dpkg/status"), "").unwrap();
+    let at = format!("--root={}", system.display());
+    let arguments = [
+        &at,
+        "--force-depends",
+        "--force-script-chrootless",
+        "--install",
+        package,
+    ];
+    let output = tool("dpkg", &arguments).expect("dpkg-deb is here");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let program = system.join("usr/bin/falconet");
+    let version = run(program.to_str().unwrap(), &["--version"], dir);
+    assert_eq!(version, falconet(dir, &["--version"]).ok());
+    if Command::new("systemd-sysusers")
+        .arg("--version")
+        .output()
+        .is_ok()
+    {
+        let users = fs::read_to_string(system.join("etc/passwd")).unwrap();
+        assert!(users.contains("falconet:"), "{users}");
+    }
+    let output = tool("dpkg", &[&at, "--verify", "falconet"]).expect("dpkg is here");
+    assert!(
+        output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+    let arguments = [&at, "--force-script-chrootless", "--purge", "falconet"];
+    let output = tool("dpkg", &arguments).expect("dpkg is here");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(!program.exists());
 }
 
 fn toml_of(path: &Path) -> falconet_validator::config::Config {
