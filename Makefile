@@ -18,7 +18,7 @@ NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 .PHONY: help packages build testnet test lint deny fmt docs bpf bpf-check bench bench-crypto deb container clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 packages: ## Install the system packages that the build needs, or say which
 	@tools/install-packages
@@ -42,6 +42,14 @@ endif
 .PHONY: test-byzantine
 test-byzantine: ## Networks of real processes, one of which is a Byzantine actor
 	$(CARGO) test --locked -p falconet --features danger-byzantine --test processes byzantine
+
+.PHONY: test-features
+test-features: ## Lint and test what is built only on request: peers of the benchmarks, OpenTelemetry
+	$(CARGO) clippy --locked -p falconet -p falconet-bench -p falconet-validator --all-targets \
+		--features falconet/peers,falconet/otel,falconet-bench/peers,falconet-validator/otel -- -D warnings
+	$(CARGO) test --locked -p falconet-bench --features peers
+	$(CARGO) test --locked -p falconet-validator --features otel --lib otel
+	$(CARGO) test --locked -p falconet --features otel --test processes otel
 
 # A workspace of its own: it links libbpf, for which the validator has no use.
 TRACE_MISSING := $(shell pkg-config --exists libelf zlib 2>/dev/null || echo yes)

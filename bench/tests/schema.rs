@@ -211,3 +211,19 @@ fn store_and_ledger_fit() {
     check("figures", &store::measure(dir.path(), 1, &|_| {}).unwrap());
     check("figures", &ledger::measure(1, &|_| {}));
 }
+
+/// The measurement takes a minute, so the report is made of what it must hold.
+#[cfg(feature = "peers")]
+#[test]
+fn a_report_of_crypto_fits_its_schema() {
+    let required = schema("crypto")["required"].as_array().unwrap().clone();
+    let names = required.iter().map(|name| name.as_str().unwrap());
+    let is_figure = |name: &&str| name.contains("_vs_") || name.ends_with("_ns");
+    let report = falconet_bench::crypto::Comparison {
+        figures: names.filter(is_figure).map(|name| (name.into(), 2.5)).collect(),
+        cpu_features: vec!["avx2"],
+        ..Default::default()
+    };
+    let report: Value = serde_json::from_str(&report.to_json()).unwrap();
+    check("crypto", &report);
+}

@@ -130,6 +130,7 @@ fn apply(
         validators_root: Digest::ZERO,
         results: Digest::ZERO,
         receipts_root: Digest::ZERO,
+        checkpoint: false,
         accounts: &accounts,
         receipts: &receipts,
     })
