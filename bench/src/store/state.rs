@@ -132,6 +132,7 @@ fn apply(
         receipts_root: Digest::ZERO,
         checkpoint: false,
         accounts: &accounts,
+        registry: &[],
         receipts: &receipts,
     })
 }
