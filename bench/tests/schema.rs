@@ -220,7 +220,10 @@ fn a_report_of_crypto_fits_its_schema() {
     let names = required.iter().map(|name| name.as_str().unwrap());
     let is_figure = |name: &&str| name.contains("_vs_") || name.ends_with("_ns");
     let report = falconet_bench::crypto::Comparison {
-        figures: names.filter(is_figure).map(|name| (name.into(), 2.5)).collect(),
+        figures: names
+            .filter(is_figure)
+            .map(|name| (name.into(), 2.5))
+            .collect(),
         cpu_features: vec!["avx2"],
         ..Default::default()
     };
