@@ -2,17 +2,23 @@
 //! states agree, a restarted validator goes on where it was, proofs convince an outsider.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv6Addr, SocketAddrV6, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use falconet_client::{Client, ClientConfig, Wallet};
 use falconet_crypto::falcon::{KeyPair, Scheme};
 use falconet_crypto::keyfile;
+use falconet_dataplane::{Channel, Event, PeerTarget, Stoq, StoqConfig, TrustedKeys};
+use falconet_types::certificate::Vote;
 use falconet_types::genesis::{
     ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
 };
+use falconet_types::message::PeerMessage;
 use falconet_types::receipt::Outcome;
+use falconet_types::{Digest, Epoch, Round, ValidatorIndex};
 use falconet_validator::Node;
 use falconet_validator::config::{
     Config, HttpSection, LogSection, StoqSection, StoreSection, ThreadsSection,
@@ -44,6 +50,10 @@ fn rich() -> KeyPair {
 
 impl Network {
     fn create(n: usize) -> Self {
+        Self::with(n, Params::default())
+    }
+
+    fn with(n: usize, params: Params) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = rich();
         let mut validators = Vec::new();
@@ -62,7 +72,7 @@ impl Network {
             name: "test".into(),
             time_ms: 1_700_000_000_000,
             application: ApplicationKind::Ledger,
-            params: Params::default(),
+            params,
             validators,
             stake: StakeParams::default(),
             accounts: vec![GenesisAccount {
@@ -110,6 +120,18 @@ impl Network {
 
     fn stop(&mut self, i: usize) {
         self.nodes[i].take().expect("it runs").stop();
+    }
+
+    /// `GET path` of a validator's HTTP API.
+    fn get(&self, i: usize, path: &str) -> serde_json::Value {
+        let addr = self.nodes[i].as_ref().expect("it runs").http_addr();
+        let mut stream = TcpStream::connect(addr).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+        serde_json::from_str(body).expect("JSON")
     }
 
     fn client(&self, i: usize) -> Client {
@@ -196,4 +218,68 @@ fn three_of_four_commit_and_the_fourth_catches_up() {
         );
     }
     (0..4).for_each(|i| network.stop(i));
+}
+
+/// The fourth validator never runs: the test speaks with its key, and says two things at once.
+#[test]
+fn an_equivocator_is_punished() {
+    logs();
+    let params = Params {
+        epoch_heights: 1 << 40,
+        ..Params::default()
+    };
+    let mut network = Network::with(4, params);
+    (0..3).for_each(|i| network.start(i));
+    let key = keyfile::read(&network.path().join("3.key")).unwrap();
+    let chain = network.genesis.chain_id();
+    let mut config = StoqConfig::new(free_port(), chain);
+    config.identity = Some(Arc::new(key.clone()));
+    config.trusted = TrustedKeys::new(network.genesis.validators.iter().map(|v| &v.key));
+    let (stoq, events) = Stoq::bind(config).unwrap();
+    let target = PeerTarget {
+        addr: network.stoq[0],
+        key: network.genesis.validators[0].key.clone(),
+        persistent: true,
+    };
+    stoq.handle().connect(target).unwrap();
+    let conn = loop {
+        if let Event::Connected { conn, .. } = events.recv().unwrap() {
+            break conn;
+        }
+    };
+    let vote = |round: u64, byte: u8| {
+        let (block, index) = (Digest([byte; 32]), ValidatorIndex(3));
+        let (round, parent) = (Round(round), Round(round - 1));
+        Vote::sign(Epoch::ZERO, round, block, parent, index, chain, &key)
+    };
+    // Rounds go on meanwhile, so it says so about the present one until somebody heard it.
+    let punished = loop {
+        let status = network.get(0, "/v1/status");
+        let round = status["round"].as_u64().expect("a round");
+        for byte in [1, 2] {
+            let message = PeerMessage::Vote(vote(round, byte));
+            let (kind, payload) = (message.kind(), message.payload());
+            // An error means that a queue is full; the next turn of the loop says it again.
+            let _ = stoq.handle().send(conn, Channel::Control, kind, payload);
+        }
+        let validators = network.get(1, "/v1/validators");
+        if validators["offences"][0]["burned"].as_u64().is_some() {
+            break validators;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let stake = network.genesis.stake.unit;
+    let offender = network.genesis.validators[3].key.id().to_string();
+    assert_eq!(punished["offences"][0]["validator"], offender);
+    assert_eq!(punished["offences"][0]["burned"], stake / 20);
+    let candidates = punished["candidates"].as_array().unwrap();
+    for row in candidates {
+        let guilty = row["validator"] == offender;
+        let left = if guilty { stake - stake / 20 } else { stake };
+        assert_eq!(row["stake"], left);
+        assert_eq!(row["barred_until"].as_u64() > Some(0), guilty);
+    }
+    drop(events);
+    stoq.shutdown();
+    (0..3).for_each(|i| network.stop(i));
 }

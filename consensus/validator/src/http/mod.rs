@@ -10,6 +10,7 @@ mod health;
 mod live;
 mod page;
 mod transactions;
+mod validators;
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6, TcpListener};
@@ -143,6 +144,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/transactions", post(transactions::submit))
         .route("/v1/transactions/{id}", get(transactions::show))
         .route("/v1/accounts/{id}", get(accounts::show))
+        .route("/v1/validators", get(validators::show))
         .route("/v1/blocks/{height}", get(blocks::show))
         .route("/v1/status", get(health::status))
         .route("/v1/live", get(live::live))

@@ -12,10 +12,12 @@ mod probes;
 mod proof;
 mod reference;
 mod run;
+mod stake;
 mod status;
 mod testnet;
 mod top;
 mod tx;
+mod validators;
 mod xdp;
 
 use std::process::ExitCode;
@@ -64,6 +66,8 @@ pub enum Command {
     LogLevel(log_level::Args),
     Account(account::Args),
     Tx(tx::Args),
+    Stake(stake::Args),
+    Validators(validators::Args),
     Proof(proof::Args),
     Probes(probes::Args),
     Xdp(xdp::Args),
@@ -89,6 +93,8 @@ impl Command {
             Self::LogLevel(args) => args.run()?,
             Self::Account(args) => args.run()?,
             Self::Tx(args) => return args.run(),
+            Self::Stake(args) => return args.run(),
+            Self::Validators(args) => args.run()?,
             Self::Proof(args) => args.run()?,
             Self::Xdp(args) => args.run()?,
             Self::Probes(args) => args.run()?,

@@ -1,6 +1,6 @@
 //! `falconet tx`: make, send and look up transactions.
 
-mod send;
+pub mod send;
 mod show;
 
 use std::process::ExitCode;

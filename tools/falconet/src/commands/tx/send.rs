@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use falconet_crypto::keyfile;
 use falconet_types::genesis::Genesis;
-use falconet_types::transaction::{Body, Transaction};
+use falconet_types::transaction::{Body, SignedTransaction, Transaction};
 use falconet_types::{AccountId, ChainId, KeyPair};
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 
 /// Options of every command that sends a transaction.
 #[derive(Debug, clap::Args)]
-struct Common {
+pub struct Common {
     /// Key file of the paying account
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
@@ -99,9 +99,18 @@ impl RegisterKey {
 
 impl Common {
     fn send(self, body: impl FnOnce(&KeyPair) -> Body) -> anyhow::Result<ExitCode> {
+        self.send_for(|key, _| Ok(body(key)))
+    }
+
+    /// Signs and submits what `body` makes out of the key and the chain.
+    pub fn send_for(
+        self,
+        body: impl FnOnce(&KeyPair, ChainId) -> anyhow::Result<Body>,
+    ) -> anyhow::Result<ExitCode> {
         let key = keyfile::read(&self.key)?;
         let node = self.node.connect()?;
         let chain_id = self.chain_id(&node)?;
+        let body = body(&key, chain_id)?;
         let nonce = match self.nonce {
             Some(nonce) => nonce,
             None => next_nonce(&node, key.public().id())?,
@@ -115,10 +124,18 @@ impl Common {
             nonce,
             valid_until_ms,
             fee: self.fee,
-            body: body(&key),
+            body,
         }
         .sign(&key);
+        self.submit(&node, &tx, deadline)
+    }
 
+    fn submit(
+        &self,
+        node: &Node,
+        tx: &SignedTransaction,
+        deadline: SystemTime,
+    ) -> anyhow::Result<ExitCode> {
         let answer = node
             .post("/v1/transactions", tx.bytes())
             .context("the transaction was not accepted")?;
@@ -133,8 +150,30 @@ impl Common {
         if !self.wait {
             return self.report(&json!({ "id": id, "admission": admission }));
         }
-        let committed = wait(&node, &id, deadline)?;
+        let committed = wait(node, &id, deadline)?;
         self.report(&committed)
+    }
+
+    /// The validator that it would be sent to.
+    pub fn connect(&self) -> anyhow::Result<Node> {
+        self.node.connect()
+    }
+
+    /// Signs and submits what a validator's key says: it pays nothing and has no nonce.
+    pub fn say(self, body: impl FnOnce(&Node) -> anyhow::Result<Body>) -> anyhow::Result<ExitCode> {
+        let key = keyfile::read(&self.key)?;
+        let node = self.node.connect()?;
+        let deadline = SystemTime::now() + self.valid_for;
+        let tx = Transaction {
+            scheme: key.scheme(),
+            chain_id: self.chain_id(&node)?,
+            sender: key.public().id(),
+            nonce: 0,
+            valid_until_ms: u64::try_from(deadline.duration_since(UNIX_EPOCH)?.as_millis())?,
+            fee: 0,
+            body: body(&node)?,
+        };
+        self.submit(&node, &tx.sign(&key), deadline)
     }
 
     /// The chain to sign for: by genesis when one is given, else as the validator says.
