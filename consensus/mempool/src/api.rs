@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 pub use falconet_types::batch::SignedBatchHeader;
 use falconet_types::batch::{Batch, BatchHeader, Watermark};
 use falconet_types::block::{Cut, LaneTip, SignedHeader};
@@ -9,7 +10,7 @@ use falconet_types::genesis::Params;
 use falconet_types::message::{GetBatches, PeerMessage};
 use falconet_types::signing::Verified;
 use falconet_types::validators::ValidatorSet;
-use falconet_types::{ChainId, Epoch, Height, Seq, ValidatorIndex};
+use falconet_types::{AccountId, ChainId, Epoch, Height, Seq, TxId, ValidatorIndex};
 
 /// What the mempool must know from the start.
 #[derive(Debug, Clone)]
@@ -112,12 +113,41 @@ pub enum Input {
     Tick,
 }
 
+/// A verified transaction that asks for a place in the own lane.
+#[derive(Debug, Clone)]
+pub struct Offered {
+    /// Its identity.
+    pub id: TxId,
+    /// All its bytes.
+    pub bytes: Bytes,
+    /// Whose it is, for quotas; `None` where nobody can tell.
+    pub sender: Option<AccountId>,
+    /// What counts when not all can be sealed: the fee.
+    pub priority: u64,
+    /// Names the transaction in [`Effect::Sealed`] and among the evicted.
+    pub ticket: u64,
+}
+
+/// A waiting transaction that made room for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evicted {
+    /// Its identity.
+    pub id: TxId,
+    /// Its ticket.
+    pub ticket: u64,
+}
+
 /// What the mempool wants done. Within one call the order matters only for the records.
 #[derive(Debug, Clone)]
 pub enum Effect {
     /// Make the batch durable. A second branch of a forked lane is persisted beside the first: the
     /// store must not let one batch replace another of the same sequence number.
     Persist(Batch),
+    /// These admitted transactions are in the own batch that is persisted next.
+    Sealed {
+        /// Their tickets.
+        tickets: Vec<u64>,
+    },
     /// Send to all connected peers.
     Broadcast(PeerMessage),
     /// Send to one peer.
@@ -239,6 +269,8 @@ pub struct Counters {
     pub duplicates: u64,
     /// Transactions refused because the lane was busy.
     pub busy: u64,
+    /// Waiting transactions that made room for others with a higher fee.
+    pub evicted: u64,
     /// Batches sealed.
     pub sealed: u64,
     /// Batches of peers accepted and acknowledged.
@@ -280,6 +312,9 @@ pub struct Status {
     pub pending_txs: usize,
     /// Their bytes.
     pub pending_bytes: u64,
+    /// Payload bytes that the own lane may be ahead of its commits now; shrinks when commits take
+    /// long.
+    pub window_bytes: u64,
     /// Time from sealing to commit of the own batches, milliseconds, smoothed.
     pub commit_latency_ms: u64,
     /// Highest committed height that was handed in.

@@ -58,8 +58,8 @@ mod serve;
 mod watermarks;
 
 pub use api::{
-    Config, Counters, Effect, Evidence, Input, LaneStatus, OwnLaneState, Payload, RecoverError,
-    Recovered, SignedBatchHeader, Status,
+    Config, Counters, Effect, Evicted, Evidence, Input, LaneStatus, Offered, OwnLaneState, Payload,
+    RecoverError, Recovered, SignedBatchHeader, Status,
 };
 pub use falconet_types::message::Admission;
 pub use mempool::Mempool;

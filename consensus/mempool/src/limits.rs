@@ -6,6 +6,13 @@
 pub const PENDING_BYTES_MAX: u64 = 8 << 20;
 /// Transactions that wait to be sealed, number.
 pub const PENDING_TXS_MAX: usize = 65_536;
+/// Waiting transactions beyond which the queue counts as contended, bytes: senders have quotas then.
+pub const CONTENDED_BYTES: u64 = 1 << 20;
+/// Transactions of one sender that may wait in a contended queue: as many as can execute in any
+/// order.
+pub const PENDING_PER_SENDER_MAX: u32 = falconet_types::transaction::NONCE_WINDOW as u32;
+/// Own batches that took longer from sealing to commit shrink the window of the lane, microseconds.
+pub const INTAKE_LATENCY_US_MAX: u64 = 1_000_000;
 /// Ids of admitted transactions that are remembered to refuse duplicates; the oldest is
 /// forgotten first.
 pub const RECENT_IDS_MAX: usize = 1 << 18;

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use crate::announce::Announced;
 use crate::api::{
-    Config, Counters, Effect, Input, LaneStatus, OwnLaneState, Payload, RecoverError, Recovered,
-    Status,
+    Config, Counters, Effect, Evicted, Input, LaneStatus, Offered, OwnLaneState, Payload,
+    RecoverError, Recovered, Status,
 };
 use crate::delivery::Delivery;
 use crate::fetch::Fetch;
@@ -106,9 +106,27 @@ impl Mempool {
 
     /// Takes a client's transaction, whose signature was verified, into the own lane. It is
     /// sealed by a later [`Self::handle`].
-    pub fn admit(&mut self, _now: Now, id: TxId, bytes: Bytes) -> Admission {
+    pub fn admit(&mut self, now: Now, id: TxId, bytes: Bytes) -> Admission {
+        let offered = Offered {
+            id,
+            bytes,
+            sender: None,
+            priority: 0,
+            ticket: 0,
+        };
+        self.admit_offered(now, offered, &mut Vec::new())
+    }
+
+    /// As [`Self::admit`], with all that decides who comes first when not everybody can: when the
+    /// queue is full, waiting transactions of a lower priority are evicted, and told by `evicted`.
+    pub fn admit_offered(
+        &mut self,
+        _now: Now,
+        offered: Offered,
+        evicted: &mut Vec<Evicted>,
+    ) -> Admission {
         match self.lanes.get(self.config.me.at()) {
-            Some(lane) => self.own.admit(lane, id, bytes, &mut self.counters),
+            Some(lane) => self.own.admit(lane, offered, evicted, &mut self.counters),
             None => {
                 self.counters.busy += 1;
                 Admission::Busy {
@@ -197,6 +215,7 @@ impl Mempool {
             own_lane: self.own.state,
             pending_txs: self.own.pending_txs(),
             pending_bytes: self.own.pending_bytes(),
+            window_bytes: self.own.window_bytes(),
             commit_latency_ms: self.own.latency_us / 1_000,
             committed: self.delivery.committed(),
             delivered: self.delivery.delivered(),
@@ -339,7 +358,8 @@ impl Mempool {
             self.lanes[index.at()].commit(new);
             self.stale_quorum[index.at()] = true;
             if index == self.config.me {
-                self.own.committed(now, new.seq);
+                let ahead = self.lanes[index.at()].ahead_bytes();
+                self.own.committed(now, new.seq, ahead);
                 let lane = &self.lanes[index.at()];
                 if lane.tip().seq < new.seq {
                     self.fall_behind(new.seq);
@@ -474,7 +494,10 @@ impl Mempool {
             if self.seal_due_us().is_none_or(|due_us| due_us > now.mono_us) {
                 return;
             }
-            self.own.take_batch(&mut txs);
+            let tickets = self.own.take_batch(&mut txs);
+            if !tickets.is_empty() {
+                out.push(Effect::Sealed { tickets });
+            }
             let (epoch, tip) = (self.config.set.epoch(), self.lanes[me.at()].tip());
             let signer = &*self.signer;
             let batch = Batch::seal(epoch, me, tip, &txs, self.config.chain_id, signer);

@@ -50,6 +50,11 @@ impl ClientTable {
         }
     }
 
+    /// The transaction left the lane's queue again.
+    pub fn forget(&self, id: &TxId) {
+        self.0.lock().remove(id);
+    }
+
     /// True while an admitted transaction waits for execution.
     #[must_use]
     pub fn is_pending(&self, id: &TxId) -> bool {

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, after, never, select_biased};
 use falconet_hotstuff::HotStuff;
 use falconet_ledger::{Verdict, Verdicts};
-use falconet_mempool::Mempool;
+use falconet_mempool::{Mempool, Offered};
 use falconet_probes as probes;
 use falconet_probes::id;
 use falconet_store::{Committed, Record};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
 use falconet_types::evidence::Evidence as Proof;
-use falconet_types::message::{Admission, PeerMessage};
+use falconet_types::message::{Admission, PeerMessage, SUBMIT_TXS_MAX};
 use falconet_types::signing::Verified;
 use falconet_types::time::Now;
 use falconet_types::wire::Wire;
@@ -45,6 +45,20 @@ const TURN_INPUTS_MAX: usize = 256;
 const LATE_ROUNDS: u64 = 16;
 /// State commitments that are remembered to check headers against.
 pub const COMMITMENTS_MAX: usize = 4096;
+
+/// Low bits of a transaction's ticket: its place in its submission. The others are the number of
+/// the submission.
+const TICKET_INDEX_BITS: u32 = 16;
+const TICKET_INDEX_MAX: u64 = (1 << TICKET_INDEX_BITS) - 1;
+const _: () = assert!(SUBMIT_TXS_MAX <= 1 << TICKET_INDEX_BITS);
+/// What the submitter of a transaction is told that had to make room for others with higher fees.
+const EVICTED: Admission = Admission::Busy {
+    retry_after_ms: 1_000,
+};
+
+fn ticket(submission: u64, index: usize) -> u64 {
+    submission << TICKET_INDEX_BITS | index as u64
+}
 
 /// Everything the core thread owns.
 pub struct Core {
@@ -80,8 +94,10 @@ pub struct Core {
     pub stage: StageClock,
     /// What this validator itself has to tell the chain.
     pub reporter: Reporter,
-    /// Submissions whose transactions are not all durable yet, oldest first.
-    pub waiting: VecDeque<Waiting>,
+    /// Submissions whose transactions are not all durable yet, by their numbers.
+    pub waiting: BTreeMap<u64, Waiting>,
+    /// Number of the next submission.
+    pub submissions: u64,
     /// Committed blocks that the mempool has no room for yet; only while catching up from far
     /// behind.
     pub backlog: VecDeque<Arc<SignedHeader>>,
@@ -393,13 +409,28 @@ impl Core {
     /// Admits a client's transactions. The answer waits until every accepted one is in a durable
     /// batch: what is acknowledged survives a crash of this validator.
     fn submission(&mut self, now: Now, reply: ReplyTo, txs: Vec<Checked>, turn: &mut Turn) {
+        let number = self.submissions;
+        self.submissions += 1;
+        let mut evicted = Vec::new();
         let mut unsealed = 0;
         let mut results = Vec::with_capacity(txs.len());
         for tx in txs {
             results.push(match tx {
                 Checked::Refused(admission) => admission,
-                Checked::Good { id, bytes } => {
-                    let admission = self.mempool.admit(now, id, bytes);
+                Checked::Good {
+                    id,
+                    bytes,
+                    sender,
+                    priority,
+                } => {
+                    let offered = Offered {
+                        id,
+                        bytes,
+                        sender,
+                        priority,
+                        ticket: ticket(number, results.len()),
+                    };
+                    let admission = self.mempool.admit_offered(now, offered, &mut evicted);
                     trace::admitted(&id, admission, &reply);
                     if admission == Admission::Accepted {
                         unsealed += 1;
@@ -419,17 +450,21 @@ impl Core {
         if unsealed == 0 {
             turn.replies.push((reply, results));
         } else {
-            self.waiting.push_back(Waiting {
+            let waiting = Waiting {
                 reply,
                 results,
                 unsealed,
-            });
+            };
+            self.waiting.insert(number, waiting);
+        }
+        for tx in evicted {
+            self.clients.forget(&tx.id);
+            self.settle(tx.ticket, Some(EVICTED), turn);
         }
     }
 
-    /// An own batch is in this turn's records: its transactions are acknowledged with the turn.
-    /// Transactions are sealed in the order of admission.
-    fn sealed(&mut self, batch: &Batch, turn: &mut Turn) {
+    /// An own batch is in this turn's records.
+    fn sealed(&self, batch: &Batch) {
         let count = batch.header().tx_count as usize;
         probes::batch_sealed(
             batch.header().lane.0.into(),
@@ -441,19 +476,24 @@ impl Core {
         trace::spans::sealed(batch.header().seq.0);
         self.verdicts
             .put(batch.hash(), Verdicts(vec![Verdict::Valid; count]));
-        let mut left = count;
-        while left > 0 {
-            // After a restart, recovered batches have nobody waiting.
-            let Some(first) = self.waiting.front_mut() else {
-                return;
-            };
-            let taken = left.min(first.unsealed);
-            first.unsealed -= taken;
-            left -= taken;
-            if first.unsealed == 0 {
-                let done = self.waiting.pop_front().expect("it is the front");
-                turn.replies.push((done.reply, done.results));
-            }
+    }
+
+    /// An admitted transaction is in a batch of this turn's records, or will never be: its
+    /// submission is answered with the last of its transactions.
+    fn settle(&mut self, ticket: u64, instead: Option<Admission>, turn: &mut Turn) {
+        let number = ticket >> TICKET_INDEX_BITS;
+        // What was admitted before a restart has nobody waiting.
+        let Some(waiting) = self.waiting.get_mut(&number) else {
+            return;
+        };
+        if let Some(admission) = instead {
+            let index = usize::try_from(ticket & TICKET_INDEX_MAX).expect("sixteen bits");
+            waiting.results[index] = admission;
+        }
+        waiting.unsealed -= 1;
+        if waiting.unsealed == 0 {
+            let done = self.waiting.remove(&number).expect("it was found");
+            turn.replies.push((done.reply, done.results));
         }
     }
 
@@ -485,7 +525,12 @@ impl Core {
             if self.chain.me == ValidatorIndex::NOBODY {
                 turn.sends.push((To::All, PeerMessage::Relay(bytes)));
             } else {
-                let txs = vec![Checked::Good { id, bytes }];
+                let txs = vec![Checked::Good {
+                    id,
+                    bytes,
+                    sender: None,
+                    priority: u64::MAX,
+                }];
                 self.submission(now, ReplyTo::Nobody, txs, turn);
                 self.mempool(now, falconet_mempool::Input::Tick, turn);
             }
@@ -515,9 +560,15 @@ impl Core {
                     if let PeerMessage::Batch(bytes) = &message {
                         let sealed = own.take().expect("persisted before it is broadcast");
                         assert_eq!(bytes.len(), sealed.bytes().len(), "another batch");
-                        self.sealed(&sealed, turn);
+                        self.sealed(&sealed);
                     }
                     turn.sends.push((To::All, message));
+                }
+                // Acknowledged with the turn, whose records hold the batch.
+                Effect::Sealed { tickets } => {
+                    for ticket in tickets {
+                        self.settle(ticket, None, turn);
+                    }
                 }
                 Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
                 Effect::Serve {

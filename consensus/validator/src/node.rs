@@ -6,7 +6,7 @@
 //! Order of stop: the endpoint first, then each stage ends when the one before it has, so that
 //! everything taken in is either finished or dropped whole.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV6;
 use std::path::Path;
 use std::sync::Arc;
@@ -699,7 +699,8 @@ impl Assembly<'_> {
             clock: Clock::new(),
             bent,
             reporter: Reporter::new(chain.id, self.key.clone(), view.clone()),
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            submissions: 0,
             backlog: found.unexecuted,
             cut,
             stage: metrics.stages.clock(Stage::Core),

@@ -17,7 +17,7 @@ use falconet_types::batch::Batch;
 use falconet_types::message::{Admission, GetBlocks, PeerMessage};
 use falconet_types::signing::Verified;
 use falconet_types::snapshot::{GetChunk, GetSnapshot};
-use falconet_types::{Digest, Epoch, Height, Seq, TxId, ValidatorIndex};
+use falconet_types::{AccountId, Digest, Epoch, Height, Seq, TxId, ValidatorIndex};
 use tokio::sync::oneshot;
 
 /// Inputs that may wait for the core.
@@ -88,6 +88,10 @@ pub enum Checked {
         id: TxId,
         /// All its bytes.
         bytes: Bytes,
+        /// Whose it is, for quotas; `None` on an opaque chain.
+        sender: Option<AccountId>,
+        /// What counts when the queue is full: the fee.
+        priority: u64,
     },
     /// Would not execute.
     Refused(Admission),

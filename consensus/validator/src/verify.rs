@@ -20,7 +20,7 @@ use falconet_types::batch::Batch;
 use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::receipt::Outcome;
 use falconet_types::signing::{self, Invalid, Verified};
-use falconet_types::transaction::SignedTransaction;
+use falconet_types::transaction::{Body, SignedTransaction};
 use falconet_types::{ValidatorIndex, transaction};
 
 use crate::catchup::CatchupInput;
@@ -113,6 +113,15 @@ enum Entry {
 enum Work {
     Urgent(Unverified),
     Bulk(Bulk),
+}
+
+/// What counts when the lane's queue is full: the fee. What a validator's key says for nothing, and
+/// the door believes, comes first.
+fn priority(tx: &SignedTransaction) -> u64 {
+    match &tx.body {
+        Body::Stake(stake) if stake.is_by_validator() => u64::MAX,
+        _ => tx.fee,
+    }
 }
 
 impl VerifyWorker {
@@ -288,7 +297,12 @@ impl VerifyWorker {
             let checked = ids.into_iter().zip(txs);
             return checked
                 .map(|(id, bytes)| match self.door.check_opaque(&bytes) {
-                    Ok(()) => Entry::Ready(Checked::Good { id, bytes }),
+                    Ok(()) => Entry::Ready(Checked::Good {
+                        id,
+                        bytes,
+                        sender: None,
+                        priority: 0,
+                    }),
                     Err(outcome) => refused(outcome),
                 })
                 .collect();
@@ -343,6 +357,8 @@ impl VerifyWorker {
                             Checked::Good {
                                 id: tx.id(),
                                 bytes: tx.bytes().clone(),
+                                sender: Some(tx.sender),
+                                priority: priority(&tx),
                             }
                         }
                         Entry::Job(_) | Entry::Verdict(_) => {

@@ -514,7 +514,7 @@ impl Live {
                     .history
                     .push((to.at(), History::Batches(lane, first, last, bytes_max))),
                 Effect::Deliver(payload) => turn.payloads.push(payload),
-                Effect::Prune { .. } => {}
+                Effect::Prune { .. } | Effect::Sealed { .. } => {}
                 Effect::PayloadChanged => changed = true,
                 Effect::Evidence(evidence) => {
                     assert!(evidence.is_conflict(), "{evidence:?}");

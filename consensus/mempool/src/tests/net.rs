@@ -373,7 +373,10 @@ impl Net {
 
     fn apply(&mut self, index: usize, effect: Effect) {
         match effect {
-            Effect::Persist(_) | Effect::PayloadChanged | Effect::Prune { .. } => {}
+            Effect::Persist(_)
+            | Effect::PayloadChanged
+            | Effect::Prune { .. }
+            | Effect::Sealed { .. } => {}
             Effect::Broadcast(message) => {
                 for to in 0..self.nodes.len() {
                     self.send(index, to, message.clone());

@@ -1,13 +1,14 @@
 //! Admission, sealing, and what stops this node from sealing.
 
+use bytes::Bytes;
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, LaneTip};
 use falconet_types::message::Admission;
 use falconet_types::{Digest, Height, Seq};
 
 use super::fixtures::*;
-use crate::limits::{OWN_BATCHES_AHEAD_MAX, PENDING_BYTES_MAX};
-use crate::{Input, OwnLaneState, Recovered};
+use crate::limits::{OWN_BATCHES_AHEAD_MAX, PENDING_BYTES_MAX, PENDING_PER_SENDER_MAX};
+use crate::{Effect, Input, Offered, OwnLaneState, Recovered};
 
 fn open() -> Single {
     let mut node = Single::new(4);
@@ -269,4 +270,136 @@ fn sealed_batches_parse_and_name_their_predecessor() {
         assert_eq!(parsed.header().prev_hash, tip.hash);
         tip = parsed.tip();
     }
+}
+
+/// A transaction with a fee of a sender; its ticket is its number.
+fn offer(
+    node: &mut Single,
+    number: u64,
+    bytes: usize,
+    fee: u64,
+    sender: u8,
+) -> (Admission, Vec<u64>) {
+    let mut id = [0; 32];
+    id[..8].copy_from_slice(&number.to_le_bytes());
+    let mut evicted = Vec::new();
+    let offered = Offered {
+        id: Digest(id),
+        bytes: Bytes::from(vec![1; bytes]),
+        sender: Some(Digest([sender; 32])),
+        priority: fee,
+        ticket: number,
+    };
+    let answer = node
+        .core
+        .admit_offered(at(node.now_us), offered, &mut evicted);
+    (answer, evicted.iter().map(|tx| tx.ticket).collect())
+}
+
+fn sealed(out: &[Effect]) -> Vec<u64> {
+    let tickets = |effect: &Effect| match effect {
+        Effect::Sealed { tickets } => tickets.clone(),
+        _ => Vec::new(),
+    };
+    out.iter().flat_map(tickets).collect()
+}
+
+/// A lane that may not seal yet, so that everything waits.
+fn waiting() -> Single {
+    let mut params = params();
+    params.lane_backlog_bytes_max = 1 << 40;
+    Single::with(config(0, &set(4), params))
+}
+
+#[test]
+fn the_highest_fee_is_sealed_first_and_every_ticket_once() {
+    let mut node = waiting();
+    for (number, fee) in [(1, 5), (2, 9), (3, 5), (4, 1)] {
+        assert_eq!(offer(&mut node, number, 100, fee, 1).0, Admission::Accepted);
+    }
+    let mut order = Vec::new();
+    for peer in [1, 2] {
+        order.extend(sealed(&node.watermark(peer, &[])));
+    }
+    for _ in 0..4 {
+        order.extend(sealed(&node.wait(100_000)));
+    }
+    assert_eq!(order, [2, 1, 3, 4]);
+}
+
+#[test]
+fn a_full_queue_makes_room_for_higher_fees_only() {
+    let mut node = waiting();
+    let mut number = 0;
+    // Many senders, so that no quota is in the way.
+    while offer(&mut node, number, 60_000, 10, number as u8).0 == Admission::Accepted {
+        number += 1;
+    }
+    let full = node.core.status();
+    assert!(full.pending_bytes <= PENDING_BYTES_MAX);
+    for fee in [1, 9, 10] {
+        let (answer, evicted) = offer(&mut node, 1_000, 60_000, fee, 250);
+        assert!(matches!(answer, Admission::Busy { .. }) && evicted.is_empty());
+    }
+    let (answer, evicted) = offer(&mut node, 1_000, 60_000, 11, 250);
+    assert_eq!(answer, Admission::Accepted);
+    assert_eq!(evicted, [number - 1], "the newest of the lowest");
+    let now = node.core.status();
+    assert_eq!(now.pending_txs, full.pending_txs);
+    assert_eq!(now.counters.evicted, 1);
+    // What was evicted may come again, when it pays more.
+    let (answer, evicted) = offer(&mut node, number - 1, 60_000, 50, 251);
+    assert_eq!((answer, evicted.len()), (Admission::Accepted, 1));
+}
+
+#[test]
+fn a_sender_has_a_quota_while_the_queue_is_contended() {
+    let mut node = waiting();
+    let mut accepted = 0;
+    loop {
+        match offer(&mut node, accepted, 9_000, 5, 1).0 {
+            Admission::Accepted => accepted += 1,
+            other => {
+                assert!(matches!(other, Admission::Busy { .. }));
+                break;
+            }
+        }
+    }
+    assert_eq!(accepted, u64::from(PENDING_PER_SENDER_MAX));
+    assert!(node.core.status().pending_bytes < PENDING_BYTES_MAX);
+    let (other, _) = offer(&mut node, 9_999, 9_000, 5, 2);
+    assert_eq!(other, Admission::Accepted, "others are not held up");
+}
+
+#[test]
+fn slow_commits_shrink_the_window_and_fast_ones_open_it_again() {
+    let mut node = open();
+    let whole = node.core.status().window_bytes;
+    let mut number = 0;
+    let mut round = |node: &mut Single, wait_us: u64| {
+        while node.admit(number, 998) == Admission::Accepted && number % 3 != 2 {
+            node.wait(10_000);
+            number += 1;
+        }
+        number += 1;
+        node.wait(wait_us);
+        let tip = node.tip(0);
+        node.commit(&[(0, tip)]);
+        node.execute();
+        node.core.status().window_bytes
+    };
+    let mut windows = vec![whole];
+    for _ in 0..6 {
+        windows.push(round(&mut node, 3_000_000));
+    }
+    assert!(windows.is_sorted_by(|a, b| a >= b), "{windows:?}");
+    let shrunk = *windows.last().unwrap();
+    assert!(shrunk < whole, "{windows:?}");
+    let mut last = shrunk;
+    for _ in 0..40 {
+        let next = round(&mut node, 20_000);
+        assert!(next >= last);
+        last = next;
+    }
+    assert_eq!(last, whole);
 }
