@@ -3,7 +3,7 @@
 use falconet_adversary::Kind;
 use falconet_tests::actors::Named;
 use falconet_tests::sim::scenario::CrashPoint;
-use falconet_tests::sim::{Fault, Scenario, World};
+use falconet_tests::sim::{Fault, Scenario, World, keys};
 use falconet_types::message::PeerMessage;
 
 use super::{DEATHS, order, run, scripted};
@@ -152,6 +152,30 @@ fn s08_unprovable_misbehaviour_accuses_nobody() {
         assert_eq!(honest.count(), 0, "{kind}: {:?}", world.accusations());
         if kind != Kind::Flooder {
             assert!(world.accusations().is_empty(), "{kind}");
+        }
+    }
+}
+
+#[test]
+fn s08_what_is_provable_is_proved_by_everybody_within_a_second() {
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_provable()) {
+        for seed in 1..=3 {
+            let mut world = World::builder(scripted(seed, 4))
+                .actor(1, Named::new(kind))
+                .build();
+            // A fork of a lane needs something in it.
+            for (nonce, at_us) in (900..).zip([0, 50_000, 100_000, 150_000]) {
+                let reached = world.run_until(at_us, |_| false);
+                reached.expect("nothing is wrong");
+                let tx = keys::transfer(world.chain().id, 4, 5, nonce, 1);
+                world.submit_now(1, tx);
+            }
+            let found = world.run_until(1_000_000, |world| {
+                [0, 2, 3]
+                    .into_iter()
+                    .all(|i| world.accusations().contains(&(i, 1)))
+            });
+            assert_eq!(found, Ok(true), "{kind}, seed {seed}");
         }
     }
 }

@@ -28,6 +28,15 @@ impl Args {
             .iter()
             .filter(|peer| peer["connected"] == true)
             .count();
+        let throttled: Vec<String> = peers
+            .iter()
+            .filter(|peer| !peer["banned_until_ms"].is_null())
+            .map(|peer| text(peer, "name"))
+            .collect();
+        let mut connected = format!("{connected} of {} connected", peers.len());
+        if !throttled.is_empty() {
+            connected += &format!("; throttled: {}", throttled.join(", "));
+        }
         let signing = match status["signing"].as_bool() {
             Some(true) => "yes".to_owned(),
             _ => format!("NO: {}", text(&status, "not_signing_reason")),
@@ -51,7 +60,7 @@ impl Args {
             ("executed height", text(&status, "executed_height")),
             ("state", text(&status, "state_commitment")),
             ("transactions", text(&status, "transactions_committed")),
-            ("peers", format!("{connected} of {} connected", peers.len())),
+            ("peers", connected),
             ("signing", signing),
         ])
     }
