@@ -391,12 +391,8 @@ impl HotStuff {
             }
             tally::Added::New => {}
         }
-        if let Some(timeout) = self.timeouts.of(vote.voter)
-            && vote.round <= timeout.round
-            && timeout.hqc_round < vote.parent_round
-        {
-            let timeout = timeout.clone();
-            self.report(Evidence::LockViolation(vote.clone(), timeout), out);
+        if let Some(timeout) = self.timeouts.of(vote.voter).cloned() {
+            self.look_for_violation(&timeout, out);
         }
         let held = self.certificates.qc(vote.round, &vote.block_id).is_some();
         if !held && let Some(qc) = self.votes.qc(&vote, &self.config.set) {
@@ -421,6 +417,9 @@ impl HotStuff {
         {
             self.stop_foreign(timeout.round, out);
         }
+        // Whatever becomes of it: the vote that it contradicts may have ended its round just now,
+        // and a timeout of a far round, or a truthful one, must not hide it.
+        self.look_for_violation(&timeout, out);
         if timeout.round < self.pace.round {
             self.answer_laggard(now, from, out);
             return;
@@ -446,11 +445,16 @@ impl HotStuff {
             tally::Added::Conflict(first) => {
                 self.report(Evidence::Timeouts(first, timeout), out);
             }
-            tally::Added::New => {
-                if let Some(vote) = tally::lock_violation(&self.votes, &timeout) {
-                    self.report(Evidence::LockViolation(vote, timeout), out);
-                }
-            }
+            tally::Added::New => {}
+        }
+    }
+
+    /// Rule E3, for each timeout that arrives and for each vote; once a round and author.
+    fn look_for_violation(&mut self, timeout: &Timeout, out: &mut Vec<Effect>) {
+        if let Some(vote) = tally::lock_violation(&self.votes, timeout)
+            && self.timeouts.is_first_violation(timeout)
+        {
+            self.report(Evidence::LockViolation(vote, timeout.clone()), out);
         }
     }
 

@@ -123,6 +123,10 @@ impl Votes {
 #[derive(Debug, Default)]
 pub(crate) struct Timeouts {
     highest: BTreeMap<ValidatorIndex, Timeout>,
+    /// The highest round in which each validator's lock violation was reported.
+    violations: BTreeMap<ValidatorIndex, Round>,
+    /// The highest round in which two timeouts of each validator were reported.
+    conflicts: BTreeMap<ValidatorIndex, Round>,
 }
 
 impl Timeouts {
@@ -130,7 +134,11 @@ impl Timeouts {
         match self.highest.get(&timeout.author) {
             Some(held) if held.round > timeout.round => Added::Known,
             Some(held) if held.round == timeout.round => {
-                if (held.hqc_round, held.hqc_id) == (timeout.hqc_round, timeout.hqc_id) {
+                let same = (held.hqc_round, held.hqc_id) == (timeout.hqc_round, timeout.hqc_id);
+                // Reported once: a liar could repeat it for ever.
+                let again = !same
+                    && self.conflicts.insert(timeout.author, timeout.round) == Some(timeout.round);
+                if same || again {
                     Added::Known
                 } else {
                     Added::Conflict(held.clone())
@@ -141,6 +149,17 @@ impl Timeouts {
                 Added::New
             }
         }
+    }
+
+    /// Whether no lock violation of this or a later round was reported for the author; then this
+    /// one is, and counts as reported.
+    pub(crate) fn is_first_violation(&mut self, timeout: &Timeout) -> bool {
+        let reported = self.violations.get(&timeout.author);
+        if reported.is_some_and(|round| *round >= timeout.round) {
+            return false;
+        }
+        self.violations.insert(timeout.author, timeout.round);
+        true
     }
 
     pub(crate) fn of(&self, author: ValidatorIndex) -> Option<&Timeout> {

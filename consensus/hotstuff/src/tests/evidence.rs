@@ -70,6 +70,46 @@ fn e3_a_timeout_below_the_lock_is_reported() {
 }
 
 #[test]
+fn e3_nothing_hides_a_timeout_below_the_lock() {
+    // Behind a truthful timeout of the same round, behind one of a far round, in a round that is
+    // over.
+    for hidden in 0..3 {
+        let mut solo = Solo::follower([1, 2]);
+        let chain = solo.maker.chain([1, 2]);
+        let liar = solo.others()[0];
+        let genesis = solo.maker.genesis_qc();
+        let first = solo.maker.qc_without(&chain[0], solo.me());
+        solo.vote(solo.maker.vote(liar, &chain[1]));
+        let low = match hidden {
+            0 => {
+                solo.timeout(solo.maker.timeout(liar, 2, &first));
+                solo.maker.timeout(liar, 2, &genesis)
+            }
+            1 => {
+                solo.timeout(solo.maker.timeout(liar, 6, &first));
+                solo.maker.timeout(liar, 3, &genesis)
+            }
+            _ => {
+                for voter in solo.others().into_iter().skip(1) {
+                    solo.vote(solo.maker.vote(voter, &chain[1]));
+                }
+                solo.maker.timeout(liar, 2, &genesis)
+            }
+        };
+        let _ = solo.said();
+        for _ in 0..3 {
+            solo.timeout(low.clone());
+        }
+        let violations = solo.said().evidence();
+        let violations: Vec<_> = violations
+            .iter()
+            .filter(|evidence| matches!(evidence, Evidence::LockViolation(_, t) if *t == low))
+            .collect();
+        assert_eq!(violations.len(), 1, "case {hidden}: {violations:?}");
+    }
+}
+
+#[test]
 fn e3_honest_timeouts_are_no_evidence() {
     let mut solo = Solo::follower([1, 2]);
     let chain = solo.maker.chain([1, 2]);
@@ -88,7 +128,9 @@ fn e_two_timeouts_of_one_round_are_a_warning() {
     let genesis = solo.maker.genesis_qc();
     let peer = solo.others()[0];
     solo.timeout(solo.maker.timeout(peer, 2, &genesis));
-    solo.timeout(solo.maker.timeout(peer, 2, &qc));
+    for _ in 0..3 {
+        solo.timeout(solo.maker.timeout(peer, 2, &qc));
+    }
     let evidence = solo.said().evidence();
     assert!(matches!(&evidence[..], [Evidence::Timeouts(a, b)]
         if a.hqc_round == Round(0) && b.hqc_round == Round(1)));
