@@ -168,23 +168,30 @@ impl Backend for Mmsg {
     fn receive(&mut self, sink: &mut dyn FnMut(Received)) -> io::Result<Taken> {
         let batch = self.prepare_receive();
         self.stats.syscalls_receive.inc();
-        // Not through the C library: its function is a cancellation point, which costs a polling
+        let fd = self.socket.fd.as_raw_fd();
+        // Not through the C library: its functions are cancellation points, which costs a polling
         // thread a tenth of its time.
         // SAFETY: `prepare_receive` set the first `batch` headers: names, control buffers and
         // iovecs are fields of boxed slots that live as long as `self`; each iovec covers
         // WINDOW_BYTES of a slab's spare capacity (Pool::refill guarantees that much) or of the
-        // spare buffer.
+        // spare buffer. A single message has a call of its own, which costs less.
         let result = unsafe {
-            libc::syscall(
-                libc::SYS_recvmmsg,
-                self.socket.fd.as_raw_fd(),
-                self.receive_headers.as_mut_ptr(),
-                batch as libc::c_uint,
-                libc::MSG_DONTWAIT,
-                ptr::null_mut::<libc::timespec>(),
-            )
+            let headers = self.receive_headers.as_mut_ptr();
+            if batch == 1 {
+                let header = &raw mut (*headers).msg_hdr;
+                libc::syscall(libc::SYS_recvmsg, fd, header, libc::MSG_DONTWAIT)
+            } else {
+                libc::syscall(
+                    libc::SYS_recvmmsg,
+                    fd,
+                    headers,
+                    batch as libc::c_uint,
+                    libc::MSG_DONTWAIT,
+                    ptr::null_mut::<libc::timespec>(),
+                )
+            }
         };
-        let Ok(count) = usize::try_from(result) else {
+        let Ok(mut count) = usize::try_from(result) else {
             let error = io::Error::last_os_error();
             return match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {
@@ -194,6 +201,11 @@ impl Backend for Mmsg {
                 _ => Err(error),
             };
         };
+        if batch == 1 {
+            // The length of the message that came, which may be empty.
+            self.receive_headers[0].msg_len = count as u32;
+            count = 1;
+        }
         for i in 0..count {
             self.take(i, sink);
         }
@@ -227,17 +239,22 @@ impl Backend for Mmsg {
                 self.send[i].point(&mut self.send_headers[i].msg_hdr);
             }
             self.stats.syscalls_send.inc();
+            let (fd, flags) = (self.socket.fd.as_raw_fd(), libc::MSG_DONTWAIT);
+            let waiting = self.queued - self.sent;
+            let headers = self.send_headers[self.sent..].as_mut_ptr();
             // SAFETY: headers `sent..queued` were just pointed at boxed slots; each iovec covers
-            // the bytes that `SendSlot::set` found in its buffer.
+            // the bytes that `SendSlot::set` found in its buffer. Calls as for receiving.
             let result = unsafe {
-                libc::sendmmsg(
-                    self.socket.fd.as_raw_fd(),
-                    self.send_headers[self.sent..].as_mut_ptr(),
-                    (self.queued - self.sent) as libc::c_uint,
-                    libc::MSG_DONTWAIT as _,
-                )
+                if waiting == 1 {
+                    let header = &raw const (*headers).msg_hdr;
+                    // A datagram is sent whole or not at all.
+                    libc::syscall(libc::SYS_sendmsg, fd, header, flags).min(1)
+                } else {
+                    libc::syscall(libc::SYS_sendmmsg, fd, headers, waiting, flags)
+                }
             };
             if let Ok(count) = usize::try_from(result) {
+                assert!(count > 0, "a transmission has bytes");
                 for slot in &self.send[self.sent..self.sent + count] {
                     slot.count_sent(&self.stats);
                 }

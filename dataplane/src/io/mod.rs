@@ -97,10 +97,10 @@ pub(crate) fn open(
         Choice::Mmsg => (true, socket),
         // Measured (`falconet bench net`): a round trip of 7.8 instead of 10.3 us. Data that comes
         // must not first be announced by a completion, and the sender has no waiter to call.
-        Choice::Auto if options.spin == Spin::Always => {
+        Choice::Auto if options.spin != Spin::Never => {
             tracing::info!(
-                "a thread that never sleeps reads its socket itself, which is faster than waiting \
-                 for io_uring's completions; using recvmmsg/sendmmsg"
+                "a thread that polls reads its socket itself, which is faster than waiting for \
+                 io_uring's completions; using recvmmsg/sendmmsg"
             );
             (true, socket)
         }

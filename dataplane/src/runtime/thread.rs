@@ -40,7 +40,7 @@ const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(1);
 const ERROR_WAIT: Duration = Duration::from_millis(10);
 
 /// Shortest time that adaptive spinning is tried.
-const SPIN_MIN: Duration = Duration::from_micros(2);
+const SPIN_MIN: Duration = Duration::from_micros(1);
 
 /// What the thread is given.
 pub(super) struct Parts {
@@ -227,13 +227,13 @@ impl NetThread {
         }
     }
 
-    /// Queues what is to be sent. The first transmission is handed over at once, so that an answer is
-    /// on its way while the endpoint is asked for more; the others when there is more than the
-    /// queue holds.
+    /// Queues what is to be sent. Flushes when there is more than the queue holds. A thread that polls
+    /// hands its first transmission over at once, so that an answer is on its way while the endpoint
+    /// is asked for more; one that sleeps saves that system call.
     fn transmit(&mut self, now: Instant) -> Sent {
         let mut outcome = Sent::Nothing;
         self.parts.endpoint.set_segments_max(self.io.segments_max());
-        let mut is_first = true;
+        let mut is_urgent = !self.spinner.never();
         for _ in 0..TRANSMISSIONS_PER_TURN {
             let mut any = false;
             while let Some(buf) = self.io.transmit_buffer() {
@@ -242,7 +242,7 @@ impl NetThread {
                 };
                 self.io.transmit(&transmit);
                 any = true;
-                if std::mem::take(&mut is_first) && !self.flush() {
+                if std::mem::take(&mut is_urgent) && !self.flush() {
                     return Sent::All;
                 }
             }
@@ -337,11 +337,12 @@ enum Sent {
     Some,
 }
 
-/// Decides between polling and sleeping. Polling is worth it while work keeps coming within the
-/// time that a wake-up costs.
+/// Decides between polling and sleeping. Polling pays when work comes within the longest time that it
+/// may take; how long the thread was idle says so, whether it slept meanwhile or not.
 struct Spinner {
     spin: Spin,
     limit: Duration,
+    /// Since when there is no work; sleeping does not end it.
     idle_since: Option<Instant>,
 }
 
@@ -363,12 +364,18 @@ impl Spinner {
     }
 
     /// Work was found.
-    fn worked(&mut self, _now: Instant, stats: &Stats) {
-        if self.idle_since.take().is_some()
-            && let Spin::Adaptive { max } = self.spin
-        {
+    fn worked(&mut self, now: Instant, stats: &Stats) {
+        let (Some(since), Spin::Adaptive { max }) = (self.idle_since.take(), self.spin) else {
+            return;
+        };
+        let idle = now.saturating_duration_since(since);
+        if idle <= self.limit {
             stats.spins_useful.inc();
-            self.limit = (self.limit * 2).clamp(SPIN_MIN, max.max(SPIN_MIN));
+        } else if idle <= max {
+            // Polling that long would have found it.
+            self.limit = (2 * idle).min(max).max(SPIN_MIN);
+        } else {
+            self.limit = (self.limit / 2).max(SPIN_MIN);
         }
     }
 
@@ -386,9 +393,6 @@ impl Spinner {
                     std::hint::spin_loop();
                     return true;
                 }
-                // In vain: less next time. Work after the sleep is no success of spinning.
-                self.limit = (self.limit / 2).max(SPIN_MIN);
-                self.idle_since = None;
                 false
             }
         }
@@ -403,20 +407,36 @@ mod tests {
     fn spinning_shortens_when_in_vain_and_lengthens_when_it_pays() {
         let max = Duration::from_micros(64);
         let mut spinner = Spinner::new(Spin::Adaptive { max });
-        let (stats, start) = (Stats::default(), Instant::now());
-        let mut now = start;
-        for _ in 0..10 {
-            while spinner.go_on(now) {
-                now += Duration::from_micros(1);
+        let (stats, mut now) = (Stats::default(), Instant::now());
+        // Work that comes after `idle`; returns how long was polled for it.
+        let mut wait = |spinner: &mut Spinner, idle_us: u64| {
+            let since = now;
+            let end = now + Duration::from_micros(idle_us);
+            while now < end && spinner.go_on(now) {
+                now += Duration::from_nanos(500);
             }
-        }
-        assert_eq!(spinner.limit, SPIN_MIN);
-        for _ in 0..10 {
-            assert!(spinner.go_on(now));
+            let polled = now - since;
+            now = now.max(end);
             spinner.worked(now, &stats);
+            polled
+        };
+        for _ in 0..10 {
+            wait(&mut spinner, 1000);
         }
-        assert_eq!(spinner.limit, max);
+        assert_eq!(spinner.limit, SPIN_MIN, "polling for 1 ms does not pay");
+        let polled = wait(&mut spinner, 10);
+        assert_eq!(polled, SPIN_MIN, "the first is slept for");
+        for _ in 0..10 {
+            let polled = wait(&mut spinner, 10);
+            assert_eq!(
+                polled,
+                Duration::from_micros(10),
+                "the others are polled for"
+            );
+        }
         assert_eq!(stats.snapshot().spins_useful, 10);
+        wait(&mut spinner, 60);
+        assert_eq!(spinner.limit, max);
         assert!(!Spinner::new(Spin::Never).go_on(now));
         assert!(Spinner::new(Spin::Always).go_on(now));
     }
