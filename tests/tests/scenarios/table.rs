@@ -20,11 +20,11 @@ fn tests_in(path: &Path) -> BTreeSet<String> {
     for line in text.lines().map(str::trim) {
         // proptest! puts its tests into a macro, with the same mark.
         marked |= line.starts_with("#[test]");
-        if let Some(rest) = line.strip_prefix("fn ") {
-            if std::mem::take(&mut marked) {
-                let name = rest.split(['(', '<']).next().unwrap_or_default();
-                names.insert(name.to_owned());
-            }
+        if let Some(rest) = line.strip_prefix("fn ")
+            && std::mem::take(&mut marked)
+        {
+            let name = rest.split(['(', '<']).next().unwrap_or_default();
+            names.insert(name.to_owned());
         }
     }
     names
