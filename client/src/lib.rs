@@ -3,6 +3,8 @@
 //!
 //! * [`Client`]: blocking, one validator. Start here; `examples/transfer.rs` is a whole program.
 //! * [`Hub`]: non-blocking, many validators over one socket; made for load generators.
+//! * [`Pool`]: all validators; a transaction goes to its sender's home, and elsewhere when that is
+//!   silent.
 //! * [`Wallet`]: a key that makes signed transactions with ascending nonces.
 //!
 //! The connection is QUIC with a post-quantum key exchange. The validator proves its FALCON key,
@@ -15,6 +17,7 @@ mod client;
 mod error;
 mod frames;
 mod hub;
+mod pool;
 mod wallet;
 
 pub use falconet_dataplane::{CloseCode, CloseReason};
@@ -23,4 +26,5 @@ pub use client::{CONNECT_TIMEOUT_DEFAULT, Client, ClientConfig, EVENTS_KEPT_MAX,
 pub use error::ClientError;
 pub use frames::{FRAME_BYTES_MAX, Filling, frames};
 pub use hub::{ClientEvent, Hub, Link};
+pub use pool::{FAIL_OVER_AFTER_DEFAULT, Pool, PoolConfig};
 pub use wallet::{FEE_DEFAULT, VALIDITY_DEFAULT, Wallet};

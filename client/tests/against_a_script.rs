@@ -7,7 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use falconet_client::{Client, ClientConfig, ClientError, ClientEvent, Fate, Hub, Wallet};
+use falconet_client::{
+    Client, ClientConfig, ClientError, ClientEvent, Fate, Hub, Pool, PoolConfig, Wallet,
+};
 use falconet_crypto::falcon::{KeyPair, Scheme};
 use falconet_dataplane::{Channel, CloseCode, Event, Limits, Stoq, StoqConfig, StoqHandle};
 use falconet_types::genesis::{ApplicationKind, Genesis, GenesisValidator, Params, StakeParams};
@@ -421,4 +423,85 @@ fn a_hub_keeps_validators_apart() {
     answers.sort_by_key(|(link, _)| *link);
     assert_eq!(answers[0], (a, vec![Admission::Accepted]));
     assert_eq!(answers[1], (b, vec![Admission::Busy { retry_after_ms: 9 }]));
+}
+
+/// A pool over two validators, the home of the wallet's sender first, and a payment.
+fn pool(home: &Scripted, other: &Scripted) -> (Pool, SignedTransaction) {
+    let payer = KeyPair::from_seed(Scheme::Falcon512, &[3; 32]);
+    let mut wallet = Wallet::new(payer, CHAIN, 1);
+    let tx = wallet.transfer(Digest([2; 32]), 1);
+    let mut validators = [home, other];
+    let place = usize::from(wallet.id().0[0] % 2);
+    if place == 1 {
+        validators.reverse();
+    }
+    let config = PoolConfig {
+        validators: validators
+            .iter()
+            .map(|v| (v.addr, v.key.public().clone()))
+            .collect(),
+        chain_id: CHAIN,
+        fail_over_after: Duration::from_millis(300),
+    };
+    let pool = Pool::open(&config).unwrap();
+    assert_eq!(pool.home(&wallet.id()), place);
+    (pool, tx)
+}
+
+/// A second validator.
+fn second(script: impl FnMut(ClientMessage) -> Vec<Do> + Send + 'static) -> Scripted {
+    let key = Arc::new(KeyPair::from_seed(Scheme::Falcon1024, &[8; 32]));
+    Scripted::start_at("[::1]:0".parse().unwrap(), key, script)
+}
+
+fn answer(tag: u64, admission: Admission) -> Do {
+    let results = vec![admission];
+    Do::Answer(ClientMessage::Results { tag, results })
+}
+
+#[test]
+fn a_silent_home_is_passed_over() {
+    let home = Scripted::start(|message| match message {
+        ClientMessage::Submit { tag, .. } => vec![answer(tag, Admission::Accepted)],
+        other => willing(other),
+    });
+    let other = second(willing);
+    let (mut pool, tx) = pool(&home, &other);
+    let fates = pool.submit_and_wait(&[tx], LONG).unwrap();
+    assert_eq!(fates[0].receipt().unwrap().outcome, Outcome::Executed);
+}
+
+#[test]
+fn a_home_that_hangs_up_is_passed_over() {
+    let home = Scripted::start(|message| match message {
+        ClientMessage::Submit { .. } => vec![Do::Close],
+        other => willing(other),
+    });
+    let other = second(willing);
+    let (mut pool, tx) = pool(&home, &other);
+    let fates = pool.submit_and_wait(&[tx], LONG).unwrap();
+    assert_eq!(fates[0].receipt().unwrap().outcome, Outcome::Executed);
+}
+
+#[test]
+fn a_busy_home_is_asked_again_after_its_hint_and_then_passed_over() {
+    let (said, heard) = std::sync::mpsc::channel();
+    let home = Scripted::start(move |message| match message {
+        ClientMessage::Submit { tag, .. } => {
+            said.send(std::time::Instant::now()).unwrap();
+            vec![answer(tag, Admission::Busy { retry_after_ms: 50 })]
+        }
+        other => willing(other),
+    });
+    let other = second(willing);
+    let (mut pool, tx) = pool(&home, &other);
+    // Both are connected, so that the home is asked first.
+    std::thread::sleep(Duration::from_millis(500));
+    let fates = pool.submit_and_wait(&[tx], LONG).unwrap();
+    assert_eq!(fates[0].receipt().unwrap().outcome, Outcome::Executed);
+    let asked: Vec<_> = heard.try_iter().collect();
+    assert!(asked.len() <= 3, "asked {} times", asked.len());
+    for pair in asked.windows(2) {
+        assert!(pair[1] - pair[0] >= Duration::from_millis(50));
+    }
 }

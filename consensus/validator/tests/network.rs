@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use falconet_client::{Client, ClientConfig, Wallet};
+use falconet_client::{Client, ClientConfig, Pool, PoolConfig, Wallet};
 use falconet_crypto::falcon::{KeyPair, Scheme};
 use falconet_crypto::keyfile;
 use falconet_dataplane::{Channel, Event, PeerTarget, Stoq, StoqConfig, TrustedKeys};
@@ -218,6 +218,44 @@ fn three_of_four_commit_and_the_fourth_catches_up() {
         );
     }
     (0..4).for_each(|i| network.stop(i));
+}
+
+/// The home of the sender stops in the middle of its submissions.
+#[test]
+fn submissions_survive_the_loss_of_their_home() {
+    logs();
+    let mut network = Network::create(4);
+    (0..4).for_each(|i| network.start(i));
+    let validators = network.stoq.iter().zip(&network.genesis.validators);
+    let config = PoolConfig {
+        validators: validators.map(|(addr, v)| (*addr, v.key.clone())).collect(),
+        chain_id: network.genesis.chain_id(),
+        fail_over_after: Duration::from_secs(1),
+    };
+    let mut pool = Pool::open(&config).unwrap();
+    let mut wallet = Wallet::new(rich(), network.genesis.chain_id(), 1);
+    let home = pool.home(&wallet.id());
+    assert_eq!(pool.others(), 2);
+    let to = Digest([3; 32]);
+    for round in 0..3 {
+        let transfers: Vec<_> = (0..20).map(|i| wallet.transfer(to, i + 1)).collect();
+        let fates = std::thread::scope(|scope| {
+            if round == 1 {
+                scope.spawn(|| network.stop(home));
+            }
+            pool.submit_and_wait(&transfers, PATIENCE).unwrap()
+        });
+        for (fate, tx) in fates.iter().zip(&transfers) {
+            let receipt = fate.receipt().expect("executed");
+            assert_eq!(
+                (receipt.tx_id, receipt.outcome),
+                (tx.id(), Outcome::Executed)
+            );
+            assert!(round < 2 || receipt.lane.at() != home);
+        }
+    }
+    let left = (0..4).filter(|i| *i != home);
+    left.for_each(|i| network.stop(i));
 }
 
 /// The fourth validator never runs: the test speaks with its key, and says two things at once.
