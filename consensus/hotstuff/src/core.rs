@@ -80,7 +80,7 @@ pub struct HotStuff {
     pub(crate) pace: Pace,
     pub(crate) started: bool,
     /// Own proposal that was sent since the start of the process.
-    pub(crate) announced: Round,
+    pub(crate) announced: (Round, HeaderKind),
     /// When a header that is ahead of this node's clock may be looked at again.
     pub(crate) clock_wait_us: Option<u64>,
     /// When this node, as leader, proposes.
@@ -282,6 +282,7 @@ impl HotStuff {
                 || self.try_tc(now, out)
                 || self.try_propose(now, payload, out)
                 || self.try_vote(now, payload, out)
+                || self.try_propose_ahead(now, payload, out)
                 || self.try_give_up(now, out);
             if !progress {
                 break;

@@ -23,6 +23,7 @@ use falconet_types::{Epoch, Round, ValidatorIndex};
 use crate::api::{Effect, NextEpoch};
 use crate::certificates::Certificates;
 use crate::core::{HotStuff, Pace};
+use crate::leading::NOTHING_ANNOUNCED;
 use crate::pulls::Pulls;
 use crate::serving::Peer;
 use crate::tally::{Timeouts, Votes};
@@ -67,7 +68,7 @@ impl HotStuff {
         self.dead_target = None;
         self.commit_may_advance = false;
         self.peers = no_peers();
-        self.announced = Round::ZERO;
+        self.announced = NOTHING_ANNOUNCED;
         self.clock_wait_us = None;
         self.propose_due_us = None;
         self.pace = Pace {

@@ -77,10 +77,10 @@ impl HotStuff {
         }
         let record = self.rules.record();
         let round = self.pace.round;
-        if self.announced == round
-            && let Some(header) = record.proposal_of(round)
-        {
-            words.push(PeerMessage::Header(header.clone()));
+        if self.announced.0 == round {
+            let proposals = record.last_normal.iter().chain(&record.last_recovery);
+            let of_round = proposals.filter(|header| header.round == round);
+            words.extend(of_round.cloned().map(PeerMessage::Header));
         }
         let certified = self.certificates.high_qc().round;
         if let Some(vote) = &record.last_vote

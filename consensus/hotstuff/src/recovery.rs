@@ -13,6 +13,7 @@ use crate::api::{Config, Counters, Effect, RecoverError, Recovered};
 use crate::certificates::Certificates;
 use crate::core::{HotStuff, Pace, Slot};
 use crate::epochs::{no_peers, not_a_member};
+use crate::leading::NOTHING_ANNOUNCED;
 use crate::limits::Times;
 use crate::pulls::Pulls;
 use crate::rules::SafetyRules;
@@ -103,7 +104,7 @@ impl HotStuff {
             commit_may_advance: true,
             dead_target: None,
             started: false,
-            announced: Round::ZERO,
+            announced: NOTHING_ANNOUNCED,
             clock_wait_us: None,
             propose_due_us: None,
             proposed_this_input: false,

@@ -161,6 +161,35 @@ impl SafetyRules {
 
     /// Signs a proposal on top of the block that `qc` certifies.
     pub(crate) fn propose(&mut self, header: Header, qc: &Qc) -> SignedHeader {
+        assert!(qc.block_id == header.parent_id && qc.round == header.parent_round);
+        self.lock(qc);
+        self.sign_header(header)
+    }
+
+    /// Rule H5: this node voted for the parent in the round before and has not given that up.
+    pub(crate) fn may_propose_ahead(&self, round: Round) -> bool {
+        let record = &self.record;
+        let voted = record.last_vote.as_ref();
+        voted.is_some_and(|vote| vote.round.next() == round)
+            && record.highest_timeout_round < round.prev()
+            && (record.last_normal.as_ref()).is_none_or(|header| header.round < round)
+    }
+
+    /// Signs a normal proposal on top of the block that this node voted for last. It relies on no
+    /// certificate, so nothing is locked.
+    pub(crate) fn propose_ahead(&mut self, header: Header) -> SignedHeader {
+        let voted = self.record.last_vote.as_ref().map(|vote| vote.block_id);
+        assert!(
+            self.may_propose_ahead(header.round)
+                && header.kind == HeaderKind::Normal
+                && voted == Some(header.parent_id),
+            "H5: proposal ahead for round {}",
+            header.round
+        );
+        self.sign_header(header)
+    }
+
+    fn sign_header(&mut self, header: Header) -> SignedHeader {
         let last = self
             .record
             .proposal(header.kind)
@@ -170,8 +199,6 @@ impl SafetyRules {
             "H1: second header for round {}",
             header.round
         );
-        assert!(qc.block_id == header.parent_id && qc.round == header.parent_round);
-        self.lock(qc);
         let kind = header.kind;
         let signed = SignedHeader::sign(header, self.chain_id, &*self.signer);
         let slot = match kind {

@@ -64,15 +64,6 @@ impl SafetyRecord {
             HeaderKind::Recovery => self.last_recovery.as_ref(),
         }
     }
-
-    /// The proposal of `round`, whatever its kind.
-    #[must_use]
-    pub fn proposal_of(&self, round: Round) -> Option<&SignedHeader> {
-        self.last_normal
-            .iter()
-            .chain(&self.last_recovery)
-            .find(|header| header.round == round)
-    }
 }
 
 impl Wire for SafetyRecord {

@@ -54,7 +54,8 @@ pub struct Params {
     pub round_timeout_ms: u64,
     /// The round timer never grows beyond this, milliseconds.
     pub round_timeout_ms_max: u64,
-    /// A leader with a payload waits at least this long after its parent's time, milliseconds.
+    /// A leader with new payload waits at least this long after its parent's time, milliseconds; one
+    /// whose block only commits the payload below it waits for nothing.
     pub block_interval_ms_min: u64,
     /// A leader without payload proposes an empty block after this long, milliseconds. Must be
     /// well below `round_timeout_ms`.
@@ -77,6 +78,8 @@ pub struct Params {
     /// carry nothing until it is committed. 0: one epoch for ever; else at least
     /// [`EPOCH_HEIGHTS_MIN`].
     pub epoch_heights: u64,
+    /// The next leader proposes right after its vote, before the parent's QC exists (rule H5).
+    pub optimistic_proposals: bool,
 }
 
 impl Default for Params {
@@ -94,6 +97,7 @@ impl Default for Params {
             history_heights_min: 10_000,
             fee_min: 1,
             epoch_heights: 0,
+            optimistic_proposals: false,
         }
     }
 }
@@ -466,6 +470,7 @@ impl Genesis {
             p.history_heights_min,
             p.fee_min,
             p.epoch_heights,
+            u64::from(p.optimistic_proposals),
             self.stake.unit,
             self.stake.bond_min,
             self.stake.slash_basis_points,

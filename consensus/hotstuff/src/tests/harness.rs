@@ -316,9 +316,22 @@ impl Solo {
     }
 
     pub(super) fn recover(me: u16, recovered: Recovered) -> Self {
+        Self::start(me, params(), recovered)
+    }
+
+    /// A fresh validator `me` of 4 on a chain with other parameters.
+    pub(super) fn with_params(me: u16, params: Params) -> Self {
+        Self::start(me, params, Recovered::default())
+    }
+
+    fn start(me: u16, params: Params, recovered: Recovered) -> Self {
         let set = set(4);
         let me = ValidatorIndex(me);
-        let core = HotStuff::new(config(&set, me), Box::new(signer(me)), recovered)
+        let config = Config {
+            params,
+            ..config(&set, me)
+        };
+        let core = HotStuff::new(config, Box::new(signer(me)), recovered)
             .expect("the recovered state fits");
         let mut solo = Self {
             core,

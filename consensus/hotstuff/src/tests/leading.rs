@@ -1,4 +1,4 @@
-//! Rules H1 to H4.
+//! Rules H1 to H5.
 
 use falconet_types::block::{Executed, HeaderKind};
 use falconet_types::{Height, Round};
@@ -61,7 +61,13 @@ fn h3_an_idle_leader_waits_and_work_wakes_it() {
 
 #[test]
 fn h3_payload_above_the_commit_is_driven_on_at_once() {
-    let mut solo = leader_of(2);
+    // The minimal interval is for new payload only.
+    let slow = || falconet_types::genesis::Params {
+        block_interval_ms_min: 20,
+        ..params()
+    };
+    let mut solo = Solo::with_params(set(4).leader(Round(2)).0, slow());
+    solo.said();
     let mut first = solo.maker.draft(None, 1);
     first.time_ms = solo.now.wall_ms;
     first.cut.0[0] = super::harness::tip(1);
@@ -281,4 +287,108 @@ fn a_single_validator_commits_alone_one_block_a_turn() {
         Some(&10),
         "its own vote certifies block 10 after the restart"
     );
+}
+
+/// A leader of round 2 of a chain with optimistic proposals, with a proposal of round 1.
+fn ahead_of_2() -> (Solo, falconet_types::block::SignedHeader) {
+    let me = set(4).leader(Round(2));
+    let mut solo = Solo::with_params(
+        me.0,
+        falconet_types::genesis::Params {
+            optimistic_proposals: true,
+            ..params()
+        },
+    );
+    solo.said();
+    solo.payload.work = true;
+    let mut first = solo.maker.draft(None, 1);
+    first.time_ms = solo.now.wall_ms;
+    let first = solo.maker.sign(first);
+    (solo, first)
+}
+
+#[test]
+fn h5_the_next_leader_proposes_after_its_vote() {
+    let (mut solo, first) = ahead_of_2();
+    solo.header(&first);
+    let said = solo.said();
+    assert_eq!(said.votes().len(), 1);
+    let ahead = said.headers();
+    assert_eq!(ahead.len(), 1, "no QC was needed");
+    assert_eq!(ahead[0].round, Round(2));
+    assert_eq!(ahead[0].parent_id, first.id());
+    assert_eq!(ahead[0].kind, HeaderKind::Normal);
+    let record = said.safety().unwrap();
+    assert_eq!(record.last_normal.unwrap().id(), ahead[0].id());
+    assert_eq!(record.locked.round, Round::ZERO, "it relies on no QC");
+    // Once the block is certified the node votes for its own header and sends no other.
+    solo.qc(&first);
+    let said = solo.said();
+    assert!(said.headers().is_empty());
+    assert_eq!(said.votes()[0].block_id, ahead[0].id());
+}
+
+#[test]
+fn h5_a_tc_asks_for_a_recovery_header() {
+    let (mut solo, first) = ahead_of_2();
+    solo.header(&first);
+    let ahead = solo.said().headers();
+    assert_eq!(ahead.len(), 1);
+    let genesis = solo.maker.genesis_qc();
+    let others = solo.others();
+    let tc = solo.maker.tc(
+        1,
+        [
+            (others[0], &genesis),
+            (others[1], &genesis),
+            (others[2], &genesis),
+        ],
+    );
+    solo.tc(tc);
+    let said = solo.said();
+    let second = said.headers();
+    assert_eq!(second.len(), 1);
+    assert_eq!(second[0].kind, HeaderKind::Recovery);
+    assert_eq!(second[0].round, Round(2));
+    assert_eq!(second[0].parent_round, Round::ZERO);
+    let record = said.safety().unwrap();
+    assert_eq!(record.last_normal.unwrap().id(), ahead[0].id());
+    assert_eq!(record.last_recovery.unwrap().id(), second[0].id());
+}
+
+#[test]
+fn h5_not_in_a_round_that_was_given_up() {
+    let (mut solo, first) = ahead_of_2();
+    solo.advance_ms(2_000);
+    assert_eq!(solo.said().timeouts().len(), 1);
+    solo.header(&first);
+    let said = solo.said();
+    assert!(said.votes().is_empty() && said.headers().is_empty());
+}
+
+#[test]
+fn h5_not_without_the_genesis_flag() {
+    let (_, first) = ahead_of_2();
+    let mut solo = leader_of(2);
+    solo.payload.work = true;
+    solo.header(&first);
+    let said = solo.said();
+    assert_eq!(said.votes().len(), 1);
+    assert!(said.headers().is_empty());
+}
+
+/// The block that was certified is not the one that was voted for: a second normal header would be
+/// evidence.
+#[test]
+fn h5_no_second_normal_header() {
+    let (mut solo, first) = ahead_of_2();
+    solo.header(&first);
+    assert_eq!(solo.said().headers().len(), 1);
+    let mut other = solo.maker.draft(None, 1);
+    other.time_ms = first.time_ms + 1;
+    let other = solo.maker.sign(other);
+    solo.header(&other);
+    solo.qc(&other);
+    solo.advance_ms(300);
+    assert!(solo.said().headers().is_empty());
 }
