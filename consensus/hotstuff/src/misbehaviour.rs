@@ -20,6 +20,7 @@ pub enum Misbehaviour {
     /// Writes its safety record without the lock (against S1).
     LostLock,
     /// Forgets after a restart in which rounds it voted and gave up (against S2).
+    #[cfg(feature = "misbehave")]
     ForgetVotes,
     /// Writes its safety record in the turn after the message that depends on it (against S1).
     LateRecord,

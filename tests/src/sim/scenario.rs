@@ -170,6 +170,7 @@ impl Scenario {
                 block_interval_ms_min: rng.between(0, 20),
                 batch_bytes_target: rng.between(1_000, 100_000),
                 batch_interval_ms: rng.between(1, 20),
+                optimistic_proposals: seed % 2 == 1,
                 ..Self::params()
             },
             ..Self::scripted(seed, n)
