@@ -130,8 +130,9 @@ proptest! {
         let message: PeerMessage = Gen::new(seed).value();
         let payload = message.payload();
         prop_assert_eq!(&PeerMessage::parse(message.kind(), &payload), &Ok(message.clone()));
-        // A batch is parsed later, by the verify stage; every other message here.
-        if message.kind() != kind::BATCH {
+        // Batches and relayed transactions are parsed later, by the verify stage; every other
+        // message here.
+        if ![kind::BATCH, kind::RELAY].contains(&message.kind()) {
             let parse = |bytes: &[u8]| {
                 PeerMessage::parse(message.kind(), &Bytes::copy_from_slice(bytes))
             };
