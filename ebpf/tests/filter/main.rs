@@ -7,4 +7,5 @@ mod netns;
 mod objects;
 mod programs;
 mod reference;
+mod steering;
 mod support;
