@@ -80,10 +80,13 @@ impl FromStr for FloodKind {
 }
 
 impl FloodKind {
-    /// Whether each frame has another source prefix.
+    /// Whether each frame has another source prefix, so that nothing on the way can join them.
     #[must_use]
     pub fn is_forged(self) -> bool {
-        matches!(self, Self::ForgedPackets | Self::ForgedInitials)
+        !matches!(
+            self,
+            Self::Mixed | Self::Blocked | Self::Packets | Self::Initials
+        )
     }
 
     /// Whether it needs a true first packet of a client.

@@ -80,33 +80,37 @@ impl Flood {
         })
     }
 
-    /// Begins to send packets of a kind, `rate` a second, from the hub into the cable of a
-    /// validator. Its device gets generic receive offload, without which frames of the generator
-    /// arrive only where XDP is attached.
+    /// Begins to send packets of a kind, `rate` a second to each of the targets, from the hub into
+    /// the cables of the validators. Their devices get generic receive offload, without which
+    /// frames of the generator arrive only where XDP is attached.
     pub fn start(
         namespaces: &Namespaces,
-        target: &FloodTarget,
+        targets: &[FloodTarget],
         kind: FloodKind,
         rate: u64,
     ) -> Result<Self, FloodError> {
-        let index = target.index;
-        let device = namespaces.device(index);
-        namespaces.within(index, || receive_offload(&device, true))??;
-        if kind == FloodKind::Mixed {
-            return Self::mixed(STRANGER, target.addr, rate);
+        let mut streams = Vec::with_capacity(targets.len());
+        for target in targets {
+            let index = target.index;
+            let device = namespaces.device(index);
+            namespaces.within(index, || receive_offload(&device, true))??;
+            if kind == FloodKind::Mixed {
+                return Self::mixed(STRANGER, target.addr, rate);
+            }
+            let initial = match kind.needs_initial() {
+                true => first_datagram(target)?,
+                false => Vec::new(),
+            };
+            // The bridge passes any source; this one is nobody's.
+            let macs = [[0x02, 0xfa, 0x1c, 0, 0xff, 0xff], namespaces.mac(index)];
+            let frame = kind.frame(macs, target.addr, &initial);
+            let port = namespaces.port(index);
+            let generator = match kind.is_forged() {
+                true => Generator::forging(&port)?,
+                false => Generator::new(&port)?,
+            };
+            streams.push((generator, frame));
         }
-        let initial = match kind.needs_initial() {
-            true => first_datagram(target)?,
-            false => Vec::new(),
-        };
-        // The bridge passes any source; this one is nobody's.
-        let macs = [[0x02, 0xfa, 0x1c, 0, 0xff, 0xff], namespaces.mac(index)];
-        let frame = kind.frame(macs, target.addr, &initial);
-        let port = namespaces.port(index);
-        let mut generator = match kind.is_forged() {
-            true => Generator::forging(&port)?,
-            false => Generator::new(&port)?,
-        };
         Self::run(move |stop, sent| {
             let began = Instant::now();
             let mut last = began;
@@ -116,8 +120,10 @@ impl Flood {
                 let due = rate as f64 * (now - last).min(CATCH_UP_MAX).as_secs_f64();
                 last = now;
                 let count = (due as u32).min(FRAMES_MAX);
-                generator.send(&frame, count)?;
-                sent.fetch_add(count.into(), Ordering::Relaxed);
+                for (generator, frame) in &mut streams {
+                    generator.send(frame, count)?;
+                    sent.fetch_add(count.into(), Ordering::Relaxed);
+                }
             }
             Ok(())
         })

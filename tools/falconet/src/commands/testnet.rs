@@ -95,8 +95,12 @@ pub struct Args {
     /// With --netns: send junk to the STOQ port of validator 0 meanwhile, so many packets a second
     #[arg(long, value_name = "PACKETS", requires = "netns")]
     flood: Option<u64>,
-    /// What junk: mixed, short, version, connection-id, truncated, udp-length, fragment, extension,
-    /// small-initial, blocked, packets, forged-packets, initials, forged-initials
+    /// Send it to so many validators, from 0 on, the same rate to each
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "flood")]
+    flood_at: usize,
+    /// What junk: mixed, by a socket; or at the rate of the kernel, from ever new prefixes, short,
+    /// version, connection-id, truncated, udp-length, fragment, extension, small-initial,
+    /// forged-packets, forged-initials; or from one source, blocked, packets, initials
     #[arg(long, value_name = "KIND", default_value = "mixed", requires = "flood")]
     flood_kind: FloodKind,
     /// The last validator breaks the protocol on purpose: equivocator, withholder, lane-forker,
@@ -160,7 +164,9 @@ impl Args {
                 let filters = Filters::attach(namespaces, how, limits)?;
                 screen.line(&format!("filter of each validator: {}", filters.mode(0)));
                 if let Some(prefix) = self.flood_kind.blocked() {
-                    filters.block(0, prefix)?;
+                    for index in 0..testnet.validators().len() {
+                        filters.block(index, prefix)?;
+                    }
                 }
                 Some(filters)
             }
@@ -197,14 +203,18 @@ impl Args {
         }
         let flood = match (&namespaces, self.flood) {
             (Some(namespaces), Some(rate)) => {
-                let target = testnet.targets().swap_remove(0);
-                let target = FloodTarget {
-                    index: 0,
-                    addr: target.addr,
-                    key: target.key,
-                    chain: testnet.chain_id(),
-                };
-                Some(Flood::start(namespaces, &target, self.flood_kind, rate)?)
+                let chain = testnet.chain_id();
+                let targets = testnet.targets().into_iter().take(self.flood_at);
+                let targets: Vec<FloodTarget> = (0..)
+                    .zip(targets)
+                    .map(|(index, target)| FloodTarget {
+                        index,
+                        addr: target.addr,
+                        key: target.key,
+                        chain,
+                    })
+                    .collect();
+                Some(Flood::start(namespaces, &targets, self.flood_kind, rate)?)
             }
             _ => None,
         };
