@@ -162,7 +162,9 @@ impl HotStuff {
         }
     }
 
-    pub(crate) fn epoch(&self) -> Epoch {
+    /// The epoch that this core is in.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
         self.config.set.epoch()
     }
 

@@ -39,6 +39,13 @@ pub trait Application: Send {
     /// What a snapshot of the present state says beside the accounts' rows.
     fn head(&self) -> Head;
 
+    /// Root over the registry of stake after the last executed block, the other half of
+    /// [`StateRoots::validators`] beside the digest of [`Application::next_validators`]; zero when
+    /// the application has none.
+    fn registry_root(&self) -> Digest {
+        Digest::ZERO
+    }
+
     /// What may be asked from other threads while blocks execute; `None` when the application
     /// has no accounts.
     fn view(&self) -> Option<View>;

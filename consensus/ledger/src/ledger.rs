@@ -317,6 +317,10 @@ impl Application for Ledger {
             .then(|| members.iter().map(|m| m.member.clone()).collect())
     }
 
+    fn registry_root(&self) -> Digest {
+        self.shared.state.read().registry.registry_root()
+    }
+
     fn view(&self) -> Option<View> {
         Some(View {
             shared: Arc::clone(&self.shared),

@@ -14,6 +14,8 @@
 //! the epoch's *last block*, is the first committed one whose executed state is that of E or of a
 //! block above it: from its header on, anybody can be shown who the next validators are.
 
+use std::sync::Arc;
+
 use falconet_crypto::falcon::Verifier;
 use falconet_crypto::hash::Digest;
 
@@ -98,7 +100,7 @@ pub struct EpochInfo {
     /// Where it starts.
     pub start: EpochStart,
     /// Who rules.
-    pub set: ValidatorSet,
+    pub set: Arc<ValidatorSet>,
     /// Names, keys, weights and addresses, in the order of the set.
     pub members: Vec<Member>,
 }
@@ -108,7 +110,7 @@ impl EpochInfo {
     pub fn genesis(genesis: &Genesis) -> Result<Self, SetError> {
         Ok(Self {
             start: EpochStart::genesis(genesis.chain_id(), genesis.time_ms),
-            set: genesis.validator_set()?,
+            set: Arc::new(genesis.validator_set()?),
             members: genesis.members(),
         })
     }
@@ -127,7 +129,7 @@ impl EpochInfo {
         let (start, set) = EpochStart::after(chain, last, set);
         Ok(Self {
             start,
-            set,
+            set: Arc::new(set),
             members,
         })
     }

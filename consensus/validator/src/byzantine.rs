@@ -54,11 +54,11 @@ mod danger {
             core.misbehave(Misbehaviour::Twin);
             let config = Config {
                 chain_id: chain.id,
-                me: chain.me,
-                set: chain.set.clone(),
+                me: chain.me(),
+                set: chain.set(),
                 round_timeout_us: chain.genesis.params.round_timeout_ms * 1_000,
                 flood_per_s: FLOOD_PER_S,
-                seed: u64::from(chain.me.0),
+                seed: u64::from(chain.me().0),
             };
             Self {
                 actor: Some(Byzantine::new(kind, config, Box::new(key.clone()))),

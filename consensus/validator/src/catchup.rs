@@ -150,7 +150,7 @@ impl Incoming {
         let manifest = Manifest::from_bytes(&bytes).ok();
         let verified = manifest.and_then(|manifest| {
             let mut verifier = Verifier::new();
-            signing::verify(manifest, chain.id, &chain.set, &mut verifier).ok()
+            signing::verify(manifest, chain.id, &chain.set(), &mut verifier).ok()
         });
         let good = verified
             .map(Verified::into_inner)
@@ -373,8 +373,8 @@ impl CatchupThread {
     fn serve(&self) -> Result<(), CatchupError> {
         let (mut incoming, resume) = Incoming::load(&self.data, &self.chain)?;
         let config = Config {
-            set: Arc::clone(&self.chain.set),
-            me: self.chain.me,
+            set: self.chain.set(),
+            me: self.chain.me(),
             genesis: Arc::new(self.chain.genesis.clone()),
         };
         let mut effects = Vec::new();

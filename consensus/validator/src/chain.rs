@@ -4,9 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falconet_crypto::falcon::{PublicKey, Verifier};
+use falconet_types::epoch::EpochInfo;
 use falconet_types::genesis::{ApplicationKind, Genesis, GenesisError};
-use falconet_types::validators::{Validator, ValidatorSet};
+use falconet_types::validators::ValidatorSet;
 use falconet_types::{ChainId, ValidatorIndex};
+
+use crate::epochs::{Epochs, EpochsError};
 
 /// The chain as this validator sees it.
 pub struct Chain {
@@ -14,10 +17,10 @@ pub struct Chain {
     pub id: ChainId,
     /// The genesis document.
     pub genesis: Genesis,
-    /// Validators of the epoch.
-    pub set: Arc<ValidatorSet>,
-    /// This validator.
-    pub me: ValidatorIndex,
+    /// This node's key.
+    pub key: PublicKey,
+    /// The epochs up to the current one. The core thread moves on; all others look.
+    pub epochs: Epochs,
     /// Name of the signature verifier's code path.
     pub verifier_backend: String,
 }
@@ -28,6 +31,9 @@ pub enum ChainError {
     /// The genesis document is refused.
     #[error(transparent)]
     Genesis(#[from] GenesisError),
+    /// The proofs of past epochs cannot be used.
+    #[error(transparent)]
+    Epochs(#[from] EpochsError),
     /// The key is no validator's.
     #[error(
         "the key in {key} is not the key of any validator in {genesis}; use the key that genesis \
@@ -42,33 +48,70 @@ pub enum ChainError {
 }
 
 impl Chain {
-    /// Reads genesis and finds the validator whose key this is.
-    pub fn load(genesis: &Path, key_file: &Path, key: &PublicKey) -> Result<Self, ChainError> {
+    /// Reads genesis and the proofs of past epochs in the data directory, and finds the validator
+    /// whose key this is.
+    pub fn load(
+        genesis: &Path,
+        data: &Path,
+        key_file: &Path,
+        key: &PublicKey,
+    ) -> Result<Self, ChainError> {
         let document = Genesis::load(genesis)?;
         let set = document.validator_set().map_err(GenesisError::from)?;
-        let me = set.by_key(key).ok_or_else(|| ChainError::NotAValidator {
-            key: key_file.display().to_string(),
-            genesis: genesis.display().to_string(),
-        })?;
+        let epochs = Epochs::open(data, &document)?;
+        if set.by_key(key).is_none() && epochs.current().set.by_key(key).is_none() {
+            return Err(ChainError::NotAValidator {
+                key: key_file.display().to_string(),
+                genesis: genesis.display().to_string(),
+            });
+        }
         Ok(Self {
             id: document.chain_id(),
             genesis: document,
-            set: Arc::new(set),
-            me,
+            key: key.clone(),
+            epochs,
             verifier_backend: format!("{:?}", Verifier::new().backend()).to_lowercase(),
         })
     }
 
-    /// This validator.
+    /// The current epoch.
     #[must_use]
-    pub fn myself(&self) -> &Validator {
-        self.set.get(self.me).expect("this validator is in the set")
+    pub fn info(&self) -> Arc<EpochInfo> {
+        self.epochs.current()
     }
 
-    /// Name of a validator in genesis.
+    /// Validators of the current epoch.
     #[must_use]
-    pub fn name_of(&self, index: ValidatorIndex) -> &str {
-        &self.genesis.validators[index.at()].name
+    pub fn set(&self) -> Arc<ValidatorSet> {
+        Arc::clone(&self.epochs.current().set)
+    }
+
+    /// This node's place among them; [`ValidatorIndex::NOBODY`] if it has none.
+    #[must_use]
+    pub fn me(&self) -> ValidatorIndex {
+        let set = self.set();
+        set.by_key(&self.key).unwrap_or(ValidatorIndex::NOBODY)
+    }
+
+    /// Name of a validator of the current epoch.
+    #[must_use]
+    pub fn name_of(&self, index: ValidatorIndex) -> String {
+        let info = self.epochs.current();
+        let member = info.members.get(index.at());
+        member.map_or_else(|| "?".into(), |member| member.name.clone())
+    }
+
+    /// This node's own name, from the newest epoch of which it was a member.
+    #[must_use]
+    pub fn my_name(&self) -> String {
+        let known = self.epochs.newest();
+        let mine = known.iter().rev().find_map(|info| {
+            let mine = info.members.iter().find(|member| member.key == self.key)?;
+            Some(mine.name.clone())
+        });
+        let genesis = self.genesis.validators.iter().find(|v| v.key == self.key);
+        mine.or_else(|| genesis.map(|v| v.name.clone()))
+            .unwrap_or_else(|| self.key.id().to_string())
     }
 
     /// `ledger` or `opaque`.

@@ -12,6 +12,7 @@ use falconet_types::receipt::Receipt;
 use falconet_types::{TxId, ValidatorIndex};
 use parking_lot::Mutex;
 
+use crate::chain::Chain;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::pipeline::ReplyTo;
@@ -84,7 +85,7 @@ pub struct ReceiptSender {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// This validator: others answer for their own lanes.
-    pub me: ValidatorIndex,
+    pub chain: Arc<Chain>,
 }
 
 impl ReceiptSender {
@@ -92,7 +93,7 @@ impl ReceiptSender {
     pub fn send(&self, receipts: &[Receipt]) {
         let mut by_conn: HashMap<ConnId, Vec<Receipt>> = HashMap::new();
         let now = Instant::now();
-        for (receipt, tracked) in self.clients.finished(receipts, self.me) {
+        for (receipt, tracked) in self.clients.finished(receipts, self.chain.me()) {
             let waited = now.saturating_duration_since(tracked.since);
             self.metrics.commit_latency.observe(waited.as_secs_f64());
             self.metrics.latency.record(waited);

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, after, never, select_biased};
+use falconet_dataplane::ConnId;
 use falconet_hotstuff::HotStuff;
 use falconet_ledger::{Verdict, Verdicts};
 use falconet_mempool::{Mempool, Offered};
@@ -29,6 +30,7 @@ use crate::byzantine::Bent;
 use crate::chain::Chain;
 use crate::clients::ClientTable;
 use crate::clock::Clock;
+use crate::handover::Handover;
 use crate::metrics::stages::{Clock as StageClock, Queue};
 use crate::metrics::{Cause, Metrics, admission_name};
 use crate::peers::score::Fault;
@@ -105,6 +107,8 @@ pub struct Core {
     pub cut: Cut,
     /// What the static probes were told.
     pub watch: trace::Watch,
+    /// On the way from one epoch to the next.
+    pub handover: Handover,
 }
 
 /// A submission that waits until its transactions are in a durable batch.
@@ -205,6 +209,7 @@ impl Core {
         self.feed_backlog(now, &mut turn);
         self.mempool(now, falconet_mempool::Input::Tick, &mut turn);
         self.hotstuff(now, falconet_hotstuff::Input::Tick, &mut turn);
+        self.hand_over(now, &mut turn);
         self.bent.bend(now, &mut turn);
         self.release(turn)
     }
@@ -241,6 +246,7 @@ impl Core {
             self.feed_backlog(now, &mut turn);
             self.hotstuff(now, falconet_hotstuff::Input::PayloadChanged, &mut turn);
         }
+        self.hand_over(now, &mut turn);
         self.tick(now, &mut turn);
         self.bent.bend(now, &mut turn);
         self.publish(inputs, start);
@@ -289,34 +295,62 @@ impl Core {
         use falconet_hotstuff::Input as H;
         use falconet_mempool::Input as M;
         match input {
-            CoreInput::Peer { from, message } => self.peer(now, from, message, turn),
-            CoreInput::Batch { from, batch } => {
+            CoreInput::Peer { conn, message } => {
+                if let Some(from) = self.handover.from(conn) {
+                    self.peer(now, (from, conn), message, turn);
+                }
+            }
+            CoreInput::Batch { conn, batch } => {
+                let Some(from) = self.handover.from(conn) else {
+                    return;
+                };
                 let before = *self.mempool.counters();
                 self.mempool(now, M::Batch { from, batch }, turn);
                 self.blame(from, &before);
             }
             CoreInput::Submission { reply, txs } => self.submission(now, reply, txs, turn),
             CoreInput::Beat => {}
-            CoreInput::PeerUp(index) => {
-                self.mempool(now, M::PeerUp(index), turn);
-                self.hotstuff(now, H::PeerUp(index), turn);
+            CoreInput::Early { conn, message } => self.early(now, conn, message, turn),
+            CoreInput::OtherEpoch { conn, epoch } => {
+                if let Some(from) = self.handover.from(conn) {
+                    self.hotstuff(now, H::OtherEpoch { from, epoch }, turn);
+                }
             }
-            CoreInput::PeerDown(index) => {
-                self.mempool(now, M::PeerDown(index), turn);
-                self.hotstuff(now, H::PeerDown(index), turn);
+            CoreInput::PeerUp(conn) => {
+                if let Some(index) = self.handover.up(conn) {
+                    self.mempool(now, M::PeerUp(index), turn);
+                    self.hotstuff(now, H::PeerUp(index), turn);
+                }
+            }
+            CoreInput::PeerDown(conn) => {
+                if let Some(index) = self.handover.down(conn) {
+                    self.mempool(now, M::PeerDown(index), turn);
+                    self.hotstuff(now, H::PeerDown(index), turn);
+                }
             }
         }
     }
 
-    fn peer(
+    pub(crate) fn peer(
         &mut self,
         now: Now,
-        from: ValidatorIndex,
+        (from, conn): (ValidatorIndex, ConnId),
         message: Verified<PeerMessage>,
         turn: &mut Turn,
     ) {
         use falconet_hotstuff::Input as H;
         use falconet_mempool::Input as M;
+        // What needs no signature comes here whatever its epoch.
+        let current = self.hotstuff.epoch();
+        match message.epoch() {
+            Some(epoch) if epoch == current.next() => {
+                return self.early(now, conn, message.into_inner(), turn);
+            }
+            Some(epoch) if epoch != current => {
+                return self.hotstuff(now, H::OtherEpoch { from, epoch }, turn);
+            }
+            _ => {}
+        }
         self.watch.received(from, &message);
         if !self.bent.hears(now, from, &message) {
             return;
@@ -362,10 +396,13 @@ impl Core {
                 return self.blame(from, &before);
             }
             PeerMessage::GetEpochProof(epoch) => H::GetEpochProof { from, epoch },
-            PeerMessage::EpochProof(proof) => H::EpochProof {
-                from,
-                proof: Verified::trusted(*proof),
-            },
+            PeerMessage::EpochProof(proof) => {
+                self.handover.shown = Some(proof.clone());
+                H::EpochProof {
+                    from,
+                    proof: Verified::trusted(*proof),
+                }
+            }
             PeerMessage::Batch(_) => unreachable!("batches come as CoreInput::Batch"),
             PeerMessage::GetSnapshot(_)
             | PeerMessage::Snapshot(_)
@@ -464,7 +501,7 @@ impl Core {
     }
 
     /// An own batch is in this turn's records.
-    fn sealed(&self, batch: &Batch) {
+    fn sealed(&mut self, batch: &Batch) {
         let count = batch.header().tx_count as usize;
         probes::batch_sealed(
             batch.header().lane.0.into(),
@@ -473,9 +510,13 @@ impl Core {
             count as u64,
             batch.bytes().len() as u64,
         );
+        // Transactions of an epoch that is over come first; some are of other validators' lanes.
+        let again = count.min(self.handover.again);
+        self.handover.again -= again;
+        let mut verdicts = vec![Verdict::Unknown; again];
+        verdicts.resize(count, Verdict::Valid);
         trace::spans::sealed(batch.header().seq.0);
-        self.verdicts
-            .put(batch.hash(), Verdicts(vec![Verdict::Valid; count]));
+        self.verdicts.put(batch.hash(), Verdicts(verdicts));
     }
 
     /// An admitted transaction is in a batch of this turn's records, or will never be: its
@@ -503,6 +544,9 @@ impl Core {
         // restart executes again.
         let height = result.height;
         self.mempool(now, falconet_mempool::Input::Executed { height }, turn);
+        if let Some(ending) = &result.ending {
+            self.handover.ending = Some(ending.clone());
+        }
     }
 
     fn tick(&mut self, now: Now, turn: &mut Turn) {
@@ -522,7 +566,7 @@ impl Core {
     fn report(&mut self, now: Now, turn: &mut Turn) {
         for tx in self.reporter.due(now) {
             let (id, bytes) = (tx.id(), tx.bytes().clone());
-            if self.chain.me == ValidatorIndex::NOBODY {
+            if self.handover.me == ValidatorIndex::NOBODY {
                 turn.sends.push((To::All, PeerMessage::Relay(bytes)));
             } else {
                 let txs = vec![Checked::Good {
@@ -538,7 +582,7 @@ impl Core {
     }
 
     /// Lets the mempool handle an input and carries out its effects.
-    fn mempool(&mut self, now: Now, input: falconet_mempool::Input, turn: &mut Turn) {
+    pub(crate) fn mempool(&mut self, now: Now, input: falconet_mempool::Input, turn: &mut Turn) {
         use falconet_mempool::Effect;
         let mut effects = Vec::new();
         self.mempool.handle(now, input, &mut effects);
@@ -549,7 +593,7 @@ impl Core {
         for effect in effects {
             match effect {
                 Effect::Persist(batch) => {
-                    own = (batch.header().lane == self.chain.me).then(|| batch.clone());
+                    own = (batch.header().lane == self.handover.me).then(|| batch.clone());
                     if own.is_none() {
                         let (lane, seq) = (batch.header().lane, batch.header().seq);
                         probes::batch_accepted(lane.0.into(), seq.0, id(&batch.hash().0));
@@ -610,15 +654,26 @@ impl Core {
     }
 
     /// Lets HotStuff handle an input and carries out its effects.
-    fn hotstuff(&mut self, now: Now, input: falconet_hotstuff::Input, turn: &mut Turn) {
-        use falconet_hotstuff::Effect;
+    pub(crate) fn hotstuff(&mut self, now: Now, input: falconet_hotstuff::Input, turn: &mut Turn) {
         let mut effects = Vec::new();
         let layers = Layers {
             mempool: &self.mempool,
             executions: &self.executions,
         };
         self.hotstuff.handle(now, input, &layers, &mut effects);
-        let leader_of = |round| self.chain.set.leader(round);
+        self.carry_out(now, effects, turn);
+    }
+
+    /// Carries out HotStuff's effects.
+    pub(crate) fn carry_out(
+        &mut self,
+        now: Now,
+        effects: Vec<falconet_hotstuff::Effect>,
+        turn: &mut Turn,
+    ) {
+        use falconet_hotstuff::Effect;
+        let set = self.chain.set();
+        let leader_of = |round| set.leader(round);
         let mut committed = false;
         for effect in effects {
             match effect {
@@ -652,12 +707,10 @@ impl Core {
                         self.reporter.found(evidence);
                     }
                 }
-                // A chain of one epoch has no proofs.
-                Effect::ServeEpochProof { .. } => {}
-                Effect::EpochEnded { last } => {
-                    let (epoch, height) = (last.epoch.0, last.height.0);
-                    tracing::error!(epoch, height, "the epoch is over");
+                Effect::ServeEpochProof { to, epoch } => {
+                    turn.history.push(HistoryRequest::EpochProof { to, epoch });
                 }
+                Effect::EpochEnded { last } => self.handover.last = Some(last),
                 Effect::Alarm(alarm) => tracing::error!(?alarm, "this must not happen"),
             }
         }

@@ -1,5 +1,6 @@
 //! The execution thread: the application, the state on disk, receipts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,16 @@ use falconet_probes::id;
 use falconet_store::{Reader, StateDb, StateUpdate, StoreError};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
-use falconet_types::genesis::{ApplicationKind, Params};
+use falconet_types::genesis::ApplicationKind;
 use falconet_types::receipt::Outcome;
 use falconet_types::stake::RowId;
+use falconet_types::validators::{members_digest, validators_root};
 use falconet_types::wire::{Wire, WireError};
-use falconet_types::{AccountId, Digest, Epoch, Height};
+use falconet_types::{AccountId, Digest, Height};
 
 use crate::chain::Chain;
 use crate::clients::ReceiptSender;
+use crate::epochs::Ending;
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
 use crate::pipeline::Executed;
@@ -39,8 +42,10 @@ const PRUNE_INTERVAL_HEIGHTS: u64 = 1024;
 pub struct Executor {
     application: Box<dyn Application>,
     state: StateDb,
-    params: Params,
     snapshots: Arc<Snapshots>,
+    chain: Arc<Chain>,
+    /// Registry roots at the heights above the end of the epoch that is under way.
+    registry_roots: BTreeMap<Height, Digest>,
 }
 
 /// Why the state cannot be used.
@@ -81,7 +86,7 @@ pub enum ExecuteError {
 impl Executor {
     /// Restores the application to where the state on disk stands.
     pub fn open(
-        chain: &Chain,
+        chain: &Arc<Chain>,
         state: StateDb,
         reader: &Reader,
         snapshots: Arc<Snapshots>,
@@ -119,8 +124,9 @@ impl Executor {
         Ok(Self {
             application,
             state,
-            params: chain.genesis.params.clone(),
             snapshots,
+            chain: Arc::clone(chain),
+            registry_roots: BTreeMap::new(),
         })
     }
 
@@ -155,8 +161,7 @@ impl Executor {
         let block = Block {
             height: header.height,
             epoch: header.epoch,
-            ends_epoch: header.epoch == Epoch::ZERO
-                && self.params.last_height(Height(1)) == Some(header.height),
+            ends_epoch: self.chain.epochs.ends_epoch(header),
             time_ms: header.time_ms,
             batches: &batches,
         };
@@ -170,7 +175,7 @@ impl Executor {
             .iter()
             .map(|(id, account)| (*id, Some(account.to_bytes().into())))
             .collect();
-        let checkpoint = self.params.is_checkpoint(result.height);
+        let checkpoint = self.chain.genesis.params.is_checkpoint(result.height);
         if checkpoint {
             let head = StateHead {
                 head: self.application.head(),
@@ -192,6 +197,12 @@ impl Executor {
         })?;
         probes::state_written(header.height.0, block_id);
         span(Moment::StateWritten);
+        if self.chain.epochs.is_past_end(header) {
+            let root = self.application.registry_root();
+            self.registry_roots.insert(header.height, root);
+        } else {
+            self.registry_roots.clear();
+        }
         if let Some(metrics) = metrics {
             metrics
                 .execute_time
@@ -214,16 +225,14 @@ impl Executor {
         mut progress: impl FnMut(Height),
     ) -> Result<Cut, ExecuteError> {
         let nothing_known = VerdictTable::default();
-        let mut cut = match reader.header_at(self.application.height())? {
-            Some(header) => header.cut.clone(),
-            None => Cut::empty(chain.set.len()),
-        };
+        let mut cut = cut_after(chain, reader, self.application.height())?;
         while self.application.height() < committed {
             let height = self.application.height().next();
             let Some(header) = reader.header_at(height)? else {
                 break;
             };
-            let Some(batches) = payload_of(reader, &header, &cut)? else {
+            let before = parent_cut(reader, &header)?;
+            let Some(batches) = payload_of(reader, &header, &before)? else {
                 break;
             };
             self.execute(&header, batches, &nothing_known, None)?;
@@ -231,6 +240,41 @@ impl Executor {
             progress(height);
         }
         Ok(cut)
+    }
+
+    /// What the next epoch is made of, once `last`, the last block of the current one, is the last
+    /// executed block. `None` where the state that it names is not known well enough any more:
+    /// peers have the proof.
+    pub fn ending(
+        &self,
+        reader: &Reader,
+        last: &SignedHeader,
+    ) -> Result<Option<Ending>, StoreError> {
+        assert_eq!(last.height, self.application.height(), "it is executed");
+        let named = last.executed.height;
+        let Some(row) = reader.block_row(named)? else {
+            return Ok(None);
+        };
+        let next = match self.application.next_validators() {
+            None => None,
+            Some(members) => {
+                // The registry may have changed between the state that is named and the present
+                // one, but only at a checkpoint; then it must have been noted on the way.
+                let known = self.registry_roots.get(&named).copied();
+                let registry = known.unwrap_or_else(|| self.application.registry_root());
+                let digest = members_digest(last.epoch.next(), &members);
+                if validators_root(digest, registry) != row.validators_root {
+                    return Ok(None);
+                }
+                Some((members, registry))
+            }
+        };
+        Ok(Some(Ending {
+            height: last.height,
+            accounts: row.accounts_root,
+            results: row.results,
+            next,
+        }))
     }
 
     /// Forgets receipts and roots of blocks below `height`.
@@ -263,6 +307,32 @@ fn registry_rows(state: &StateDb) -> Result<Vec<(RowId, Bytes)>, StoreError> {
     Ok(rows)
 }
 
+/// The cut that the block above `height` extends: that of the block at `height`, or nothing in any
+/// lane where an epoch begins.
+pub fn cut_after(chain: &Chain, reader: &Reader, height: Height) -> Result<Cut, StoreError> {
+    let info = chain.info();
+    let lanes = info.set.len();
+    if height <= info.start.height {
+        // Below the start of the current epoch the next block says how many lanes there are.
+        let next = reader.header_at(height.next())?;
+        return Ok(match next {
+            Some(next) => parent_cut(reader, &next)?,
+            None => Cut::empty(lanes),
+        });
+    }
+    let header = reader.header_at(height)?;
+    Ok(header.map_or_else(|| Cut::empty(lanes), |header| header.cut.clone()))
+}
+
+/// The cut that a block extends: its parent's, or nothing in any lane for the first of an epoch.
+pub fn parent_cut(reader: &Reader, header: &SignedHeader) -> Result<Cut, StoreError> {
+    let parent = reader.header_at(header.height.prev())?;
+    Ok(match parent {
+        Some(parent) if parent.epoch == header.epoch => parent.cut.clone(),
+        _ => Cut::empty(header.cut.0.len()),
+    })
+}
+
 /// The batches of a block out of the log, in the order of execution; `None` when one is missing.
 /// Walks each lane back from the tip that the cut pins.
 pub fn payload_of(
@@ -290,6 +360,10 @@ pub fn payload_of(
 pub struct ExecuteThread {
     /// Application and state.
     pub executor: Executor,
+    /// Chain and epochs.
+    pub chain: Arc<Chain>,
+    /// The store.
+    pub reader: Reader,
     /// Blocks whose data is complete, in height order.
     pub payloads: Receiver<Payload>,
     /// Where results go.
@@ -332,6 +406,13 @@ impl ExecuteThread {
         }
     }
 
+    fn ending(&self, header: &SignedHeader) -> Result<Option<Ending>, StoreError> {
+        if !self.chain.epochs.is_over(header) {
+            return Ok(None);
+        }
+        self.executor.ending(&self.reader, header)
+    }
+
     fn block(&mut self, payload: Payload) -> Result<(), StoreError> {
         let Payload { header, batches } = payload;
         let bytes: usize = batches.iter().map(|batch| batch.bytes().len()).sum();
@@ -343,10 +424,12 @@ impl ExecuteThread {
             height: result.height.0,
             commitment,
         };
+        let ending = self.ending(&header)?;
         // An error means that the core has stopped, which ends the process.
         let _ = self.executed.send(Executed {
             height: result.height,
             commitment,
+            ending: ending.map(Box::new),
         });
         self.receipts.send(&result.receipts);
         self.board.block(BlockSummary {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::chain::Chain;
-use crate::execute::payload_of;
+use crate::execute::{parent_cut, payload_of};
 use crate::metrics::stages::{Clock, Queue};
 use crate::outbound::Outbound;
 use crate::pipeline::HistoryRequest;
@@ -135,6 +135,12 @@ impl History {
         snapshot.map(|snapshot| snapshot.chunk(request)).transpose()
     }
 
+    /// The store.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
     /// The committed header at a height.
     #[must_use]
     pub fn header_at(&self, height: Height) -> Option<SignedHeader> {
@@ -188,10 +194,7 @@ impl History {
             return Ok(None);
         };
         let block = self.need(self.reader.header_at(receipt.height)?, "the block's header")?;
-        let parent_cut = match self.reader.header_at(receipt.height.prev())? {
-            Some(parent) => parent.cut.clone(),
-            None => Cut::empty(self.chain.set.len()),
-        };
+        let parent_cut = parent_cut(&self.reader, &block)?;
         let payload = payload_of(&self.reader, &block, &parent_cut)?;
         let batches = self.need(payload, "a batch of the block")?;
         let in_lane = |batch: &&Batch| batch.header().lane == receipt.lane;
@@ -393,6 +396,12 @@ impl HistoryThread {
                 HistoryRequest::Blocks { to, request } => {
                     if let Some(headers) = logged(self.history.blocks(&request)) {
                         self.outbound.send(to, &PeerMessage::Blocks(headers));
+                    }
+                }
+                HistoryRequest::EpochProof { to, epoch } => {
+                    if let Some(proof) = self.history.chain.epochs.proof(epoch) {
+                        let message = PeerMessage::EpochProof(Box::new(proof));
+                        self.outbound.send(to, &message);
                     }
                 }
                 HistoryRequest::Batches {

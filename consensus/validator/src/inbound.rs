@@ -79,7 +79,7 @@ impl Inbound {
                     let index = self.peers.validator_up(conn, &key_id);
                     self.count();
                     let Some(index) = index else {
-                        self.refuse(conn, "key outside the validator set");
+                        self.refuse(conn, "no room for nodes outside the validator set");
                         return Some(());
                     };
                     tracing::info!(validator = index.0, %addr, "connected");
@@ -88,7 +88,7 @@ impl Inbound {
                     }
                     // An error means that the process stops.
                     let _ = self.catchup.send(CatchupInput::PeerUp(index));
-                    self.to_core(CoreInput::PeerUp(index))
+                    self.to_core(CoreInput::PeerUp(conn))
                 }
                 Remote::Anonymous => {
                     if !self.standing.client_up(conn, *addr.ip()) {
@@ -115,7 +115,7 @@ impl Inbound {
                     Some(index) => {
                         tracing::info!(validator = index.0, %reason, "disconnected");
                         let _ = self.catchup.send(CatchupInput::PeerDown(index));
-                        self.to_core(CoreInput::PeerDown(index))
+                        self.to_core(CoreInput::PeerDown(conn))
                     }
                     None => Some(()),
                 }
@@ -139,7 +139,7 @@ impl Inbound {
                     Some(from) if kind < kind::SUBMIT => {
                         return match PeerMessage::parse(kind, &payload) {
                             Ok(message) if self.standing.admits(from, &message) => {
-                                self.peer(from, message, lease)
+                                self.peer((from, conn), message, lease)
                             }
                             Ok(_) => Some(()),
                             // Its connection stays: votes come on it.
@@ -169,12 +169,17 @@ impl Inbound {
 
     fn peer(
         &self,
-        from: falconet_types::ValidatorIndex,
+        (from, conn): (falconet_types::ValidatorIndex, ConnId),
         message: PeerMessage,
         lease: FrameLease,
     ) -> Option<()> {
         match message {
-            PeerMessage::Batch(bytes) => self.to_bulk(Bulk::Batch { from, bytes, lease }),
+            PeerMessage::Batch(bytes) => self.to_bulk(Bulk::Batch {
+                from,
+                conn,
+                bytes,
+                lease,
+            }),
             PeerMessage::Header(_)
             | PeerMessage::Vote(_)
             | PeerMessage::Timeout(_)
@@ -185,6 +190,7 @@ impl Inbound {
             | PeerMessage::EpochProof(_) => {
                 let unverified = Unverified {
                     from,
+                    conn,
                     message,
                     lease,
                 };
@@ -198,7 +204,7 @@ impl Inbound {
             | PeerMessage::Watermark(_)
             | PeerMessage::GetBatches(_) => {
                 let message = Verified::trusted(message); // no signatures inside
-                self.to_core(CoreInput::Peer { from, message })
+                self.to_core(CoreInput::Peer { conn, message })
             }
             PeerMessage::Relay(tx) => self.relayed(tx, lease),
             PeerMessage::GetSnapshot(request) => {
@@ -278,7 +284,7 @@ impl Inbound {
     }
 
     fn count(&self) {
-        let connected = self.peers.connected().iter().filter(|up| **up).count() - 1;
+        let connected = self.peers.connected_count();
         self.metrics.peers_connected.set(connected as i64);
         self.metrics
             .clients_connected

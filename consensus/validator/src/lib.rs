@@ -37,14 +37,17 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod door;
-pub mod execute;
+pub mod epochs;
+mod execute;
 mod filter;
+mod handover;
 pub mod history;
 pub mod http;
 pub mod inbound;
 pub mod log;
 pub mod logging;
 pub mod metrics;
+mod neighbours;
 pub mod node;
 pub mod notify;
 #[cfg(feature = "otel")]

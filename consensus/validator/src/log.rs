@@ -14,6 +14,8 @@ use falconet_probes::{NOBODY, id};
 use falconet_store::{LogWriter, Record, StoreError};
 use falconet_types::message::{Admission, ClientMessage, PeerMessage};
 
+use crate::chain::Chain;
+use crate::epochs::EpochsError;
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
 use crate::outbound::Outbound;
@@ -21,8 +23,19 @@ use crate::pipeline::{HistoryRequest, ReplyTo, TURN_QUEUE_MAX, To, Turn};
 use crate::status::StatusBoard;
 use crate::trace;
 
+/// Why nothing can be made durable any more.
+#[derive(Debug, thiserror::Error)]
+enum LogError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Epochs(#[from] EpochsError),
+}
+
 /// Everything the log thread owns.
 pub struct LogThread {
+    /// Chain and epochs.
+    pub chain: Arc<Chain>,
     /// The log.
     pub writer: LogWriter,
     /// Turns of the core.
@@ -70,7 +83,11 @@ impl LogThread {
         }
     }
 
-    fn make_durable(&mut self, turns: &[Turn]) -> Result<(), StoreError> {
+    fn make_durable(&mut self, turns: &[Turn]) -> Result<(), LogError> {
+        // Before the log holds anything of an epoch, its validators are known.
+        for proof in turns.iter().filter_map(|turn| turn.epoch.as_deref()) {
+            self.chain.epochs.persist(proof)?;
+        }
         let mut records = turns.iter().flat_map(|turn| &turn.records).peekable();
         if records.peek().is_none() {
             return Ok(());

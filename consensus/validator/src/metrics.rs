@@ -214,6 +214,8 @@ macro_rules! metrics {
 metrics! {
     /// Round of the HotStuff core.
     round: Gauge = Gauge::default(), Plain, Consensus;
+    /// Epoch that this node is in.
+    epoch: Gauge = Gauge::default(), Plain, Consensus;
     /// Height of the last committed block.
     committed_height: Gauge = Gauge::default(), Plain, Consensus;
     /// Height of the last executed block.

@@ -17,15 +17,11 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use falconet_crypto::falcon::KeyPair;
 use falconet_crypto::hash;
 use falconet_crypto::keyfile::{KeyFileError, LockedKey};
-use falconet_dataplane::{
-    AfterSetup, BindError, ConnectError, Event, PeerTarget, Stoq, StoqConfig, StoqHandle,
-    TrustedKeys,
-};
+use falconet_dataplane::{AfterSetup, BindError, Event, Stoq, StoqConfig, TrustedKeys};
 use falconet_hotstuff::{HotStuff, SafetyRecord};
 use falconet_mempool::Mempool;
 use falconet_store::{Reader, Safety, StateImage, Store, StoreConfig, StoreError};
 use falconet_types::block::SignedHeader;
-use falconet_types::epoch::EpochStart;
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Height, ValidatorIndex};
 use rustix::thread::CapabilitySet;
@@ -39,8 +35,9 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, IoBackend};
 use crate::core::{COMMITMENTS_MAX, Core, Executions};
 use crate::door::Door;
-use crate::execute::{ExecuteError, ExecuteThread, Executor};
+use crate::execute::{ExecuteError, ExecuteThread, Executor, cut_after};
 use crate::filter::Guard;
+use crate::handover::Handover;
 use crate::history::{History, HistoryThread};
 use crate::http::{self, Api, ListenError, LiveBoard};
 use crate::inbound::Inbound;
@@ -48,6 +45,7 @@ use crate::log::LogThread;
 use crate::logging::{self, LevelError};
 use crate::metrics::Metrics;
 use crate::metrics::stages::Stage;
+use crate::neighbours::Neighbours;
 use crate::notify::{Heart, Notifier};
 use crate::outbound::Outbound;
 use crate::peers::Peers;
@@ -100,14 +98,6 @@ pub enum RunError {
     /// The STOQ address cannot be used.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// A peer cannot be dialled.
-    #[error("peer {name}: {source}")]
-    Dial {
-        /// Its name in genesis.
-        name: String,
-        /// Why.
-        source: ConnectError,
-    },
     /// The log was pruned beyond the height at which the state stands.
     #[error(
         "the state stands at height {executed}, and block {missing} is no longer in the log: the \
@@ -248,8 +238,9 @@ impl Node {
         danger: Danger,
     ) -> Result<Self, RunError> {
         let key = LockedKey::open(&config.key)?;
-        let chain = Chain::load(&config.genesis, &config.key, key.key().public())?;
-        config.check_peers(path, &chain.genesis, chain.name_of(chain.me))?;
+        let public = key.key().public();
+        let chain = Chain::load(&config.genesis, &config.data, &config.key, public)?;
+        config.check_peers(path, &chain.genesis, &chain.my_name())?;
         let chain = Arc::new(chain);
         let listener = http::bind(config.http.listen)?;
         let http_addr = match listener.local_addr() {
@@ -268,7 +259,7 @@ impl Node {
         if let Some(keep) = keep {
             privileges::drop_all_but(keep)?;
         }
-        let peers = Arc::new(Peers::new(Arc::clone(&chain.set), chain.me));
+        let peers = Arc::new(Peers::new(chain.set(), chain.me()));
         let stages = Assembly {
             config,
             chain: &chain,
@@ -282,10 +273,10 @@ impl Node {
         if let Some(keep) = keep {
             privileges::verify(keep)?;
         }
-        dial_peers(config, &chain, &stoq.handle())?;
         tracing::info!(
-            validator = chain.me.0,
-            name = chain.name_of(chain.me),
+            validator = chain.me().0,
+            name = chain.my_name(),
+            epoch = chain.info().start.epoch.0,
             chain = %chain.id,
             stoq = %stoq_addr,
             http = %http_addr,
@@ -314,7 +305,7 @@ impl Node {
     /// This validator's index.
     #[must_use]
     pub fn index(&self) -> ValidatorIndex {
-        self.chain.me
+        self.chain.me()
     }
 
     /// Address of the STOQ endpoint.
@@ -356,12 +347,10 @@ impl Node {
             peers: &self.peers,
         }
         .assemble(&self.events, &self.listener)?;
-        for index in self.chain.set.iter().map(|validator| validator.index) {
-            if self.peers.conn(index).is_some() {
-                // An error means that a stage has failed, which the board shows.
-                let _ = stages.core.send(CoreInput::PeerUp(index));
-                let _ = stages.catchup.send(CatchupInput::PeerUp(index));
-            }
+        for (index, conn) in self.peers.present() {
+            // An error means that a stage has failed, which the board shows.
+            let _ = stages.core.send(CoreInput::PeerUp(conn));
+            let _ = stages.catchup.send(CatchupInput::PeerUp(index));
         }
         self.stages = Some(stages);
         Ok(self)
@@ -423,7 +412,7 @@ fn bind_stoq(
         IoBackend::Xdp if config.threads.net == 0 => 1,
         _ => config.threads.net_threads(),
     };
-    stoq.trusted = TrustedKeys::new(chain.set.iter().map(|validator| &validator.key));
+    stoq.trusted = TrustedKeys::new(chain.set().iter().map(|validator| &validator.key));
     // Peers learn at once that a restarted validator forgot their connections.
     let secret = hash::hash(
         "falconet/stateless-reset",
@@ -434,27 +423,6 @@ fn bind_stoq(
         Arc::new(move || privileges::drop_all_but(keep).map_err(std::io::Error::other))
     });
     Stoq::bind(stoq)
-}
-
-/// Of each pair of validators the one with the lower index dials.
-fn dial_peers(config: &Config, chain: &Chain, stoq: &StoqHandle) -> Result<(), RunError> {
-    for validator in chain
-        .set
-        .iter()
-        .filter(|validator| validator.index > chain.me)
-    {
-        let name = chain.name_of(validator.index);
-        let target = PeerTarget {
-            addr: config.peers[name],
-            key: validator.key.clone(),
-            persistent: true,
-        };
-        stoq.connect(target).map_err(|source| RunError::Dial {
-            name: name.into(),
-            source,
-        })?;
-    }
-    Ok(())
 }
 
 /// What a validator finds on its disk.
@@ -478,7 +446,7 @@ struct StoreParts {
 
 fn recover(
     config: &Config,
-    chain: &Chain,
+    chain: &Arc<Chain>,
     key: &KeyPair,
     snapshots: &Arc<Snapshots>,
 ) -> Result<Found, RunError> {
@@ -507,13 +475,15 @@ fn recover(
             "executing committed blocks again"
         );
     }
-    let cut = executor.replay(chain, &reader, committed, |height| {
+    executor.replay(chain, &reader, committed, |height| {
         if height.0 % 1000 == 0 {
             tracing::info!(height = height.0, to = committed.0, "executing again");
         }
     })?;
     executor.flush()?;
     let executed = executor.application().height();
+    finish_epoch(chain, &reader, &executor)?;
+    let cut = cut_after(chain, &reader, executed)?;
     let mut unexecuted = VecDeque::new();
     for height in executed.0 + 1..=committed.0 {
         let header = reader.header_at(Height(height))?;
@@ -525,8 +495,9 @@ fn recover(
     }
     let commitments = recent_commitments(&reader, executed)?;
     let mut batches = Vec::new();
-    for (lane, tip) in chain.set.iter().zip(&cut.0) {
-        for above in reader.lane_above(chain.set.epoch(), lane.index, tip.seq) {
+    let set = chain.set();
+    for (lane, tip) in set.iter().zip(&cut.0) {
+        for above in reader.lane_above(set.epoch(), lane.index, tip.seq) {
             batches.extend(reader.batch(&above.hash)?);
         }
     }
@@ -560,6 +531,30 @@ fn recover(
         commitments,
         images,
     })
+}
+
+/// A crash may have come between the last block of an epoch and the proof that it is over: makes
+/// the proof now. Where that is not possible the core waits for a peer to show it.
+fn finish_epoch(chain: &Chain, reader: &Reader, executor: &Executor) -> Result<(), RunError> {
+    let executed = executor.application().height();
+    let Some(last) = reader.header_at(executed)? else {
+        return Ok(());
+    };
+    let current = chain.info().start.epoch;
+    if last.epoch != current || !chain.epochs.is_over(&last) {
+        return Ok(());
+    }
+    let Some(ending) = executor.ending(reader, &last)? else {
+        return Ok(());
+    };
+    match chain.epochs.prove(reader, &last, &ending) {
+        Ok((proof, next)) => {
+            chain.epochs.persist(&proof).map_err(ChainError::from)?;
+            chain.epochs.begin(next);
+        }
+        Err(error) => tracing::warn!(%error, "the end of the epoch cannot be proven here"),
+    }
+    Ok(())
 }
 
 /// The commitments from the state that the last executed block names up to its own.
@@ -631,6 +626,7 @@ impl Assembly<'_> {
         listener: &std::net::TcpListener,
     ) -> Result<Stages, RunError> {
         let chain = self.chain;
+        let set = chain.set();
         let listener = listener.try_clone().map_err(RunError::Control)?;
         let snapshots = Arc::new(Snapshots::open(&self.config.data, Arc::clone(chain))?);
         let found = recover(self.config, chain, self.key, &snapshots)?;
@@ -642,7 +638,7 @@ impl Assembly<'_> {
         };
         let addresses = self.config.peers.values().map(|addr| *addr.ip());
         let homes = addresses.chain([*self.config.stoq.listen.ip()]);
-        let standing = Arc::new(Standing::new(&chain.set, homes, counts));
+        let standing = Arc::new(Standing::new(&set, homes, counts));
         let outbound = Outbound::new(self.stoq.handle(), Arc::clone(&peers), Arc::clone(&metrics));
         let verdicts = Arc::new(VerdictTable::default());
         let clients = Arc::new(ClientTable::default());
@@ -683,6 +679,15 @@ impl Assembly<'_> {
         ));
         metrics.executed_height.set(height.0 as i64);
 
+        let neighbours = Neighbours {
+            stoq: self.stoq.handle(),
+            peers: Arc::clone(&peers),
+            standing: Arc::clone(&standing),
+            guard: self.guard.clone(),
+            addresses: self.config.peers.clone(),
+        };
+        neighbours.follow(chain);
+        metrics.epoch.set(chain.info().start.epoch.0 as i64);
         let core = Core {
             chain: Arc::clone(chain),
             hotstuff,
@@ -705,8 +710,10 @@ impl Assembly<'_> {
             cut,
             stage: metrics.stages.clock(Stage::Core),
             watch: crate::trace::Watch::default(),
+            handover: Handover::new(neighbours, history.clone(), chain.me()),
         };
         let log = LogThread {
+            chain: Arc::clone(chain),
             writer: found.store.log,
             turns: turn_out,
             outbound: outbound.clone(),
@@ -718,6 +725,8 @@ impl Assembly<'_> {
         };
         let execute = ExecuteThread {
             executor: found.executor,
+            chain: Arc::clone(chain),
+            reader: history.reader().clone(),
             payloads: payload_out,
             executed: executed_in,
             verdicts: Arc::clone(&verdicts),
@@ -726,7 +735,7 @@ impl Assembly<'_> {
                 clients: Arc::clone(&clients),
                 outbound: outbound.clone(),
                 metrics: Arc::clone(&metrics),
-                me: chain.me,
+                chain: Arc::clone(chain),
             },
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
@@ -833,22 +842,26 @@ impl Assembly<'_> {
         let chain = self.chain;
         let signer = || Box::new(self.key.clone());
         let params = &chain.genesis.params;
-        let hotstuff = HotStuff::new(
+        let info = chain.info();
+        let mut hotstuff = HotStuff::new(
             falconet_hotstuff::Config {
                 chain_id: chain.id,
-                me: chain.me,
-                set: Arc::clone(&chain.set),
+                me: chain.me(),
+                set: Arc::clone(&info.set),
                 params: params.clone(),
-                start: EpochStart::genesis(chain.id, chain.genesis.time_ms),
+                start: info.start,
             },
             signer(),
             hotstuff,
         )?;
+        if let Some(proof) = chain.epochs.proof(info.start.epoch.prev()) {
+            hotstuff.remember_proof(Arc::new(proof));
+        }
         let mempool = Mempool::new(
             falconet_mempool::Config {
                 chain_id: chain.id,
-                me: chain.me,
-                set: Arc::clone(&chain.set),
+                me: chain.me(),
+                set: Arc::clone(&info.set),
                 params: params.clone(),
             },
             signer(),
@@ -869,7 +882,7 @@ fn export(
         return Ok(None);
     };
     let metrics = Arc::clone(metrics);
-    let instance = chain.name_of(chain.me).to_owned();
+    let instance = chain.my_name();
     let started = crate::otel::start(settings, instance, move || metrics.encode());
     let (stop, thread) = started.map_err(RunError::Thread)?;
     threads.push(thread);

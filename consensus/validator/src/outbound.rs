@@ -36,7 +36,9 @@ impl Outbound {
     /// Sends to every connected validator.
     pub fn broadcast(&self, message: &PeerMessage) {
         let payload = message.payload();
-        for conn in self.peers.conns() {
+        // The lanes are the validators' business; followers fetch what is committed.
+        let lanes = matches!(message, PeerMessage::Batch(_) | PeerMessage::Watermark(_));
+        for conn in self.peers.conns(!lanes) {
             self.frame(conn, channel_of(message), message.kind(), payload.clone());
         }
     }

@@ -10,21 +10,52 @@ use std::sync::Arc;
 use falconet_crypto::hash::Digest;
 use falconet_dataplane::ConnId;
 use falconet_types::ValidatorIndex;
+use falconet_types::ids::FOLLOWERS_MAX;
 use falconet_types::validators::ValidatorSet;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-/// The table of connections, shared by the threads that receive, send and report.
+/// The table of connections, shared by the threads that receive, send and report. Validators have
+/// the indices of the current epoch; nodes that were validators in an earlier one have the numbers
+/// of followers.
 pub struct Peers {
-    set: Arc<ValidatorSet>,
-    me: ValidatorIndex,
     table: RwLock<Table>,
+    /// Keys of the nodes that this one keeps dialling.
+    dialled: Mutex<HashSet<Digest>>,
 }
 
-#[derive(Default)]
 struct Table {
+    set: Arc<ValidatorSet>,
+    me: ValidatorIndex,
     conn_of: Vec<Option<ConnId>>,
-    validator_of: HashMap<ConnId, ValidatorIndex>,
+    followers: Vec<Option<ConnId>>,
+    index_of: HashMap<ConnId, ValidatorIndex>,
+    /// The key that each of them proved.
+    key_of: HashMap<ConnId, Digest>,
     clients: HashSet<ConnId>,
+}
+
+impl Table {
+    fn place(&mut self, conn: ConnId, key_id: &Digest) -> Option<ValidatorIndex> {
+        let index = self.set.iter().find(|v| v.key.id() == *key_id);
+        let index = match index.map(|v| v.index) {
+            Some(index) if index == self.me => return None,
+            Some(index) => {
+                if let Some(old) = self.conn_of[index.at()].replace(conn) {
+                    self.index_of.remove(&old);
+                    self.key_of.remove(&old);
+                }
+                index
+            }
+            None => {
+                let slot = self.followers.iter().position(Option::is_none)?;
+                self.followers[slot] = Some(conn);
+                ValidatorIndex::of_follower(slot)
+            }
+        };
+        self.index_of.insert(conn, index);
+        self.key_of.insert(conn, *key_id);
+        Some(index)
+    }
 }
 
 impl Peers {
@@ -33,28 +64,62 @@ impl Peers {
     pub fn new(set: Arc<ValidatorSet>, me: ValidatorIndex) -> Self {
         let table = Table {
             conn_of: vec![None; set.len()],
-            ..Table::default()
-        };
-        Self {
+            followers: vec![None; FOLLOWERS_MAX],
+            index_of: HashMap::new(),
+            key_of: HashMap::new(),
+            clients: HashSet::new(),
             set,
             me,
+        };
+        Self {
             table: RwLock::new(table),
+            dialled: Mutex::default(),
         }
     }
 
-    /// Records a connection with the validator who proved `key_id`. Returns its index, `None`
-    /// for a key outside the set. A newer connection takes the place of an older one.
-    pub fn validator_up(&self, conn: ConnId, key_id: &Digest) -> Option<ValidatorIndex> {
-        let index = self.set.iter().find(|v| v.key.id() == *key_id)?.index;
-        if index == self.me {
-            return None;
-        }
+    /// Indices are those of another set from now on. Returns who is connected.
+    pub fn start_epoch(
+        &self,
+        set: Arc<ValidatorSet>,
+        me: ValidatorIndex,
+    ) -> Vec<(ValidatorIndex, ConnId)> {
         let mut table = self.table.write();
-        if let Some(old) = table.conn_of[index.at()].replace(conn) {
-            table.validator_of.remove(&old);
-        }
-        table.validator_of.insert(conn, index);
-        Some(index)
+        table.conn_of = vec![None; set.len()];
+        table.followers = vec![None; FOLLOWERS_MAX];
+        table.index_of.clear();
+        let mut keys: Vec<(ConnId, Digest)> = table.key_of.drain().collect();
+        keys.sort_unstable_by_key(|(conn, _)| conn.number());
+        (table.set, table.me) = (set, me);
+        keys.into_iter()
+            .filter_map(|(conn, key)| Some((table.place(conn, &key)?, conn)))
+            .collect()
+    }
+
+    /// True once for each key: whoever asks first dials it.
+    #[must_use]
+    pub fn claim_dial(&self, key_id: Digest) -> bool {
+        self.dialled.lock().insert(key_id)
+    }
+
+    /// Gives the claim back: dialling did not begin.
+    pub fn unclaim_dial(&self, key_id: &Digest) {
+        self.dialled.lock().remove(key_id);
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub fn present(&self) -> Vec<(ValidatorIndex, ConnId)> {
+        let table = self.table.read();
+        let mut present: Vec<_> = table.index_of.iter().map(|(c, i)| (*i, *c)).collect();
+        present.sort_unstable_by_key(|(index, _)| *index);
+        present
+    }
+
+    /// Records a connection with the node that proved `key_id`, a trusted key. Returns its index;
+    /// `None` when there is no room for one that is no validator. A newer connection takes the
+    /// place of an older one.
+    pub fn validator_up(&self, conn: ConnId, key_id: &Digest) -> Option<ValidatorIndex> {
+        self.table.write().place(conn, key_id)
     }
 
     /// Records a client's connection.
@@ -67,30 +132,41 @@ impl Peers {
     pub fn down(&self, conn: ConnId) -> Option<ValidatorIndex> {
         let mut table = self.table.write();
         table.clients.remove(&conn);
-        let index = table.validator_of.remove(&conn)?;
-        table.conn_of[index.at()] = None;
+        table.key_of.remove(&conn);
+        let index = table.index_of.remove(&conn)?;
+        match index.follower_slot() {
+            Some(slot) => table.followers[slot] = None,
+            None => table.conn_of[index.at()] = None,
+        }
         Some(index)
     }
 
     /// The validator behind a connection.
     #[must_use]
     pub fn validator(&self, conn: ConnId) -> Option<ValidatorIndex> {
-        self.table.read().validator_of.get(&conn).copied()
+        self.table.read().index_of.get(&conn).copied()
     }
 
     /// The connection to a validator.
     #[must_use]
     pub fn conn(&self, index: ValidatorIndex) -> Option<ConnId> {
-        self.table.read().conn_of.get(index.at()).copied().flatten()
+        let table = self.table.read();
+        match index.follower_slot() {
+            Some(slot) => table.followers[slot],
+            None => table.conn_of.get(index.at()).copied().flatten(),
+        }
     }
 
-    /// Connections to all validators that are connected.
+    /// Connections to all validators that are connected; with `followers`, also to nodes that were
+    /// validators.
     #[must_use]
-    pub fn conns(&self) -> Vec<ConnId> {
-        self.table
-            .read()
+    pub fn conns(&self, followers: bool) -> Vec<ConnId> {
+        let table = self.table.read();
+        let others = table.followers.iter().filter(|_| followers);
+        table
             .conn_of
             .iter()
+            .chain(others)
             .flatten()
             .copied()
             .collect()
@@ -104,8 +180,14 @@ impl Peers {
             .conn_of
             .iter()
             .enumerate()
-            .map(|(i, conn)| i == self.me.at() || conn.is_some())
+            .map(|(i, conn)| i == table.me.at() || conn.is_some())
             .collect()
+    }
+
+    /// Validators that are connected, without this one.
+    #[must_use]
+    pub fn connected_count(&self) -> usize {
+        self.table.read().conn_of.iter().flatten().count()
     }
 
     /// Number of clients.

@@ -9,16 +9,21 @@
 //! lease) until the verify stage has dealt with them, so a slow stage makes the transport stop
 //! reading and QUIC's flow control stops the sender.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use falconet_dataplane::{ConnId, FrameLease};
 use falconet_mempool::Payload;
 use falconet_store::Record;
 use falconet_types::batch::Batch;
+use falconet_types::epoch::EpochProof;
 use falconet_types::message::{Admission, GetBlocks, PeerMessage};
 use falconet_types::signing::Verified;
 use falconet_types::snapshot::{GetChunk, GetSnapshot};
 use falconet_types::{AccountId, Digest, Epoch, Height, Seq, TxId, ValidatorIndex};
 use tokio::sync::oneshot;
+
+use crate::epochs::Ending;
 
 /// Inputs that may wait for the core.
 pub const CORE_QUEUE_MAX: usize = 8192;
@@ -35,8 +40,10 @@ pub const VERIFY_QUEUE_MAX: usize = 16_384;
 
 /// A consensus message that waits for its signatures to be checked.
 pub struct Unverified {
-    /// The connection's validator.
+    /// The connection's validator when it arrived.
     pub from: ValidatorIndex,
+    /// The connection. Indices change with the epoch, this does not.
+    pub conn: ConnId,
     /// Parsed, signatures not checked.
     pub message: PeerMessage,
     /// Held until it is checked.
@@ -56,8 +63,10 @@ pub enum Bulk {
     },
     /// A batch of a peer.
     Batch {
-        /// The connection's validator.
+        /// The connection's validator when it arrived.
         from: ValidatorIndex,
+        /// The connection.
+        conn: ConnId,
         /// As received.
         bytes: Bytes,
         /// Held until it is checked.
@@ -101,17 +110,31 @@ pub enum Checked {
 pub enum CoreInput {
     /// A message of a validator; its signatures, where it has any, were checked.
     Peer {
-        /// The connection's validator.
-        from: ValidatorIndex,
+        /// The connection.
+        conn: ConnId,
         /// The message.
         message: Verified<PeerMessage>,
     },
     /// A batch of a validator.
     Batch {
-        /// The connection's validator.
-        from: ValidatorIndex,
+        /// The connection.
+        conn: ConnId,
         /// Parsed, owner's signature checked.
         batch: Verified<Batch>,
+    },
+    /// A message of the next epoch, not checked: this node does not know its validators yet.
+    Early {
+        /// The connection.
+        conn: ConnId,
+        /// The message.
+        message: PeerMessage,
+    },
+    /// A message of another epoch arrived that is of no use in this one.
+    OtherEpoch {
+        /// The connection.
+        conn: ConnId,
+        /// Epoch of the message.
+        epoch: Epoch,
     },
     /// Transactions that passed the door.
     Submission {
@@ -123,9 +146,9 @@ pub enum CoreInput {
     /// Nothing but a reason for a turn: the watchdog wants to see one.
     Beat,
     /// A validator is connected.
-    PeerUp(ValidatorIndex),
+    PeerUp(ConnId),
     /// A validator is no longer connected.
-    PeerDown(ValidatorIndex),
+    PeerDown(ConnId),
 }
 
 /// Execution's word to the core. It has a channel of its own without a bound, so that core, log
@@ -136,6 +159,8 @@ pub struct Executed {
     pub height: Height,
     /// State commitment after it.
     pub commitment: Digest,
+    /// What the next epoch is made of, if the block is the last one of its epoch.
+    pub ending: Option<Box<Ending>>,
 }
 
 /// Where a message goes.
@@ -154,6 +179,13 @@ pub enum HistoryRequest {
         to: ValidatorIndex,
         /// What for.
         request: GetBlocks,
+    },
+    /// The proof that an epoch is over.
+    EpochProof {
+        /// Who asks, or lags.
+        to: ValidatorIndex,
+        /// The epoch.
+        epoch: Epoch,
     },
     /// Batches of a lane, newest first.
     Batches {
@@ -207,6 +239,8 @@ pub struct Turn {
     pub payloads: Vec<Payload>,
     /// For the history server.
     pub history: Vec<HistoryRequest>,
+    /// The proof that an epoch is over: it becomes durable before all else of the turn.
+    pub epoch: Option<Arc<EpochProof>>,
     /// Blocks and batches at and below this height may be deleted.
     pub prune: Option<Height>,
 }
@@ -220,6 +254,7 @@ impl Turn {
             && self.replies.is_empty()
             && self.payloads.is_empty()
             && self.history.is_empty()
+            && self.epoch.is_none()
             && self.prune.is_none()
     }
 }

@@ -13,15 +13,17 @@ use std::time::Instant;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, select_biased};
 use falconet_crypto::falcon::{Bitmap, Job, Key, PreparedKey, SIGNING_MESSAGE_LEN, Verifier};
+use falconet_dataplane::ConnId;
 use falconet_ledger::{Verdict, Verdicts};
 use falconet_probes as probes;
 use falconet_probes::id;
 use falconet_types::batch::Batch;
+use falconet_types::epoch::{EpochInfo, EpochProof};
 use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::receipt::Outcome;
 use falconet_types::signing::{self, Invalid, Verified};
 use falconet_types::transaction::{Body, SignedTransaction};
-use falconet_types::{ValidatorIndex, transaction};
+use falconet_types::{Epoch, ValidatorIndex, transaction};
 
 use crate::catchup::CatchupInput;
 use crate::chain::Chain;
@@ -94,6 +96,7 @@ enum Parsed {
     },
     Batch {
         from: ValidatorIndex,
+        conn: ConnId,
         batch: Verified<Batch>,
         entries: Vec<Entry>,
     },
@@ -148,27 +151,41 @@ impl VerifyWorker {
 
     /// Verifies the message and all others that wait, in one batch.
     fn urgent(&self, first: Unverified, verifier: &mut Verifier) -> Result<(), Stopped> {
-        let mut froms = vec![first.from];
-        let mut leases = vec![first.lease];
-        let mut messages = vec![first.message];
-        while messages.len() < URGENT_MAX
-            && let Ok(next) = self.urgent.try_recv()
+        let info = self.chain.info();
+        let mut froms = Vec::with_capacity(URGENT_MAX);
+        let mut leases = Vec::with_capacity(URGENT_MAX);
+        let mut messages = Vec::with_capacity(URGENT_MAX);
+        let mut next = Some(first);
+        while let Some(Unverified {
+            from,
+            conn,
+            message,
+            lease,
+        }) = next
         {
-            froms.push(next.from);
-            leases.push(next.lease);
-            messages.push(next.message);
+            leases.push(lease);
+            if let PeerMessage::EpochProof(proof) = message {
+                self.proof((from, conn), *proof, &info, verifier)?;
+            } else if let Some(message) = self.of_epoch(conn, message, info.start.epoch)? {
+                froms.push((from, conn));
+                messages.push(message);
+            }
+            next = match messages.len() < URGENT_MAX {
+                true => self.urgent.try_recv().ok(),
+                false => None,
+            };
         }
         self.stage.depth(Queue::Urgent, self.urgent.len());
         let start = Instant::now();
         probes::verify_start(messages.len() as u64, 1);
         let (results, signatures) =
-            signing::verify_many_counted(messages, self.chain.id, &self.chain.set, verifier);
+            signing::verify_many_counted(messages, self.chain.id, &info.set, verifier);
         let valid = results.iter().filter(|result| result.is_ok()).count();
         probes::verify_end(results.len() as u64, 1, valid as u64);
         self.count(signatures, start);
-        for (from, result) in froms.into_iter().zip(results) {
+        for ((from, conn), result) in froms.into_iter().zip(results) {
             match result {
-                Ok(message) => self.pass(from, message)?,
+                Ok(message) => self.pass((from, conn), message)?,
                 Err(error) => {
                     self.metrics.refused("signature");
                     self.standing.fault(from, fault_of(&error), 1);
@@ -179,7 +196,11 @@ impl VerifyWorker {
         Ok(())
     }
 
-    fn pass(&self, from: ValidatorIndex, message: Verified<PeerMessage>) -> Result<(), Stopped> {
+    fn pass(
+        &self,
+        (from, conn): (ValidatorIndex, ConnId),
+        message: Verified<PeerMessage>,
+    ) -> Result<(), Stopped> {
         match message.into_inner() {
             PeerMessage::Snapshot(offer) => {
                 let offer = Verified::trusted(*offer);
@@ -189,7 +210,55 @@ impl VerifyWorker {
             }
             message => {
                 let message = Verified::trusted(message);
-                self.to_core(CoreInput::Peer { from, message })
+                self.to_core(CoreInput::Peer { conn, message })
+            }
+        }
+    }
+
+    /// A message of the current epoch (rule N4: each is judged by its own epoch's validators only).
+    /// One of the next epoch waits at the core; of one of another epoch only that is passed on.
+    fn of_epoch(
+        &self,
+        conn: ConnId,
+        message: PeerMessage,
+        current: Epoch,
+    ) -> Result<Option<PeerMessage>, Stopped> {
+        match message.epoch() {
+            Some(epoch) if epoch == current.next() => {
+                self.to_core(CoreInput::Early { conn, message })?;
+                Ok(None)
+            }
+            Some(epoch) if epoch != current => {
+                self.to_core(CoreInput::OtherEpoch { conn, epoch })?;
+                Ok(None)
+            }
+            _ => Ok(Some(message)),
+        }
+    }
+
+    /// A proof that the current epoch is over; others are of no use here.
+    fn proof(
+        &self,
+        (from, conn): (ValidatorIndex, ConnId),
+        proof: EpochProof,
+        info: &EpochInfo,
+        verifier: &mut Verifier,
+    ) -> Result<(), Stopped> {
+        if proof.epoch() != info.start.epoch {
+            return Ok(());
+        }
+        let params = &self.chain.genesis.params;
+        match proof.verify(self.chain.id, params, info, verifier) {
+            Ok(_) => {
+                let message = PeerMessage::EpochProof(Box::new(proof));
+                let message = Verified::trusted(message); // just checked
+                self.to_core(CoreInput::Peer { conn, message })
+            }
+            Err(error) => {
+                self.metrics.refused("signature");
+                self.standing.fault(from, Fault::Invalid, 1);
+                tracing::debug!(validator = from.0, %error, "proof of an epoch refused");
+                Ok(())
             }
         }
     }
@@ -209,14 +278,31 @@ impl VerifyWorker {
                     let entries = self.at_the_door(txs, &mut jobs);
                     parsed.push(Parsed::Submission { reply, entries });
                 }
-                Bulk::Batch { from, bytes, lease } => {
+                Bulk::Batch {
+                    from,
+                    conn,
+                    bytes,
+                    lease,
+                } => {
                     leases.push(lease);
+                    let raw = bytes.clone();
                     let frame = bytes.as_ptr() as u64;
                     let batch = Batch::parse(bytes).map_err(|error| error.to_string());
                     let start = Instant::now();
+                    let info = self.chain.info();
+                    if let Ok(batch) = &batch
+                        && batch.header().epoch != info.start.epoch
+                    {
+                        // The owner is in another epoch, this node will be or has been.
+                        if batch.header().epoch == info.start.epoch.next() {
+                            let message = PeerMessage::Batch(raw);
+                            self.to_core(CoreInput::Early { conn, message })?;
+                        }
+                        next = self.bulk.try_recv().ok();
+                        continue;
+                    }
                     let batch = batch.and_then(|batch| {
-                        let checked =
-                            signing::verify(batch, self.chain.id, &self.chain.set, verifier);
+                        let checked = signing::verify(batch, self.chain.id, &info.set, verifier);
                         self.count(1, start);
                         checked.map_err(|error| error.to_string())
                     });
@@ -234,6 +320,7 @@ impl VerifyWorker {
                             let entries = self.in_batch(&batch, &mut jobs);
                             parsed.push(Parsed::Batch {
                                 from,
+                                conn,
                                 batch,
                                 entries,
                             });
@@ -376,6 +463,7 @@ impl VerifyWorker {
             }
             Parsed::Batch {
                 from,
+                conn,
                 batch,
                 entries,
             } => {
@@ -396,7 +484,7 @@ impl VerifyWorker {
                 let (lane, seq) = (batch.header().lane, batch.header().seq);
                 probes::batch_verified(lane.0.into(), seq.0, id(&batch.hash().0), passed as u64);
                 self.verdicts.put(batch.hash(), Verdicts(verdicts));
-                CoreInput::Batch { from, batch }
+                CoreInput::Batch { conn, batch }
             }
         };
         self.to_core(input)

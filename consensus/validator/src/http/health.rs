@@ -31,7 +31,7 @@ pub(super) fn not_ready(api: &Api) -> Option<(&'static str, String)> {
         let from = status.height;
         return Some(("syncing", format!("catching up from height {from}")));
     }
-    let set = &api.chain.set;
+    let set = api.chain.set();
     let reached: u64 = set
         .iter()
         .zip(api.peers.connected())
@@ -64,9 +64,9 @@ pub(super) fn status_of(api: &Api) -> Status {
         chain_id: chain.id.to_string(),
         name: chain.genesis.name.clone(),
         application: chain.application_name().into(),
-        scheme: chain.myself().key.scheme().to_string(),
-        validator: chain.me.0,
-        validator_name: chain.name_of(chain.me).into(),
+        scheme: chain.key.scheme().to_string(),
+        validator: chain.me().0,
+        validator_name: chain.my_name(),
         version: env!("CARGO_PKG_VERSION").into(),
         epoch: core.hotstuff.epoch.0,
         round: core.hotstuff.round.0,
@@ -84,13 +84,13 @@ pub(super) fn status_of(api: &Api) -> Status {
         syncing: core.hotstuff.syncing,
         fsync: true,
         peers: chain
-            .set
+            .set()
             .iter()
             .zip(connected)
             .map(|(validator, connected)| (validator, connected, api.standing.of(validator.index)))
             .map(|(validator, connected, stand)| PeerStatus {
                 index: validator.index.0,
-                name: chain.name_of(validator.index).into(),
+                name: chain.name_of(validator.index),
                 connected,
                 score: stand.score,
                 banned_until_ms: stand.banned_until_ms,

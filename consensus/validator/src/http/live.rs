@@ -181,7 +181,7 @@ impl Sampler {
     /// Scores change by themselves, so they are put among the metrics when there is a sample.
     fn scores(&self) {
         let (standing, metrics) = (&self.api.standing, &self.api.metrics);
-        for validator in self.api.chain.set.iter() {
+        for validator in self.api.chain.set().iter() {
             let label = PeerLabel {
                 validator: validator.index.0,
             };

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use falconet_client::{Client, ClientConfig, Wallet};
+use falconet_types::genesis::Params;
 use falconet_types::message::Admission;
 use falconet_types::transaction::SignedTransaction;
 use falconet_types::{AccountId, Scheme, TxId};
@@ -85,6 +86,40 @@ impl Load<'_> {
 #[test]
 fn each_validator_is_killed_in_turn_under_load_and_nothing_acknowledged_is_lost() {
     let mut network = Network::running(4, 4, Scheme::Falcon512);
+    kill_each_in_turn(&mut network);
+    network.stop();
+}
+
+/// Epochs are over within a second or two under this load, so every validator dies and comes back
+/// at some point of one, and finds itself behind by some.
+#[test]
+fn each_validator_is_killed_in_turn_while_epochs_pass() {
+    let params = Params {
+        epoch_heights: 32,
+        ..Params::default()
+    };
+    let mut network = Network::with_params(4, 4, Scheme::Falcon512, params);
+    (0..4).for_each(|i| network.start(i));
+    kill_each_in_turn(&mut network);
+    let epochs: Vec<u64> = (0..4)
+        .map(|i| network.get(i, "/v1/status").1["epoch"].as_u64().unwrap())
+        .collect();
+    assert!(epochs.iter().all(|epoch| *epoch >= 4), "{epochs:?}");
+    // All at once, and they go on.
+    (0..4).for_each(|i| network.kill(i));
+    (0..4).for_each(|i| network.start(i));
+    let goal = epochs.iter().max().unwrap() + 1;
+    for i in 0..4 {
+        wait_for(&format!("epoch {goal} at validator {i}"), || {
+            let (_, status) = network.get(i, "/v1/status");
+            assert_eq!(status["signing"], true, "{status}");
+            (status["epoch"].as_u64()? >= goal).then_some(())
+        });
+    }
+    network.stop();
+}
+
+fn kill_each_in_turn(network: &mut Network) {
     let stop = AtomicBool::new(false);
     let counts: [AtomicUsize; 4] = std::array::from_fn(|_| AtomicUsize::new(0));
     let acknowledged = Mutex::new(BTreeSet::new());
@@ -142,7 +177,6 @@ fn each_validator_is_killed_in_turn_under_load_and_nothing_acknowledged_is_lost(
         }
     }
     network.agree();
-    network.stop();
 }
 
 /// The newest segment of a validator's log.

@@ -54,6 +54,11 @@ struct Node {
 impl Network {
     /// Writes keys, genesis and configurations. Nothing runs yet.
     pub fn new(validators: usize, accounts: usize, scheme: Scheme) -> Self {
+        Self::with_params(validators, accounts, scheme, Params::default())
+    }
+
+    /// The same with parameters of consensus.
+    pub fn with_params(validators: usize, accounts: usize, scheme: Scheme, params: Params) -> Self {
         let turn = turn();
         let dir = tempfile::tempdir().unwrap();
         let key = |kind: u8, index: usize| {
@@ -76,7 +81,7 @@ impl Network {
             name: "test".into(),
             time_ms: now_ms(),
             application: ApplicationKind::Ledger,
-            params: Params::default(),
+            params,
             validators: keys
                 .iter()
                 .enumerate()
@@ -183,10 +188,13 @@ impl Network {
     pub fn start_with(&mut self, i: usize, arguments: &[&str]) {
         assert!(self.nodes[i].running.is_none());
         let running = Running::start_with(&self.home(i), "config.toml", &[], arguments);
+        // The index is that of the epoch in which it starts.
+        let (validator, rest) = running.ready.split_once(" ready: ").expect("it is ready");
+        assert!(validator.starts_with("validator "), "{}", running.ready);
         assert_eq!(
-            running.ready,
+            rest,
             format!(
-                "validator {i} ready: stoq {}, http {url}, metrics {url}/metrics",
+                "stoq {}, http {url}, metrics {url}/metrics",
                 self.stoq(i),
                 url = self.url(i)
             )
