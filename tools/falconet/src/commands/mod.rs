@@ -12,6 +12,8 @@ mod probes;
 mod proof;
 mod reference;
 mod run;
+#[cfg(feature = "sim")]
+mod sim;
 mod stake;
 mod status;
 mod testnet;
@@ -72,6 +74,8 @@ pub enum Command {
     Probes(probes::Args),
     Xdp(xdp::Args),
     Bench(bench::Args),
+    #[cfg(feature = "sim")]
+    Sim(sim::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
     ManPages(reference::ManArgs),
@@ -99,6 +103,8 @@ impl Command {
             Self::Xdp(args) => args.run()?,
             Self::Probes(args) => args.run()?,
             Self::Bench(args) => return args.run(),
+            #[cfg(feature = "sim")]
+            Self::Sim(args) => return args.run(),
             Self::Doctor(args) => return args.run(),
             Self::Completions(args) => args.run()?,
             Self::ManPages(args) => args.run()?,
