@@ -4,9 +4,9 @@
 ARGS ?=
 # Profile of `make testnet` and `make bench`: release, or dev to reuse what `make test` built.
 PROFILE ?= release
-# "peers" adds the libraries that `falconet bench crypto` compares with; a program for operators is
-# built without: make build FEATURES=
-FEATURES ?= peers
+# "peers" adds the libraries that `falconet bench crypto` compares with, "sim" the simulator; a
+# program for operators is built without: make build FEATURES=
+FEATURES ?= peers sim
 
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -15,7 +15,7 @@ BUILT := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/falconet
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help packages build testnet test lint deny fmt docs bpf bpf-check bench bench-crypto deb container clean
+.PHONY: help packages build testnet test lint deny fmt docs bpf bpf-check bench bench-crypto sim deb container clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ packages: ## Install the system packages that the build needs, or say which
 	@tools/install-packages
 
 build: packages ## Build the falconet program
-	@$(CARGO) build --locked --profile $(PROFILE) -p falconet --features "$(FEATURES)" 1>&2
+	@$(CARGO) build --locked --profile $(PROFILE) -p falconet --no-default-features --features "$(FEATURES)" 1>&2
 
 testnet: build ## Run four validators on this machine, with load (ARGS="--for 30s --load 2000 --json")
 	@$(BUILT) testnet $(ARGS)
@@ -104,11 +104,15 @@ bench-crypto: build ## Compare signature verification with other libraries (ARGS
 bench: build ## Measure a local cluster (ARGS="--rate 5000 --duration 20s --json -")
 	@$(BUILT) bench cluster $(ARGS)
 
+deb: FEATURES :=
 deb: build ## Make a Debian package (in target/deb)
 	@tools/package/build-deb $(BUILT) $(TARGET_DIR)/deb
 
 container: ## Make a container image (needs docker and a network)
 	docker build -f tools/package/Containerfile -t falconet .
+
+sim: build ## Run seeds of the simulator on all cores (ARGS="--seeds 10000 --nodes-byzantine 1")
+	@$(BUILT) sim $(or $(ARGS),--seeds 2000)
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -3,7 +3,7 @@
 //! core passes the same seeds.
 
 use falconet_hotstuff::Misbehaviour;
-use falconet_tests::sim::campaign::{self, ACTORS, Byzantine, Kind, Plan};
+use falconet_tests::sim::campaign::{self, ActorKind, Byzantine, Kind, Plan};
 
 /// Seeds within which each flaw must be found.
 const TRIES: u64 = 200;
@@ -33,19 +33,20 @@ fn random() -> Plan {
 
 /// A Byzantine validator that tells small lies.
 fn lies() -> Plan {
-    byzantine("mutator")
+    byzantine(ActorKind::Mutator)
 }
 
 /// A Byzantine leader that proposes on old blocks.
 fn stale_leader() -> Plan {
-    byzantine("stale-leader")
+    byzantine(ActorKind::StaleLeader)
 }
 
-fn byzantine(name: &str) -> Plan {
-    let kind = ACTORS.iter().position(|(known, _)| *known == name);
-    assert!(kind.is_some());
+fn byzantine(kind: ActorKind) -> Plan {
     Plan {
-        byzantine: Some(Byzantine { count: 1, kind }),
+        byzantine: Some(Byzantine {
+            count: 1,
+            kind: Some(kind),
+        }),
         ..Plan::default()
     }
 }

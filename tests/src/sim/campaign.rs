@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use falconet_hotstuff::Misbehaviour;
 
+use crate::actors::Named;
+
 use super::actor::Actor;
 use super::checkers::Violation;
 use super::mutator::{Mutator, StaleLeader};
@@ -43,24 +45,54 @@ impl Kind {
     ];
 }
 
-/// Makes an actor of a kind.
-pub type MakeActor = fn(&mut Rng) -> Box<dyn Actor>;
+/// What a Byzantine validator does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActorKind {
+    /// Small lies, see [`Mutator`].
+    Mutator,
+    /// See [`StaleLeader`].
+    StaleLeader,
+    /// One of the actors that can also stand in a real validator's process.
+    Named(falconet_adversary::Kind),
+}
 
-/// Kinds of Byzantine validators, for `--nodes-byzantine K:KIND`.
-pub const ACTORS: &[(&str, MakeActor)] = &[
-    ("mutator", |rng| {
-        Box::new(Mutator::new(rng.between(20, 400)))
-    }),
-    ("stale-leader", |_| Box::new(StaleLeader::default())),
-];
+impl ActorKind {
+    /// All kinds.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let named = falconet_adversary::Kind::ALL.map(Self::Named);
+        [Self::Mutator, Self::StaleLeader]
+            .into_iter()
+            .chain(named)
+            .collect()
+    }
+
+    /// Its name, for `--nodes-byzantine K:KIND`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mutator => "mutator",
+            Self::StaleLeader => "stale-leader",
+            Self::Named(kind) => kind.name(),
+        }
+    }
+
+    fn make(self, rng: &mut Rng) -> Box<dyn Actor> {
+        match self {
+            Self::Mutator => Box::new(Mutator::new(rng.between(20, 400))),
+            Self::StaleLeader => Box::new(StaleLeader::default()),
+            Self::Named(kind) => Box::new(Named::new(kind)),
+        }
+    }
+}
 
 /// Byzantine validators in a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Byzantine {
     /// How many.
     pub count: usize,
-    /// Of [`ACTORS`]; `None` for one chosen by the seed, for each.
-    pub kind: Option<usize>,
+    /// What they do; `None` for something chosen by the seed, for each.
+    pub kind: Option<ActorKind>,
 }
 
 /// What to run for each seed.
@@ -113,8 +145,9 @@ impl Plan {
             let mut rng = Rng::new(seed ^ 0xbad);
             let first = rng.index(n);
             for i in 0..byzantine.count.min(n) {
-                let kind = byzantine.kind.unwrap_or_else(|| rng.index(ACTORS.len()));
-                let actor = ACTORS[kind].1(&mut rng);
+                let all = ActorKind::all();
+                let kind = byzantine.kind.unwrap_or_else(|| all[rng.index(all.len())]);
+                let actor = kind.make(&mut rng);
                 builder = builder.boxed_actor((first + i) % n, actor);
             }
         }
@@ -144,7 +177,7 @@ impl Plan {
         if let Some(byzantine) = &self.byzantine {
             let _ = write!(text, " --nodes-byzantine {}", byzantine.count);
             if let Some(kind) = byzantine.kind {
-                let _ = write!(text, ":{}", ACTORS[kind].0);
+                let _ = write!(text, ":{}", kind.name());
             }
         }
         if let Some(faults) = &self.only_faults {

@@ -1,6 +1,6 @@
 //! What validators sign: on the wire and in their safety records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use falconet_hotstuff::SafetyRecord;
 use falconet_types::block::HeaderKind;
@@ -18,6 +18,9 @@ use super::{Check, ensure};
 pub struct SelfConsistency {
     votes: BTreeMap<(usize, Epoch, Round), PeerMessage>,
     timeouts: BTreeMap<(usize, Epoch, Round), PeerMessage>,
+    /// Timeouts that were sent by themselves. A TC may carry one that was durable when the node
+    /// crashed before it sent anything, and after the restart the vote before it is sent first.
+    gave_up: BTreeSet<(usize, Epoch, Round)>,
     headers: BTreeMap<(usize, Epoch, Round, HeaderKind), PeerMessage>,
 }
 
@@ -36,14 +39,16 @@ impl SelfConsistency {
                 let last = (node, vote.epoch, Round(u64::MAX));
                 ensure!(
                     self.votes.contains_key(&key)
-                        || self.timeouts.range(key..=last).next().is_none(),
+                        || self.gave_up.range(key..=last).next().is_none(),
                     "node {node} votes in round {} after it gave up that or a later one",
                     vote.round
                 );
                 self.votes.entry(key)
             }
             PeerMessage::Timeout(timeout) if timeout.author.at() == node => {
-                self.timeouts.entry((node, timeout.epoch, timeout.round))
+                let key = (node, timeout.epoch, timeout.round);
+                self.gave_up.insert(key);
+                self.timeouts.entry(key)
             }
             PeerMessage::Header(header) if header.author.at() == node => {
                 let key = (node, header.epoch, header.round, header.kind);

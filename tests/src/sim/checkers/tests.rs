@@ -273,6 +273,34 @@ fn self_consistency_notices_words_put_into_anothers_mouth() {
     fails(wire.sent(0, &PeerMessage::Tc(tc), |_| true), "never sent");
 }
 
+/// Found by a run with a Byzantine validator: a node crashed with a vote and a timeout of one
+/// round durable and unsent. After its restart a TC left first, then the vote.
+#[test]
+fn a_vote_that_a_crash_held_back_may_be_sent_after_a_tc_of_its_round() {
+    let mut made = Made::new();
+    let header = made.header(None, 1, 1);
+    let timeout = made.timeout(0, 2, 1);
+    let tc = Tc {
+        epoch: Epoch(0),
+        round: Round(2),
+        entries: vec![TcEntry {
+            author: timeout.author,
+            hqc_round: timeout.hqc_round,
+            hqc_id: timeout.hqc_id,
+            signature: timeout.signature.clone(),
+        }],
+        max_qc: made.qc(&header, &[0, 1, 2]),
+    };
+    let mut wire = SelfConsistency::default();
+    let all = |_| true;
+    wire.sent(0, &PeerMessage::Tc(tc), all).unwrap();
+    let vote = PeerMessage::Vote(made.vote(0, 2, 1, 1));
+    wire.sent(0, &vote, all).unwrap();
+    wire.sent(0, &PeerMessage::Timeout(timeout), all).unwrap();
+    let other = PeerMessage::Vote(made.vote(0, 2, 1, 2));
+    fails(wire.sent(0, &other, all), "contradicts itself");
+}
+
 #[test]
 fn justification_notices_a_vote_below_what_a_quorum_can_have_named() {
     let made = Made::new();
@@ -302,11 +330,8 @@ fn justification_notices_a_vote_below_what_a_quorum_can_have_named() {
 fn locks_notice_a_record_that_goes_back_or_is_locked_too_low() {
     let mut made = Made::new();
     let one = made.header(None, 1, 1);
-    let mut record = SafetyRecord::fresh(
-        made.chain.id,
-        Digest::ZERO,
-        falconet_types::certificate::Qc::genesis(Epoch(0), made.chain.set.genesis()),
-    );
+    let genesis = Qc::genesis(Epoch(0), genesis_id(made.chain.id));
+    let mut record = SafetyRecord::fresh(made.chain.id, Digest::ZERO, genesis);
     let mut locks = Locks::default();
     record.last_voted_round = Round(9);
     record.highest_timeout_round = Round(8);

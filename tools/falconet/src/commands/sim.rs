@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use falconet_tests::sim::campaign::{
-    self, ACTORS, Byzantine, Campaign, Kind, Plan, Progress, Report,
+    self, ActorKind, Byzantine, Campaign, Kind, Plan, Progress, Report,
 };
 use falconet_tests::sim::{Outcome, Scenario};
 
@@ -88,9 +88,10 @@ fn byzantine(text: &str) -> Result<Byzantine, String> {
     let kind = match name {
         None => None,
         Some(name) => {
-            let at = ACTORS.iter().position(|(known, _)| *known == name);
-            let names: Vec<_> = ACTORS.iter().map(|(name, _)| *name).collect();
-            Some(at.ok_or_else(|| format!("known kinds are {}", names.join(", ")))?)
+            let all = ActorKind::all();
+            let known = all.iter().find(|kind| kind.name() == name);
+            let names: Vec<_> = all.iter().map(|kind| kind.name()).collect();
+            Some(*known.ok_or_else(|| format!("known kinds are {}", names.join(", ")))?)
         }
     };
     Ok(Byzantine { count, kind })
