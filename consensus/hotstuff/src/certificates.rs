@@ -10,7 +10,7 @@ use falconet_types::{BlockId, Round};
 use crate::limits::QCS_MAX;
 
 /// QCs at and above the committed round, the highest QC, and the highest TC.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Certificates {
     /// By round: at most one block a round can be certified (rule C1).
     qcs: BTreeMap<Round, Arc<Qc>>,

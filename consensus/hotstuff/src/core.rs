@@ -28,7 +28,7 @@ use crate::tally::{self, Timeouts, Votes};
 use crate::tree::Tree;
 
 /// A header of a round in the window, the first that was seen of its round and kind.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Slot {
     pub header: Arc<SignedHeader>,
     /// Already in the log.

@@ -26,6 +26,8 @@ mod certificates;
 mod chain;
 mod core;
 mod epochs;
+#[cfg(feature = "misbehave")]
+mod exploring;
 mod giving_up;
 mod leading;
 mod limits;
@@ -48,6 +50,8 @@ pub use api::{
     Progress, Record, RecoverError, Recovered, Status,
 };
 pub use core::HotStuff;
+#[cfg(feature = "misbehave")]
+pub use exploring::Snapshot;
 #[cfg(feature = "misbehave")]
 pub use misbehaviour::Misbehaviour;
 pub use safety::SafetyRecord;

@@ -9,7 +9,7 @@ use falconet_types::message::CertRef;
 
 use crate::limits::{PULL_ATTEMPTS_MAX, PULLS_PER_PEER_MAX};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pull {
     /// Who made the node want it; counts against that peer's share.
     because_of: ValidatorIndex,
@@ -19,7 +19,7 @@ struct Pull {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Pulls {
     wanted: BTreeMap<CertRef, Pull>,
 }

@@ -220,6 +220,19 @@ impl SafetyRules {
     }
 
     #[cfg(feature = "misbehave")]
+    pub(crate) fn with_signer(&self, signer: Box<dyn Signer>) -> Self {
+        Self {
+            chain_id: self.chain_id,
+            me: self.me,
+            signer,
+            record: self.record.clone(),
+            genesis: self.genesis.clone(),
+            dirty: self.dirty,
+            misbehaving: self.misbehaving,
+        }
+    }
+
+    #[cfg(feature = "misbehave")]
     pub(crate) fn forget_votes(&mut self) {
         self.record.last_voted_round = Round::ZERO;
         self.record.highest_timeout_round = Round::ZERO;

@@ -22,7 +22,7 @@ use crate::api::CommitProof;
 use crate::limits::SYNC_RUN_MAX;
 
 /// One walk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Walk {
     /// The certified block that started it.
     pub target: Arc<Qc>,

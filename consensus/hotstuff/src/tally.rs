@@ -21,7 +21,7 @@ pub(crate) enum Added<T> {
     Conflict(T),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Slot {
     vote: Vote,
     conflict_reported: bool,
@@ -30,7 +30,7 @@ struct Slot {
 }
 
 /// Votes by round and voter.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Votes {
     rounds: BTreeMap<Round, BTreeMap<ValidatorIndex, Slot>>,
     pub(crate) misbehaving: Misbehaving,
@@ -113,6 +113,12 @@ impl Votes {
         self.rounds = self.rounds.split_off(&round);
     }
 
+    #[cfg(feature = "misbehave")]
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Vote> {
+        let rounds = self.rounds.values();
+        rounds.flat_map(|round| round.values().map(|slot| &slot.vote))
+    }
+
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.rounds.values().map(BTreeMap::len).sum()
@@ -120,7 +126,7 @@ impl Votes {
 }
 
 /// The highest timeout of each validator.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Timeouts {
     highest: BTreeMap<ValidatorIndex, Timeout>,
     /// The highest round in which each validator's lock violation was reported.

@@ -52,7 +52,7 @@ impl Parent {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Tree {
     root: Parent,
     /// What the chain up to the root commits by itself, see [`Tree::settled`].
@@ -197,6 +197,11 @@ impl Tree {
     }
 
     /// Blocks above the root.
+    #[cfg(feature = "misbehave")]
+    pub(crate) fn ids(&self) -> impl Iterator<Item = BlockId> + '_ {
+        self.blocks.keys().copied()
+    }
+
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.blocks.len()

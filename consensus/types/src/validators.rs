@@ -238,6 +238,18 @@ impl ValidatorSet {
         hash::hash("falconet/validator-set", &[&bytes])
     }
 
+    /// The same set with other leaders: round r is led by entry r modulo their number.
+    ///
+    /// # Panics
+    /// When a leader is no member, or none is given.
+    #[cfg(feature = "schedule")]
+    #[must_use]
+    pub fn with_leaders(mut self, leaders: Vec<ValidatorIndex>) -> Self {
+        assert!(!leaders.is_empty() && leaders.iter().all(|leader| self.get(*leader).is_some()));
+        self.leaders = leaders;
+        self
+    }
+
     /// The epoch in which this set rules.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

@@ -14,7 +14,7 @@ use super::{Check, ensure};
 /// Nobody contradicts itself, over restarts too: one vote, one timeout, one header a round (and
 /// kind), always with the same bytes. And nobody speaks for another: a certificate that a correct
 /// node sends holds no vote or timeout of a correct validator that this one did not send.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SelfConsistency {
     votes: BTreeMap<(usize, Epoch, Round), PeerMessage>,
     timeouts: BTreeMap<(usize, Epoch, Round), PeerMessage>,
@@ -126,7 +126,7 @@ impl SelfConsistency {
 /// A vote for a block whose parent is not of the round before stands on a TC whose timeouts name
 /// no QC above that parent (rule V4). Faulty validators can sign any timeout; for the rest of a
 /// quorum, correct validators must have sent theirs.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Justification {
     /// The QC's round that each correct validator named.
     named: BTreeMap<(Epoch, Round), BTreeMap<ValidatorIndex, Round>>,

@@ -9,12 +9,15 @@ use anyhow::{Context as _, bail};
 use falconet_tests::sim::campaign::{
     self, ActorKind, Byzantine, Campaign, Kind, Plan, Progress, Report,
 };
+use falconet_tests::sim::twins::{self, Cast, FOUR, SEVEN};
 use falconet_tests::sim::{Outcome, Scenario};
 
 use crate::output;
 
 /// Between two lines of progress where no terminal can be overwritten.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Scenarios of a sample of twins.
+const TWINS_SAMPLE: u64 = 1_000;
 /// Between two on a terminal.
 const PROGRESS_EVERY_TERMINAL: Duration = Duration::from_millis(200);
 
@@ -27,13 +30,19 @@ Examples:
   falconet sim --seed 4711 --replay                 twice, and both must be equal to the byte
   falconet sim --seeds 10000                        many runs on all cores
   falconet sim --seeds 2000 --nodes-byzantine 1:mutator --validators 4
+  falconet sim --scenario twins --depth 7           every scenario in which a twin leads
+  falconet sim --scenario twins --depth 3 --leaders 4
+  falconet sim --scenario twins --validators 7 --seeds 2000
 
 A seed and a commit are a run: the same events in the same order, wherever it runs. In a long run
 every failing seed is shrunk (faults are taken away, one at a time, while it still fails) and
 written to a file of its own with its log and the command that repeats it.
 
 Scenarios: random (faults, weights, silent validators, twins: all from the seed), calm (none of
-it), sustained-twins (two nodes with one key, in every run).
+it), sustained-twins (two nodes with one key, in every run), twins (bare cores: all ways to split four
+validators, one of which runs twice, into groups for so many rounds; with seven validators, of which
+two run twice, a sample). Kinds of Byzantine validators: mutator, stale-leader, and those of
+`falconet testnet --byzantine`.
 
 Exit codes: 0 everything held, 1 something did not, 2 called wrongly.")]
 pub struct Args {
@@ -44,14 +53,20 @@ pub struct Args {
     #[arg(long, value_name = "COUNT")]
     seeds: Option<u64>,
     /// Threads [default: one a core]
-    #[arg(long, value_name = "J", requires = "seeds")]
+    #[arg(long, value_name = "J")]
     jobs: Option<usize>,
     /// Validators, at most 7 [default: 4 or 7, by the seed]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
     validators: Option<u8>,
     /// What kind of run
-    #[arg(long, value_name = "NAME", default_value = "random", value_parser = kind)]
-    scenario: Kind,
+    #[arg(long, value_name = "NAME", default_value = "random", value_parser = what)]
+    scenario: What,
+    /// With --scenario twins: rounds in which groups and leaders are chosen
+    #[arg(long, value_name = "D", default_value_t = 7)]
+    depth: usize,
+    /// With --scenario twins and four validators: only the first so many lead; the twin is the first
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
+    leaders: u8,
     /// Byzantine validators, and what they do [default kind: by the seed]
     #[arg(long, value_name = "K[:KIND]", value_parser = byzantine)]
     nodes_byzantine: Option<Byzantine>,
@@ -69,11 +84,23 @@ pub struct Args {
     failures: PathBuf,
 }
 
-fn kind(name: &str) -> Result<Kind, String> {
+/// A scenario by name.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// Whole nodes.
+    Nodes(Kind),
+    /// Bare cores.
+    Twins,
+}
+
+fn what(name: &str) -> Result<What, String> {
+    if name == "twins" {
+        return Ok(What::Twins);
+    }
     let known = Kind::ALL.iter().find(|(known, _)| *known == name);
-    known.map(|(_, kind)| *kind).ok_or_else(|| {
+    known.map(|(_, kind)| What::Nodes(*kind)).ok_or_else(|| {
         let names: Vec<_> = Kind::ALL.iter().map(|(name, _)| *name).collect();
-        format!("known are {}", names.join(", "))
+        format!("known are {}, twins", names.join(", "))
     })
 }
 
@@ -99,9 +126,13 @@ fn byzantine(text: &str) -> Result<Byzantine, String> {
 
 impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let kind = match self.scenario {
+            What::Nodes(kind) => kind,
+            What::Twins => return self.twins(),
+        };
         let plan = Plan {
             validators: self.validators.map(usize::from),
-            kind: self.scenario,
+            kind,
             byzantine: self.nodes_byzantine.clone(),
             flaw: None,
             only_faults: self.only_faults.clone(),
@@ -110,6 +141,61 @@ impl Args {
             Some(seeds) => self.many(plan, seeds),
             None => self.one(&plan),
         }
+    }
+
+    fn twins(&self) -> anyhow::Result<ExitCode> {
+        let started = Instant::now();
+        let broken = match self.validators {
+            None | Some(4) => {
+                let cast = Cast {
+                    leaders: self.leaders.into(),
+                    ..FOUR
+                };
+                let explored = twins::explore(cast, self.depth, self.jobs(), |depth, states| {
+                    let seconds = started.elapsed().as_secs();
+                    eprintln!(
+                        "depth {depth}: {states} states that were not seen before, {seconds} s"
+                    );
+                });
+                output::line(&format!(
+                    "{:.3e} scenarios of {} rounds, by {} phases through {} states; {:.0} s",
+                    explored.scenarios,
+                    self.depth,
+                    explored.phases,
+                    explored.states.iter().sum::<usize>(),
+                    started.elapsed().as_secs_f64(),
+                ))?;
+                explored.broken
+            }
+            Some(7) => {
+                let runs = self.seeds.unwrap_or(TWINS_SAMPLE);
+                let sampled = twins::sample(SEVEN, self.depth, self.seed, runs);
+                output::line(&format!(
+                    "{} scenarios of {} rounds; all committed again within {} rounds after they \
+                     healed; {:.0} s",
+                    sampled.runs,
+                    self.depth,
+                    sampled.rounds_max,
+                    started.elapsed().as_secs_f64(),
+                ))?;
+                sampled.broken
+            }
+            Some(n) => {
+                bail!("twins are explored with 4 validators or sampled with 7, not with {n}")
+            }
+        };
+        match broken {
+            None => Ok(ExitCode::SUCCESS),
+            Some(broken) => {
+                output::line(&format!("BROKEN: {broken:#?}"))?;
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    }
+
+    fn jobs(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.unwrap_or(cores).max(1)
     }
 
     fn one(&self, plan: &Plan) -> anyhow::Result<ExitCode> {
@@ -142,7 +228,7 @@ impl Args {
 
     fn many(&self, plan: Plan, seeds: u64) -> anyhow::Result<ExitCode> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = self.jobs.unwrap_or(cores).max(1);
+        let jobs = self.jobs();
         let campaign = Campaign {
             plan,
             first: self.seed,

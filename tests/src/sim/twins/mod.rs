@@ -1,0 +1,277 @@
+//! Twins (Bano et al., OPODIS 2021): Byzantine validators are validators that run twice.
+//!
+//! Bare cores, no data layer, no disk. A scenario is a list of *phases*. Phase k decides who
+//! reaches whom while round k is the newest that may be spoken of (messages of later rounds wait),
+//! and who leads round k + 1:
+//!
+//! ```text
+//! phase k:  send what waited for round k ─▶ deliver inside the groups until nothing moves
+//!           ─▶ short timers (pulls) ─▶ whoever is still in round k or below gives it up
+//!           ─▶ deliver ─▶ short timers          (what crosses a border of groups is lost)
+//! ```
+//!
+//! One group always holds a quorum of distinct validators, or no round would ever end. After the
+//! last phase everything heals, correct validators lead in turn and all must commit.
+//!
+//! [`explore`] goes through *all* scenarios up to a depth, for four validators of which one runs
+//! twice. Two states that differ only in the names of correct validators, or in which twin is which,
+//! are one, and a state that was seen is not continued again; what a core's timers, counters and
+//! rate limits say is not part of a state. [`sample`] takes random scenarios of any size.
+
+mod arena;
+mod state;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use falconet_hotstuff::Misbehaviour;
+
+use super::checkers::Violation;
+use super::rng::Rng;
+use arena::Arena;
+
+/// Who can reach whom, and who leads the next round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Phase {
+    /// Bit i set: node i is in the second group.
+    pub group: u16,
+    /// Leader of the round after.
+    pub leader: u8,
+}
+
+/// What explores or samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cast {
+    /// Validators.
+    pub n: usize,
+    /// How many of them, from 0, run twice; the second selves are nodes n, n + 1, ….
+    pub twins: usize,
+    /// Only the first so many validators lead while phases are chosen: those that run twice come
+    /// first, and do most harm when they lead.
+    pub leaders: usize,
+    /// A rule that correct validators break: to see that it is noticed.
+    pub flaw: Option<Misbehaviour>,
+}
+
+/// Four validators, one of which runs twice.
+pub const FOUR: Cast = Cast {
+    n: 4,
+    twins: 1,
+    leaders: 4,
+    flaw: None,
+};
+
+/// Seven validators, two of which run twice.
+pub const SEVEN: Cast = Cast {
+    n: 7,
+    twins: 2,
+    leaders: 7,
+    flaw: None,
+};
+
+/// A scenario in which something broke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Leader of round 1.
+    pub first: u8,
+    /// The phases.
+    pub phases: Vec<Phase>,
+    /// What broke.
+    pub violation: Violation,
+}
+
+/// What an exploration came to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Explored {
+    /// Distinct states after each phase.
+    pub states: Vec<usize>,
+    /// Phases carried out.
+    pub phases: u64,
+    /// Scenarios that those states stand for: all sequences of choices.
+    pub scenarios: f64,
+    /// The highest committed height of any state.
+    pub height: u64,
+    /// The first scenario that broke a promise.
+    pub broken: Option<Broken>,
+}
+
+/// What a sample came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// Scenarios run to the end.
+    pub runs: u64,
+    /// Blocks committed before the healing.
+    pub height: u64,
+    /// Rounds from the healing until all had committed something new, at most.
+    pub rounds_max: u64,
+    /// The first scenario that broke a promise.
+    pub broken: Option<Broken>,
+}
+
+impl Cast {
+    fn nodes(&self) -> usize {
+        self.n + self.twins
+    }
+
+    fn validator_of(&self, node: usize) -> usize {
+        if node < self.n { node } else { node - self.n }
+    }
+
+    /// All ways to split the nodes into two groups, one of which has a quorum of distinct
+    /// validators. The first node is always in the first group: the groups have no names.
+    fn groups(&self) -> Vec<u16> {
+        let quorum = self.n - (self.n - 1) / 3;
+        let all = (0..1u16 << self.nodes()).filter(|mask| mask & 1 == 0);
+        all.filter(|mask| {
+            [true, false].into_iter().any(|side| {
+                let members = (0..self.nodes()).filter(|i| (mask >> i & 1 == 1) == side);
+                let distinct: BTreeSet<_> = members.map(|i| self.validator_of(i)).collect();
+                distinct.len() >= quorum
+            })
+        })
+        .collect()
+    }
+}
+
+/// A state that is to be continued.
+type Path = (u8, Vec<Phase>);
+
+/// Goes through all scenarios of so many phases, on `jobs` threads. `progress` hears of each depth:
+/// its number and the distinct states after it.
+pub fn explore(
+    cast: Cast,
+    depth: usize,
+    jobs: usize,
+    mut progress: impl FnMut(usize, usize),
+) -> Explored {
+    let groups = cast.groups();
+    let leaders = 0..cast.leaders as u8;
+    // Correct validators are alike before anything happened.
+    let mut frontier: Vec<Path> = (0..cast.leaders.min(cast.twins + 1))
+        .map(|first| (first as u8, Vec::new()))
+        .collect();
+    let mut explored = Explored {
+        scenarios: cast.leaders as f64 * ((groups.len() * cast.leaders) as f64).powi(depth as i32),
+        ..Explored::default()
+    };
+    // A state that was seen earlier has been continued further than it would be now.
+    let seen = Mutex::new(BTreeSet::new());
+    for level in 1..=depth {
+        let found = Mutex::new((Vec::<Path>::new(), None::<Broken>, 0u64, 0u64));
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.max(1) {
+                scope.spawn(|| {
+                    while let Some((first, path)) =
+                        frontier.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
+                        let mut before = Arena::new(cast, *first);
+                        for phase in path {
+                            before = before.fork(phase.leader);
+                            before.phase(*phase).expect("it held a level ago");
+                        }
+                        let choices = groups.iter().flat_map(|group| {
+                            // The leader after the last phase changes nothing any more.
+                            let leaders = if level == depth {
+                                0..1
+                            } else {
+                                leaders.clone()
+                            };
+                            leaders.map(|leader| Phase {
+                                group: *group,
+                                leader,
+                            })
+                        });
+                        for choice in choices {
+                            let mut arena = before.fork(choice.leader);
+                            let result = arena.phase(choice);
+                            let mut longer = path.clone();
+                            longer.push(choice);
+                            let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
+                            if let Err(violation) = result {
+                                lock().1.get_or_insert(Broken {
+                                    first: *first,
+                                    phases: longer,
+                                    violation,
+                                });
+                                return;
+                            }
+                            let state = state::of(&arena);
+                            let new = {
+                                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                                seen.insert(state)
+                            };
+                            let mut found = lock();
+                            found.2 += 1;
+                            found.3 = found.3.max(arena.height());
+                            if new {
+                                found.0.push((*first, longer));
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let (paths, broken, phases, height) =
+            found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        explored.states.push(paths.len());
+        explored.phases += phases;
+        explored.height = explored.height.max(height);
+        progress(level, paths.len());
+        if broken.is_some() {
+            explored.broken = broken;
+            return explored;
+        }
+        frontier = paths;
+    }
+    explored
+}
+
+/// Runs random scenarios of so many phases; all heal afterwards and must commit.
+#[must_use]
+pub fn sample(cast: Cast, depth: usize, seed: u64, runs: u64) -> Sampled {
+    let groups = cast.groups();
+    let mut sampled = Sampled::default();
+    for run in 0..runs {
+        let mut rng = Rng::new(seed.wrapping_add(run));
+        let leader = |rng: &mut Rng| {
+            // Twins do most harm when they lead.
+            if rng.chance(500) {
+                rng.index(cast.twins) as u8
+            } else {
+                rng.index(cast.leaders) as u8
+            }
+        };
+        let first = leader(&mut rng);
+        let mut phases = Vec::new();
+        let mut arena = Arena::new(cast, first);
+        let mut result = Ok(());
+        for _ in 0..depth {
+            let phase = Phase {
+                group: groups[rng.index(groups.len())],
+                leader: leader(&mut rng),
+            };
+            phases.push(phase);
+            arena = arena.fork(phase.leader);
+            result = arena.phase(phase);
+            if result.is_err() {
+                break;
+            }
+        }
+        sampled.height += arena.height();
+        match result.and_then(|()| arena.heal()) {
+            Ok(rounds) => sampled.rounds_max = sampled.rounds_max.max(rounds),
+            Err(violation) => {
+                sampled.broken = Some(Broken {
+                    first,
+                    phases,
+                    violation,
+                });
+                return sampled;
+            }
+        }
+        sampled.runs += 1;
+    }
+    sampled
+}

@@ -1,0 +1,70 @@
+//! Twins: all scenarios of a few phases, and samples of longer ones.
+
+use falconet_hotstuff::Misbehaviour;
+use falconet_tests::sim::twins::{Cast, FOUR, SEVEN, explore, sample};
+
+/// Phases that are explored without being asked for; `falconet sim --scenario twins --depth 7`
+/// goes deeper.
+const DEPTH: usize = 3;
+/// Random scenarios of each size.
+const RUNS: u64 = 150;
+
+#[test]
+fn four_validators_with_one_twin_exhaustively() {
+    let explored = explore(FOUR, DEPTH, 2, |_, _| {});
+    println!("{explored:?}");
+    assert_eq!(explored.broken, None);
+    assert!(explored.states.iter().all(|states| *states > 1));
+    assert!(explored.height > 0, "nothing was committed in any state");
+}
+
+#[test]
+fn an_exploration_is_the_same_on_one_thread_and_on_two() {
+    let counts = |jobs| explore(FOUR, 2, jobs, |_, _| {}).states;
+    assert_eq!(counts(1), counts(2));
+}
+
+#[test]
+fn four_validators_with_one_twin_sampled() {
+    let sampled = sample(FOUR, 12, 1, RUNS);
+    println!("{sampled:?}");
+    assert_eq!(sampled.broken, None);
+    assert!(sampled.height > RUNS, "hardly anything was committed");
+}
+
+#[test]
+fn seven_validators_with_two_twins_sampled() {
+    let sampled = sample(SEVEN, 9, 1, RUNS);
+    println!("{sampled:?}");
+    assert_eq!(sampled.broken, None);
+    assert!(sampled.height > RUNS, "hardly anything was committed");
+}
+
+/// Within so many random scenarios each flaw must show; the correct core passes as many.
+const TRIES: u64 = 3_000;
+
+fn finds(flaw: Misbehaviour) {
+    let cast = Cast {
+        flaw: Some(flaw),
+        ..FOUR
+    };
+    let sampled = sample(cast, 9, 1, TRIES);
+    let broken = sampled.broken.expect("nothing broke");
+    println!("{flaw:?}: run {}: {}", sampled.runs + 1, broken.violation);
+    assert_eq!(sample(FOUR, 9, 1, sampled.runs + 1).broken, None);
+}
+
+#[test]
+fn a_commit_without_consecutive_rounds_is_found() {
+    finds(Misbehaviour::CommitAcrossGaps);
+}
+
+#[test]
+fn a_vote_after_a_timeout_is_found() {
+    finds(Misbehaviour::VoteAfterTimeout);
+}
+
+#[test]
+fn a_timeout_below_the_lock_is_found() {
+    finds(Misbehaviour::ForgetLock);
+}
