@@ -53,6 +53,14 @@ const EVENTS_MAX: u64 = 3_000_000;
 /// Blocks that every correct node must commit after the last fault.
 const BLOCKS_AFTER_CALM: u64 = 5;
 
+/// Rounds from the last fault until everybody correct has committed something new, at most. One
+/// cycle of leaders may pass before all are in one round (certificates, not timers, bring them
+/// together); in the next, faulty leaders may sit so that no three correct ones follow each other
+/// across its end; in the third they do (protocol rule P7, `docs/simulator.md`).
+fn rounds_after_calm_max(n: usize) -> u64 {
+    3 * n as u64 + 3
+}
+
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -282,9 +290,17 @@ impl World {
             return Ok(false);
         };
         if calm.rounds.is_none() {
+            let rounds = self.highest_round().0.saturating_sub(calm.round.0);
+            let bound = rounds_after_calm_max(self.scenario.n);
+            if rounds > bound {
+                return Err(format!(
+                    "{bound} rounds after the last fault not everybody has committed\n{}",
+                    self.stuck()
+                ));
+            }
             let everybody = self.correct().all(|i| self.committed(i) > calm.height);
             if everybody {
-                calm.rounds = Some(self.highest_round().0.saturating_sub(calm.round.0));
+                calm.rounds = Some(rounds);
                 self.calm = Some(calm);
             }
         }
