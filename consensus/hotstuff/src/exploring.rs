@@ -38,8 +38,8 @@ pub struct Snapshot {
     pub blocks: Vec<BlockId>,
     /// The certified block that is being fetched.
     pub fetching: Option<BlockId>,
-    /// Round of the last own proposal that was sent.
-    pub announced: Round,
+    /// The last own proposal that was sent.
+    pub announced: (Round, HeaderKind),
 }
 
 impl HotStuff {

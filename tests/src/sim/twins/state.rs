@@ -162,7 +162,10 @@ impl<'a> Renamed<'a> {
         name.add(tc.map_or(0, |(_, max)| self.round(max)));
         name.add_wide(self.block(&s.root));
         name.add_wide(s.fetching.map_or(0, |id| self.block(&id)));
-        name.add(u64::from(s.announced == s.round));
+        let (round, kind) = s.announced;
+        let announced = [(s.round, 0), (s.round.next(), 2)].into_iter();
+        let announced = announced.filter(|(at, _)| *at == round);
+        name.add(announced.map(|(_, code)| 1 + code + kind as u64).sum());
         name.add_sorted(s.qcs.iter().map(|(_, id)| self.block(id)));
         name.add_sorted(s.blocks.iter().map(|id| self.block(id)));
         let certified = |round: &Round| s.qcs.iter().any(|(qc, _)| qc == round);
