@@ -23,6 +23,7 @@ mod payments;
 mod privileges;
 mod probes;
 mod reference;
+mod stake;
 mod testnet;
 mod tracing;
 mod watching;
