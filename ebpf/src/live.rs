@@ -7,6 +7,9 @@
 //! ([`receive_offload`]). All that the other end does for them before a socket it does on the
 //! generator's core.
 //!
+//! The kernel uses the memory of frames again. What the other end passed on to a socket may have
+//! changed it: some thousand of millions arrive damaged then.
+//!
 //! A call waits for other cores twice, 10 to 20 ms without using the processor (the kernel changes
 //! and restores a jump to the program). So a high rate needs many frames a call: with 16,384 no
 //! generator sends more than about 0.6 million a second.
