@@ -128,7 +128,7 @@ mod honest {
 
     /// Nothing: this build has no actors.
     #[derive(Debug, Clone, Copy, Default)]
-    pub struct Danger;
+    pub struct Danger {}
 
     /// Nothing: this build has no actors.
     #[derive(Default)]

@@ -6,8 +6,9 @@
 //! holds of an epoch, its validators are known at the next start. A crash before that leaves an
 //! epoch that is over and executed; the proof is then made again from the log.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -223,8 +224,16 @@ impl Epochs {
         let path = path_of(&self.dir, proof.epoch());
         let temporary = path.with_extension("tmp");
         let write = || -> io::Result<()> {
-            fs::create_dir_all(&self.dir)?;
-            let mut file = File::create(&temporary)?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.dir)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)?;
             file.write_all(&proof.to_bytes())?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;

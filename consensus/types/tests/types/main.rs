@@ -4,6 +4,7 @@ mod certificates;
 mod chain;
 mod conformance;
 mod encodings;
+mod epochs;
 mod evidence;
 mod generate;
 mod genesis;

@@ -43,7 +43,7 @@ impl Args {
 
     #[cfg(not(feature = "danger-byzantine"))]
     fn danger(&self) -> Danger {
-        Danger
+        Danger::default()
     }
 }
 

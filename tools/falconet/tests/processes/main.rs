@@ -11,6 +11,7 @@ mod configuration;
 mod crashes;
 mod doctor;
 mod documents;
+mod epochs;
 mod harness;
 mod keys;
 mod namespaces;

@@ -89,7 +89,7 @@ impl Network {
                     name: name(i),
                     key: key.public().clone(),
                     weight: 1,
-                    owner: None,
+                    owner: accounts.get(i).map(|key| key.public().id()),
                     address: None,
                 })
                 .collect(),
@@ -255,6 +255,16 @@ impl Network {
     /// A wallet of a funded account whose first transaction has this nonce.
     pub fn wallet_from(&self, account: usize, nonce: u64) -> Wallet {
         Wallet::new(self.accounts[account].clone(), self.chain_id(), nonce)
+    }
+
+    /// The key of a funded account, as a file in the network's directory.
+    pub fn account_file(&self, account: usize) -> String {
+        let name = format!("account-{account}.key");
+        let path = self.dir.path().join(&name);
+        if !path.exists() {
+            keyfile::write(&path, &self.accounts[account]).unwrap();
+        }
+        name
     }
 
     /// Id of a funded account.
