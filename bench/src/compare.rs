@@ -156,6 +156,7 @@ fn differences(before: &Value, after: &Value) -> Vec<String> {
         "transaction_bytes",
         "offered_tps",
         "fsync",
+        "params",
         "signature_scheme",
     ] {
         let (b, a) = (condition(before, name), condition(after, name));

@@ -83,6 +83,8 @@ pub struct Subject {
     pub validators: usize,
     /// What was sent: `falcon1024`, `falcon512` or `opaque`.
     pub scheme: String,
+    /// Genesis parameters that are not the defaults, each as `name=value`.
+    pub params: Vec<String>,
     /// Bytes of one transaction.
     pub transaction_bytes: usize,
     /// Whether every validator said that it syncs to disk before anything counts.
@@ -135,6 +137,9 @@ pub struct Report {
     pub scheme: String,
     /// Bytes of one transaction.
     pub transaction_bytes: usize,
+    /// Genesis parameters that are not the defaults, each as `name=value`.
+    #[serde(default)]
+    pub params: Vec<String>,
     /// Whether everything was on disk before it counted.
     pub fsync: bool,
     /// Transactions a second that the schedule asked for.
@@ -198,6 +203,7 @@ impl Report {
             validators: subject.validators,
             scheme: subject.scheme,
             transaction_bytes: subject.transaction_bytes,
+            params: subject.params,
             fsync: subject.fsync,
             offered_tps: outcome.offered_tps,
             committed: outcome.committed,
@@ -336,6 +342,9 @@ impl fmt::Display for Report {
         })?;
         row(f, "states agree", yes(self.roots_agree))?;
         row(f, "fsync", yes(self.fsync))?;
+        if !self.params.is_empty() {
+            row(f, "parameters", self.params.join(" "))?;
+        }
         let list = |value: fn(&Usage) -> f64| {
             let each = |usage: &Option<Usage>| {
                 usage.map_or_else(|| "-".into(), |usage| format!("{:.1}", value(&usage)))
@@ -408,6 +417,7 @@ mod tests {
             validators: 2,
             scheme: "falcon1024".into(),
             transaction_bytes: 1_412,
+            params: Vec::new(),
             fsync: true,
             roots: RootsCheck {
                 agree: true,

@@ -163,6 +163,8 @@ pub struct ClusterBench {
     /// Directory of the network; without one, a directory in the cache, whose genesis and
     /// pre-signed transfers serve again.
     pub dir: Option<PathBuf>,
+    /// Genesis parameters.
+    pub params: Params,
     /// How validators are started.
     pub start: StartOptions,
 }
@@ -181,6 +183,7 @@ impl ClusterBench {
             busy: BusyPolicy::default(),
             payload_bytes: opaque::PAYLOAD_BYTES,
             dir: None,
+            params: Params::default(),
             start: StartOptions::default(),
         }
     }
@@ -413,6 +416,7 @@ pub fn measure(
         validators: running.len(),
         scheme: LoadKind::of(testnet).to_string(),
         transaction_bytes,
+        params: testnet.genesis().params.changes(),
         fsync: !statuses.is_empty() && statuses.iter().all(|status| status.fsync),
         roots: running.check_roots(),
         usage,
@@ -441,7 +445,7 @@ fn bench_network(
             LoadKind::Opaque => Scheme::Falcon1024,
         },
         application: spec.load.application(),
-        params: Params::default(),
+        params: spec.params.clone(),
         accounts,
         base_port: None,
         ..TestnetSpec::new("bench")
@@ -451,6 +455,8 @@ fn bench_network(
             LoadKind::Transfers(scheme) => format!("{}-{scheme}-{accounts}", spec.validators),
             LoadKind::Opaque => format!("{}-opaque", spec.validators),
         };
+        let changes = spec.params.changes().into_iter();
+        let name = changes.fold(name, |name, change| format!("{name}-{change}"));
         cache_dir().join("bench").join(name)
     });
     let lock = lock(&dir)?;

@@ -164,6 +164,7 @@ fn cluster() -> Report {
         validators: 1,
         scheme: "falcon1024".into(),
         transaction_bytes: 1_412,
+        params: vec!["fee_min=2".into()],
         fsync: true,
         roots: RootsCheck {
             agree: true,

@@ -110,6 +110,47 @@ pub const HISTORY_HEIGHTS_FLOOR: u64 = 1_024;
 const CHECKPOINTS_IN_HISTORY: u64 = 4;
 
 impl Params {
+    /// The same with one parameter set: `NAME=VALUE`, with the names of the genesis document.
+    ///
+    /// # Errors
+    /// If there is no such parameter, or the value is not of its kind. Whether the parameters fit
+    /// together is for [`Genesis::check`] to say.
+    pub fn with(&self, assignment: &str) -> Result<Self, GenesisError> {
+        let rule = |text: String| GenesisError::Rule(text);
+        let (name, value) = assignment
+            .split_once('=')
+            .ok_or_else(|| rule(format!("{assignment:?} is not of the form NAME=VALUE")))?;
+        let mut all = self.by_name();
+        let known: Vec<&str> = all.keys().map(String::as_str).collect();
+        if !all.contains_key(name) {
+            return Err(rule(format!(
+                "there is no parameter {name}; choose one of {}",
+                known.join(", ")
+            )));
+        }
+        let wrong = |error: serde_json::Error| rule(format!("parameter {name}: {error}"));
+        all.insert(name.to_owned(), serde_json::from_str(value).map_err(wrong)?);
+        serde_json::from_value(all.into()).map_err(wrong)
+    }
+
+    /// What differs from the defaults, each as `NAME=VALUE`.
+    #[must_use]
+    pub fn changes(&self) -> Vec<String> {
+        let default = Self::default().by_name();
+        let differs = |(name, value): &(String, serde_json::Value)| default[name] != *value;
+        let changed = self.by_name().into_iter().filter(differs);
+        changed
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect()
+    }
+
+    fn by_name(&self) -> serde_json::Map<String, serde_json::Value> {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(all)) => all,
+            _ => unreachable!("parameters are an object of numbers and flags"),
+        }
+    }
+
     /// Height of the block that ends the epoch whose first block has height `first`; `None` when
     /// there is one epoch for ever.
     #[must_use]

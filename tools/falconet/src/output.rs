@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
+use falconet_types::genesis::Params;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
@@ -106,6 +107,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         Some(0) | None => Err("the duration is zero, not a number, or too long".into()),
         Some(millis) => Ok(Duration::from_millis(millis)),
     }
+}
+
+/// Genesis parameters: the defaults with each `NAME=VALUE` applied.
+pub fn params(assignments: &[String]) -> anyhow::Result<Params> {
+    let apply = |params: Params, assignment: &String| params.with(assignment);
+    Ok(assignments.iter().try_fold(Params::default(), apply)?)
 }
 
 #[cfg(test)]

@@ -328,3 +328,26 @@ fn the_order_of_leaders_depends_on_the_chain() {
     };
     assert!((1..20).any(|byte| order(byte) != order(0)));
 }
+
+#[test]
+fn parameters_are_set_by_name() {
+    let params = Params::default();
+    assert!(params.changes().is_empty());
+    let params = params.with("epoch_heights=64").unwrap();
+    let params = params.with("optimistic_proposals=true").unwrap();
+    assert_eq!(params.epoch_heights, 64);
+    assert!(params.optimistic_proposals);
+    assert_eq!(
+        params.changes(),
+        ["epoch_heights=64", "optimistic_proposals=true"]
+    );
+    for (wrong, says) in [
+        ("epoch_heights", "NAME=VALUE"),
+        ("epochs=1", "epoch_heights"),
+        ("fee_min=-1", "fee_min"),
+        ("optimistic_proposals=1", "optimistic_proposals"),
+    ] {
+        let error = params.with(wrong).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}

@@ -96,6 +96,9 @@ struct Cluster {
     /// Drop transactions that a busy validator does not take, instead of offering them again
     #[arg(long)]
     drop_busy: bool,
+    /// Genesis parameter, for example optimistic_proposals=true; may be given again
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    params: Vec<String>,
     /// Directory of the network [default: in the cache]
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -140,6 +143,7 @@ impl Cluster {
             },
             payload_bytes: self.payload_bytes,
             dir: self.dir.clone(),
+            params: output::params(&self.params)?,
             start: StartOptions {
                 env: parent::to_be_followed(),
                 ..StartOptions::default()

@@ -53,6 +53,9 @@ pub struct Args {
     /// Number of validators [default: 4]
     #[arg(long, value_name = "N")]
     validators: Option<usize>,
+    /// Genesis parameter, for example epoch_heights=64; may be given again
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    params: Vec<String>,
     /// Directory of the network: made, or continued when it holds one [default: a fresh one, which
     /// is removed after a clean end]
     #[arg(long)]

@@ -12,6 +12,8 @@ use falconet_bench::progress::OnProgress;
 use falconet_bench::run::LoadKind;
 use falconet_types::Scheme;
 
+use crate::output;
+
 use super::Args;
 use super::screen::Screen;
 
@@ -90,6 +92,7 @@ fn create(args: &Args, dir: &Path, bars: OnProgress<'_>) -> anyhow::Result<Testn
             LoadKind::Opaque => Scheme::Falcon1024,
         },
         application: load.application(),
+        params: output::params(&args.params)?,
         base_port: base_port(args.base_port, validators),
         accounts: accounts_for_rate(args.load),
         ..TestnetSpec::new("testnet")
@@ -118,6 +121,11 @@ fn reuse(args: &Args, dir: &Path, screen: &Screen) -> anyhow::Result<Testnet> {
         bail!(
             "{shown} holds a network for {}; leave out --scheme, or choose another --dir",
             LoadKind::of(&testnet)
+        );
+    }
+    if !args.params.is_empty() && output::params(&args.params)? != testnet.genesis().params {
+        bail!(
+            "{shown} holds a network with other parameters; leave out --param, or choose another --dir"
         );
     }
     screen.line(&format!("continuing the chain in {shown}"));
