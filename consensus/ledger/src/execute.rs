@@ -12,13 +12,13 @@ use falconet_crypto::falcon::{
 use falconet_types::receipt::{Outcome, Receipt};
 use falconet_types::stake::Stake;
 use falconet_types::transaction::{Body, SignedTransaction, opaque_id};
-use falconet_types::{AccountId, Digest, Height, TxId};
+use falconet_types::{AccountId, Digest, TxId, ValidatorIndex};
 
 use crate::account::Account;
 use crate::application::{Block, Verdict};
 use crate::registry::Registry;
 use crate::rules::{self, Context};
-use crate::staking::{self, REPORTS_PER_BLOCK_MAX, STAKE_TXS_PER_BLOCK_MAX};
+use crate::staking::{self, REPORTS_PER_LANE_MAX, STAKE_TXS_PER_LANE_MAX};
 use crate::table::Table;
 
 /// What a block does, not yet written.
@@ -51,7 +51,7 @@ pub(crate) fn execute(
             Err(id) => (*id, Outcome::Malformed),
             Ok(tx) => match apply(
                 context,
-                block.height,
+                &entry.receipt,
                 tx,
                 entry.verdict,
                 &mut writes,
@@ -157,14 +157,21 @@ fn verify_unknown(
             Body::Transfer { .. } => {}
         }
     }
+    let unknown = |entry: &Entry| {
+        let tx = entry.tx.as_ref().ok();
+        entry.verdict == Verdict::Unknown && tx.is_some_and(is_by_validator)
+    };
+    if entries.iter().any(unknown) {
+        // Gathered once, however many say something.
+        named.extend(registry.keys().map(|key| (key.id(), key)));
+    }
     let mut open: Vec<(usize, Arc<PreparedKey>, [u8; SIGNING_MESSAGE_LEN])> = Vec::new();
     for (at, entry) in entries.iter().enumerate() {
         let (Ok(tx), Verdict::Unknown) = (&entry.tx, entry.verdict) else {
             continue;
         };
         if is_by_validator(tx) {
-            let key = registry.key(&tx.sender);
-            if let Some(key) = key.or_else(|| named.get(&tx.sender).copied()) {
+            if let Some(key) = named.get(&tx.sender) {
                 let prepared = Arc::new(PreparedKey::from_public(key));
                 open.push((at, prepared, tx.message()));
             }
@@ -219,9 +226,11 @@ fn credit(writes: &mut Writes<'_>, id: AccountId, amount: u64) {
         .expect("all that there is together is at most the supply, which is below 2^64");
 }
 
-/// The registry as a block changes it, and how much of its allowance the block has used.
+/// The registry as a block changes it, and how much of its allowance the lane has used.
 struct Stakes {
     registry: Arc<Registry>,
+    /// The lane whose transactions are executing; lanes come one after the other.
+    lane: ValidatorIndex,
     txs: usize,
     reports: usize,
 }
@@ -230,34 +239,33 @@ impl Stakes {
     fn new(registry: Arc<Registry>) -> Self {
         Self {
             registry,
+            lane: ValidatorIndex(0),
             txs: 0,
             reports: 0,
         }
     }
 
-    /// Asks the rules of stake, within the block's allowance.
-    fn check(
-        &mut self,
-        tx: &SignedTransaction,
-        stake: &Stake,
-        verifier: &mut Verifier,
-    ) -> Result<(), Outcome> {
+    /// Counts a transaction about stake, whatever becomes of it.
+    fn count(&mut self, lane: ValidatorIndex, stake: &Stake) -> Result<(), Outcome> {
+        if self.lane != lane {
+            (self.lane, self.txs, self.reports) = (lane, 0, 0);
+        }
         let report = matches!(stake, Stake::Report { .. });
         self.txs += 1;
         self.reports += usize::from(report);
         let too_many =
-            self.txs > STAKE_TXS_PER_BLOCK_MAX || (report && self.reports > REPORTS_PER_BLOCK_MAX);
+            self.txs > STAKE_TXS_PER_LANE_MAX || (report && self.reports > REPORTS_PER_LANE_MAX);
         if too_many {
             return Err(Outcome::LimitReached);
         }
-        staking::check(&self.registry, tx, stake, verifier)
+        Ok(())
     }
 }
 
 /// Applies one transaction; returns what it burned.
 fn apply(
     context: &Context,
-    height: Height,
+    at: &Receipt,
     tx: &SignedTransaction,
     verdict: Verdict,
     writes: &mut Writes<'_>,
@@ -269,19 +277,22 @@ fn apply(
         Verdict::Invalid => false,
         Verdict::Unknown => unreachable!("the sender has a key, so its signature was checked"),
     };
+    if let Body::Stake(stake) = &tx.body {
+        stakes.count(at.lane, stake)?;
+    }
     if let Body::Stake(stake) = &tx.body
         && stake.is_by_validator()
     {
         rules::check_by_validator(context, tx, &stakes.registry, verifies)?;
-        stakes.check(tx, stake, verifier)?;
+        staking::check(&stakes.registry, tx, stake, verifier)?;
         let registry = Arc::make_mut(&mut stakes.registry);
-        return Ok(staking::apply(registry, tx.sender, stake, height));
+        return Ok(staking::apply(registry, tx.sender, stake, at.height));
     }
     let total = rules::check(context, tx, writes.get(&tx.sender), verifies)?;
     if let Body::Stake(stake) = &tx.body {
-        stakes.check(tx, stake, verifier)?;
+        staking::check(&stakes.registry, tx, stake, verifier)?;
         let registry = Arc::make_mut(&mut stakes.registry);
-        staking::apply(registry, tx.sender, stake, height);
+        staking::apply(registry, tx.sender, stake, at.height);
     }
     let sender = writes.entry(tx.sender);
     sender.balance -= total;

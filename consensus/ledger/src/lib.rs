@@ -49,5 +49,5 @@ pub use opaque::Opaque;
 pub use proof::AccountProof;
 pub use registry::{Registry, RegistryError};
 pub use replay::NonceWindow;
-pub use staking::{REPORTS_PER_BLOCK_MAX, STAKE_TXS_PER_BLOCK_MAX};
+pub use staking::{REPORTS_PER_LANE_MAX, STAKE_TXS_PER_LANE_MAX};
 pub use view::View;

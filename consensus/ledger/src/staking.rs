@@ -28,11 +28,12 @@ use falconet_types::{AccountId, Epoch, Height, ValidatorId};
 
 use crate::registry::{CANDIDATES_MAX, Candidate, Registry, UNBONDINGS_MAX, Unbonding};
 
-/// Transactions about stake that a block may execute; more are refused. Each costs up to two
-/// signatures that nobody checked ahead.
-pub const STAKE_TXS_PER_BLOCK_MAX: usize = 256;
-/// Reports that a block may execute.
-pub const REPORTS_PER_BLOCK_MAX: usize = 16;
+/// Transactions about stake that a block may execute out of one lane; more are refused. Each costs
+/// up to two signatures that nobody checked ahead. By lane, so that a validator that fills its lane
+/// with garbage keeps nobody else's transactions and reports out.
+pub const STAKE_TXS_PER_LANE_MAX: usize = 64;
+/// Reports that a block may execute out of one lane.
+pub const REPORTS_PER_LANE_MAX: usize = 16;
 
 /// Asks the rules.
 pub(crate) fn check(

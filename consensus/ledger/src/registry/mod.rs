@@ -300,14 +300,17 @@ impl Registry {
     /// The key with this id, if a validator has it: in this epoch or from the next one on.
     #[must_use]
     pub fn key(&self, key_id: &Digest) -> Option<&PublicKey> {
+        self.keys().find(|key| key.id() == *key_id)
+    }
+
+    /// The keys that may speak for a validator. Some may come twice.
+    pub fn keys(&self) -> impl Iterator<Item = &PublicKey> {
         let of_candidates = self
             .candidates
             .values()
             .flat_map(|row| std::iter::once(&row.key).chain(&row.next_key));
         let present = self.members(self.present.epoch).unwrap_or_default();
-        of_candidates
-            .chain(present.iter().map(|member| &member.member.key))
-            .find(|key| key.id() == *key_id)
+        of_candidates.chain(present.iter().map(|member| &member.member.key))
     }
 
     /// All stake, bonded and on its way back.

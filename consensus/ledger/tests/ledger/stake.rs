@@ -6,7 +6,7 @@ use std::net::SocketAddrV6;
 use bytes::Bytes;
 use falconet_crypto::falcon::KeyPair;
 use falconet_ledger::{
-    Account, Application, Block, BlockResult, Ledger, REPORTS_PER_BLOCK_MAX, Registry, Verdict,
+    Account, Application, Block, BlockResult, Ledger, REPORTS_PER_LANE_MAX, Registry, Verdict,
     Verdicts,
 };
 use falconet_types::batch::Batch;
@@ -600,16 +600,30 @@ fn evidence_burns_stake_and_ends_membership() {
 #[test]
 fn reports_of_a_block_are_bounded() {
     let mut chain = Epochs::new();
-    let reports: Vec<Bytes> = (0..=REPORTS_PER_BLOCK_MAX as u64)
+    let reports: Vec<Bytes> = (0..=REPORTS_PER_LANE_MAX as u64)
         .map(|round| {
             let evidence = chain.double_vote(Epoch(0), 1, &validator(0), round + 1);
             chain.say(&validator(2), Stake::Report { evidence })
         })
         .collect();
-    let found = outcomes(&chain.block(&reports));
-    let (last, others) = found.split_last().unwrap();
+    // Another lane's report is heard all the same.
+    let evidence = chain.double_vote(Epoch(0), 1, &validator(1), 5);
+    let proven = chain.say(&validator(2), Stake::Report { evidence });
+    let batches = [(0, reports), (1, vec![proven])].map(|(lane, txs)| {
+        let batch = chain.lanes.seal(lane, &txs);
+        let verdicts = Verdicts::unknown(&batch);
+        (batch, verdicts)
+    });
+    let found = outcomes(&chain.execute(&Block {
+        height: Height(1),
+        epoch: Epoch::ZERO,
+        ends_epoch: false,
+        time_ms: 2_000,
+        batches: &batches,
+    }));
+    let (others, last) = found.split_at(REPORTS_PER_LANE_MAX);
     assert!(others.iter().all(|outcome| *outcome == BadEvidence));
-    assert_eq!(*last, LimitReached);
+    assert_eq!(last, [LimitReached, Executed]);
 }
 
 #[test]
