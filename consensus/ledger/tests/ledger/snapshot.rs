@@ -89,7 +89,8 @@ proptest! {
     #[test]
     fn every_range_is_proven_and_nothing_else_is(a: u16, b: u16, at: usize, bit in 0u8..8) {
         let (first, last) = (a.min(b), a.max(b));
-        static STATE: OnceLock<(Vec<(Digest, Vec<u8>)>, LeafTree)> = OnceLock::new();
+        type State = (Vec<(Digest, Vec<u8>)>, LeafTree);
+        static STATE: OnceLock<State> = OnceLock::new();
         let (rows, tree) = STATE.get_or_init(|| {
             let rows = rows(200);
             let tree = tree(&rows);
