@@ -183,12 +183,23 @@ impl fmt::Display for Comparison {
             let verdict = match (c.noise, c.ratio_low.zip(c.ratio_high)) {
                 (true, _) => "noise".to_owned(),
                 (false, Some((low, high))) => format!("{low:.3} to {high:.3}"),
-                (false, None) => "one value each".to_owned(),
+                (false, None) => "one run each".to_owned(),
             };
             writeln!(
                 f,
                 "{:<46} {:>14.3} {:>14.3} {:>8.3}  {verdict}",
                 c.name, c.before, c.after, c.ratio
+            )?;
+        }
+        if self
+            .changes
+            .iter()
+            .any(|c| !c.noise && c.ratio_low.is_none())
+        {
+            writeln!(
+                f,
+                "note: \"one run each\" has no spread: more than 10 % apart, and still perhaps noise; \
+                 run both versions by turns, several times, before you believe it"
             )?;
         }
         Ok(())
@@ -228,7 +239,9 @@ mod tests {
         let near = compare(&report(10.0), &report(10.9)).unwrap();
         assert_eq!(near.changes.len(), 1, "conditions are no figures");
         assert!(near.changes[0].noise);
-        assert!(!compare(&report(10.0), &report(12.0)).unwrap().changes[0].noise);
+        assert!(!near.to_string().contains("by turns"));
+        let far = compare(&report(10.0), &report(12.0)).unwrap();
+        assert!(!far.changes[0].noise && far.to_string().contains("by turns"));
     }
 
     #[test]

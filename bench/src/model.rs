@@ -343,7 +343,7 @@ impl fmt::Display for Model {
             "tx/s",
             "us/tx",
             "cores",
-            "certificates",
+            "of it votes",
             "in Gb/s",
             "out Gb/s",
             "MB/s log"
@@ -368,6 +368,25 @@ impl fmt::Display for Model {
         for (stage, source) in &self.sources {
             let us = *stage.of(&mut costs);
             writeln!(f, "{:<27} {us:>8.2}  {source}", stage.name())?;
+        }
+        let other = self.costs.other_us;
+        if let Some(row) = self.rows.first().filter(|row| other > row.cpu_us / 2.0) {
+            let share = 100.0 * other / row.cpu_us;
+            writeln!(
+                f,
+                "note: {share:.0} % of the cost is \"other\", as in a validator that is not busy and \
+                 pays a wake-up for few transactions; take the report of a cluster near its knee \
+                 (bench cluster --sweep), or the cores above are far too many"
+            )?;
+        }
+        let assumed = |source: &&Source| matches!(source, Source::Assumed);
+        let count = self.sources.values().filter(assumed).count();
+        if count > 0 {
+            writeln!(
+                f,
+                "note: {count} of {} costs are assumed: orders of magnitude, no figures of this machine",
+                self.sources.len()
+            )?;
         }
         Ok(())
     }
