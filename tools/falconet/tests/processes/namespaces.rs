@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
 use falconet_dataplane::{Channel, Event, KIND_APPLICATION_MIN, PeerTarget, Stoq, StoqConfig};
@@ -194,7 +194,8 @@ fn validators_look_after_the_filters() {
         return;
     }
     std::thread::spawn(move || lines.for_each(drop));
-    let hub = testnet.id();
+    let mut testnet = Ends(testnet);
+    let hub = testnet.0.id();
     // In the network of the hub, where the pins are; nothing of them is seen from outside.
     let xdp = |arguments: &[&str]| -> Value {
         let target = format!("--target={hub}");
@@ -238,13 +239,24 @@ fn validators_look_after_the_filters() {
     assert_eq!(blocked["prefix"], "fdfa:1c:0:bad::/64");
     assert!(blocked["remaining_s"].as_u64().unwrap() <= 600);
 
-    kill_process(Pid::from_child(&testnet), Signal::INT).unwrap();
-    testnet.wait().unwrap();
+    kill_process(Pid::from_child(&testnet.0), Signal::INT).unwrap();
+    testnet.0.wait().unwrap();
     let log = fs::read_to_string(dir.path().join("net/validator-0/validator.log")).unwrap();
     assert!(
         log.contains("blocked") && !log.contains("stays behind"),
         "{log}"
     );
+}
+
+/// Ends with the test, also when that fails.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // It has ended already when the test went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Connects three times to validator 0 from a prefix of its own and sends what is no message.
