@@ -276,6 +276,8 @@ pub struct Limits {
     pub bulk_frame_bytes_max: u32,
     /// Longest payload of a Client frame, bytes.
     pub client_frame_bytes_max: u32,
+    /// Longest payload of a Client frame that is sent, bytes: the peer decides what it takes.
+    pub client_frame_sent_bytes_max: u32,
     /// Bulk streams that a trusted peer may have open at a time.
     pub bulk_streams_max: u32,
     /// Flow-control window of one stream, bytes.
@@ -333,6 +335,7 @@ impl Default for Limits {
             control_frame_bytes_max: 1 << 20,
             bulk_frame_bytes_max: 4 << 20,
             client_frame_bytes_max: 256 << 10,
+            client_frame_sent_bytes_max: 256 << 10,
             bulk_streams_max: 8,
             stream_window_bytes: 2 << 20,
             anonymous_window_bytes: 512 << 10,
@@ -354,7 +357,15 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Longest payload of a frame on `channel`, bytes.
+    /// Longest payload of a frame that may be sent on `channel`, bytes.
+    pub fn frame_sent_bytes_max(&self, channel: Channel) -> u32 {
+        match channel {
+            Channel::Client => self.client_frame_sent_bytes_max,
+            Channel::Control | Channel::Bulk => self.frame_bytes_max(channel),
+        }
+    }
+
+    /// Longest payload of a frame on `channel` that is taken, bytes.
     pub fn frame_bytes_max(&self, channel: Channel) -> u32 {
         match channel {
             Channel::Control => self.control_frame_bytes_max,

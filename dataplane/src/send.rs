@@ -244,7 +244,7 @@ impl Registry {
         if kind < channel::KIND_APPLICATION_MIN {
             return Err(SendError::ReservedKind(kind));
         }
-        let max = limits.frame_bytes_max(channel) as usize;
+        let max = limits.frame_sent_bytes_max(channel) as usize;
         if len > max {
             return Err(SendError::TooLong { len, max });
         }

@@ -19,6 +19,8 @@ pub struct Chain {
     pub genesis: Genesis,
     /// This node's key.
     pub key: PublicKey,
+    /// The key was in no validator's place when the node started: it shows validators no key.
+    pub follows: bool,
     /// The epochs up to the current one. The core thread moves on; all others look.
     pub epochs: Epochs,
     /// Name of the signature verifier's code path.
@@ -34,41 +36,21 @@ pub enum ChainError {
     /// The proofs of past epochs cannot be used.
     #[error(transparent)]
     Epochs(#[from] EpochsError),
-    /// The key is no validator's.
-    #[error(
-        "the key in {key} is not the key of any validator in {genesis}; use the key that genesis \
-         names, or the genesis that names this key"
-    )]
-    NotAValidator {
-        /// The key file.
-        key: String,
-        /// The genesis file.
-        genesis: String,
-    },
 }
 
 impl Chain {
     /// Reads genesis and the proofs of past epochs in the data directory, and finds the validator
-    /// whose key this is.
-    pub fn load(
-        genesis: &Path,
-        data: &Path,
-        key_file: &Path,
-        key: &PublicKey,
-    ) -> Result<Self, ChainError> {
+    /// whose key this is; with another key the node follows.
+    pub fn load(genesis: &Path, data: &Path, key: &PublicKey) -> Result<Self, ChainError> {
         let document = Genesis::load(genesis)?;
         let set = document.validator_set().map_err(GenesisError::from)?;
         let epochs = Epochs::open(data, &document)?;
-        if set.by_key(key).is_none() && epochs.current().set.by_key(key).is_none() {
-            return Err(ChainError::NotAValidator {
-                key: key_file.display().to_string(),
-                genesis: genesis.display().to_string(),
-            });
-        }
+        let is_member = set.by_key(key).is_some() || epochs.current().set.by_key(key).is_some();
         Ok(Self {
             id: document.chain_id(),
             genesis: document,
             key: key.clone(),
+            follows: !is_member,
             epochs,
             verifier_backend: format!("{:?}", Verifier::new().backend()).to_lowercase(),
         })
@@ -111,7 +93,14 @@ impl Chain {
         });
         let genesis = self.genesis.validators.iter().find(|v| v.key == self.key);
         mine.or_else(|| genesis.map(|v| v.name.clone()))
-            .unwrap_or_else(|| self.key.id().to_string())
+            .unwrap_or_else(|| "follower".into())
+    }
+
+    /// True for a node that started without a place among the validators: it commits, executes,
+    /// serves and never signs.
+    #[must_use]
+    pub fn is_follower(&self) -> bool {
+        self.follows
     }
 
     /// `ledger` or `opaque`.

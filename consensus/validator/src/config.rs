@@ -313,8 +313,14 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks that `[peers]` names every other validator of genesis and nobody else.
-    pub fn check_peers(&self, path: &Path, genesis: &Genesis, me: &str) -> Result<(), ConfigError> {
+    /// Checks that `[peers]` names every other validator of genesis and nobody else; of a node that
+    /// is no validator (`me` is `None`), at least one.
+    pub fn check_peers(
+        &self,
+        path: &Path,
+        genesis: &Genesis,
+        me: Option<&str>,
+    ) -> Result<(), ConfigError> {
         let refuse = |message: String| {
             Err(ConfigError::Peers {
                 path: path.to_owned(),
@@ -329,6 +335,14 @@ impl Config {
                 ));
             }
         }
+        let Some(me) = me else {
+            // A follower needs somebody to follow, and more than one against silence.
+            return if self.peers.is_empty() {
+                refuse("is empty; a node that follows needs addresses of validators".into())
+            } else {
+                Ok(())
+            };
+        };
         for validator in genesis.validators.iter().filter(|v| v.name != me) {
             if !self.peers.contains_key(&validator.name) {
                 return refuse(format!(

@@ -78,7 +78,7 @@ impl Handover {
 
     /// A connection is up; it takes the place of an older one with the same node.
     pub(crate) fn up(&mut self, conn: ConnId) -> Option<ValidatorIndex> {
-        let index = self.neighbours.peers.validator(conn)?;
+        let index = self.neighbours.peers.index(conn)?;
         self.live.retain(|_, other| *other != index);
         self.live.insert(conn, index);
         Some(index)

@@ -15,6 +15,7 @@ use crate::catchup::CatchupInput;
 use crate::filter::Guard;
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
+use crate::outbound::Outbound;
 use crate::peers::Peers;
 use crate::peers::score::Fault;
 use crate::peers::standing::Standing;
@@ -25,6 +26,9 @@ pub const CLOSE_BAD_MESSAGE: CloseCode = CloseCode::Application(CloseCode::APPLI
 
 /// Close code for a client whose prefix is banned.
 pub const CLOSE_BANNED: CloseCode = CloseCode::Application(CloseCode::APPLICATION_MIN + 1);
+
+/// Close code for a follower that found all places taken.
+pub const CLOSE_NO_PLACE: CloseCode = CloseCode::Application(CloseCode::APPLICATION_MIN + 2);
 
 /// The receiving side of a validator.
 pub struct Inbound {
@@ -40,6 +44,12 @@ pub struct Inbound {
     pub urgent: Sender<Unverified>,
     /// Submissions and batches.
     pub bulk: Sender<Bulk>,
+    /// The way out, for a follower to introduce itself.
+    pub outbound: Outbound,
+    /// This node follows.
+    pub follows: bool,
+    /// Time.
+    pub clock: crate::clock::Clock,
     /// Everything that needs no signature check.
     pub core: Sender<CoreInput>,
     /// The thread that catches up by snapshot.
@@ -83,6 +93,9 @@ impl Inbound {
                         return Some(());
                     };
                     tracing::info!(validator = index.0, %addr, "connected");
+                    if self.follows {
+                        self.outbound.follow(conn);
+                    }
                     if let Some(guard) = &self.guard {
                         guard.validator_up(conn, *addr.ip());
                     }
@@ -112,6 +125,10 @@ impl Inbound {
                 }
                 self.count();
                 match index {
+                    Some(index) if index.follower_slot().is_some() => {
+                        tracing::info!(follower = index.0, %reason, "disconnected");
+                        self.to_core(CoreInput::PeerDown(conn))
+                    }
                     Some(index) => {
                         tracing::info!(validator = index.0, %reason, "disconnected");
                         let _ = self.catchup.send(CatchupInput::PeerDown(index));
@@ -152,6 +169,8 @@ impl Inbound {
                         };
                     }
                     _ if kind == kind::RELAY => Ok(self.relayed(payload, lease)),
+                    None if kind < kind::SUBMIT => PeerMessage::parse(kind, &payload)
+                        .and_then(|message| self.follower(conn, message, lease)),
                     _ => ClientMessage::parse(kind, &payload)
                         .and_then(|m| self.client(conn, m, lease)),
                 };
@@ -224,6 +243,46 @@ impl Inbound {
             }
             // Validators do not follow.
             PeerMessage::Follow => Some(()),
+        }
+    }
+
+    /// What a client's connection says that is no client's message: only followers may, and only
+    /// ask.
+    fn follower(
+        &self,
+        conn: ConnId,
+        message: PeerMessage,
+        lease: FrameLease,
+    ) -> Result<Option<()>, WireError> {
+        let now_us = self.clock.now().mono_us;
+        if message == PeerMessage::Follow {
+            let Some(index) = self.peers.follower_up(conn, now_us) else {
+                let reason = "all places of followers are taken; follow another validator";
+                // An error means that the connection is gone already.
+                let _ = self.stoq.close(conn, CLOSE_NO_PLACE, reason);
+                return Ok(Some(()));
+            };
+            tracing::info!(follower = index.0, "connected");
+            return Ok(self.to_core(CoreInput::PeerUp(conn)));
+        }
+        let Some((from, admitted)) = self.peers.follower(conn, now_us) else {
+            return Err(WireError::Value("frame kind"));
+        };
+        if !admitted {
+            self.metrics.frames_throttled.inc();
+            return Ok(Some(()));
+        }
+        match message {
+            PeerMessage::CertRefs(_)
+            | PeerMessage::GetCert(_)
+            | PeerMessage::GetBlocks(_)
+            | PeerMessage::GetEpochProof(_)
+            | PeerMessage::GetBatches(_)
+            | PeerMessage::GetSnapshot(_)
+            | PeerMessage::GetChunk(_)
+            | PeerMessage::Relay(_) => Ok(self.peer((from, conn), message, lease)),
+            // Its word counts for nothing.
+            _ => Ok(Some(())),
         }
     }
 

@@ -239,8 +239,15 @@ impl Node {
     ) -> Result<Self, RunError> {
         let key = LockedKey::open(&config.key)?;
         let public = key.key().public();
-        let chain = Chain::load(&config.genesis, &config.data, &config.key, public)?;
-        config.check_peers(path, &chain.genesis, &chain.my_name())?;
+        let chain = Chain::load(&config.genesis, &config.data, public)?;
+        let my_name = (!chain.is_follower()).then(|| chain.my_name());
+        config.check_peers(path, &chain.genesis, my_name.as_deref())?;
+        if chain.is_follower() {
+            tracing::warn!(
+                key = %config.key.display(),
+                "the key is in no validator's place: this node follows the chain and signs nothing"
+            );
+        }
         let chain = Arc::new(chain);
         let listener = http::bind(config.http.listen)?;
         let http_addr = match listener.local_addr() {
@@ -306,6 +313,12 @@ impl Node {
     #[must_use]
     pub fn index(&self) -> ValidatorIndex {
         self.chain.me()
+    }
+
+    /// True for a node whose key is in no validator's place.
+    #[must_use]
+    pub fn is_follower(&self) -> bool {
+        self.chain.is_follower()
     }
 
     /// Address of the STOQ endpoint.
@@ -391,6 +404,11 @@ fn level_from_file(path: &Path) {
     }
 }
 
+/// Longest frame for a follower, bytes: a batch, a part of a snapshot, a manifest.
+const FOLLOWER_FRAME_BYTES_MAX: u32 = 4 << 20;
+/// What a follower lets a validator send before it has read it, bytes.
+const FOLLOWER_WINDOW_BYTES: u32 = 8 << 20;
+
 /// `keep` are the capabilities that network threads shall have after set-up; without it theirs
 /// are left alone.
 fn bind_stoq(
@@ -400,7 +418,14 @@ fn bind_stoq(
     keep: Option<CapabilitySet>,
 ) -> Result<(Stoq, Receiver<Event>), BindError> {
     let mut stoq = StoqConfig::new(config.stoq.listen, chain.id);
-    stoq.identity = Some(Arc::new(key.clone()));
+    if chain.is_follower() {
+        // It shows no key, which nobody trusts; what it fetches comes in frames of one channel.
+        stoq.limits.client_frame_bytes_max = FOLLOWER_FRAME_BYTES_MAX;
+        stoq.limits.anonymous_window_bytes = FOLLOWER_WINDOW_BYTES;
+    } else {
+        stoq.identity = Some(Arc::new(key.clone()));
+    }
+    stoq.limits.client_frame_sent_bytes_max = FOLLOWER_FRAME_BYTES_MAX;
     stoq.io.backend = config.stoq.backend.choice();
     stoq.io.device = config.stoq.device.as_ref().map(|name| {
         let checked = "device names are checked when the configuration is loaded";
@@ -639,7 +664,12 @@ impl Assembly<'_> {
         let addresses = self.config.peers.values().map(|addr| *addr.ip());
         let homes = addresses.chain([*self.config.stoq.listen.ip()]);
         let standing = Arc::new(Standing::new(&set, homes, counts));
-        let outbound = Outbound::new(self.stoq.handle(), Arc::clone(&peers), Arc::clone(&metrics));
+        let outbound = Outbound::new(
+            self.stoq.handle(),
+            Arc::clone(&peers),
+            chain.is_follower(),
+            Arc::clone(&metrics),
+        );
         let verdicts = Arc::new(VerdictTable::default());
         let clients = Arc::new(ClientTable::default());
         let history = History::new(
@@ -751,7 +781,7 @@ impl Assembly<'_> {
             data: self.config.data.clone(),
             chain: Arc::clone(chain),
             inputs: catchup_out,
-            outbound,
+            outbound: outbound.clone(),
             board: Arc::clone(&board),
             standing: Arc::clone(&standing),
             clock: Clock::new(),
@@ -767,6 +797,9 @@ impl Assembly<'_> {
             metrics: Arc::clone(&metrics),
             urgent: urgent_in,
             bulk: bulk_in.clone(),
+            outbound,
+            follows: chain.is_follower(),
+            clock: Clock::new(),
             core: core_in.clone(),
             catchup: catchup_in.clone(),
             history: history_in,

@@ -19,34 +19,63 @@ use crate::peers::Peers;
 pub struct Outbound {
     stoq: StoqHandle,
     peers: Arc<Peers>,
+    /// This node shows no key, so it has one channel only.
+    follows: bool,
     metrics: Arc<Metrics>,
 }
 
 impl Outbound {
     /// Sends over `stoq` to whoever `peers` lists.
     #[must_use]
-    pub fn new(stoq: StoqHandle, peers: Arc<Peers>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(stoq: StoqHandle, peers: Arc<Peers>, follows: bool, metrics: Arc<Metrics>) -> Self {
         Self {
             stoq,
             peers,
+            follows,
             metrics,
         }
     }
 
-    /// Sends to every connected validator.
+    /// Sends to every connected validator, and what followers need to hear to them too: they fetch
+    /// batches themselves, once these are committed.
     pub fn broadcast(&self, message: &PeerMessage) {
         let payload = message.payload();
         // The lanes are the validators' business; followers fetch what is committed.
         let lanes = matches!(message, PeerMessage::Batch(_) | PeerMessage::Watermark(_));
+        let channel = self.channel(message);
         for conn in self.peers.conns(!lanes) {
-            self.frame(conn, channel_of(message), message.kind(), payload.clone());
+            self.frame(conn, channel, message.kind(), payload.clone());
+        }
+        if is_for_followers(message) {
+            for conn in self.peers.anonymous() {
+                self.frame(conn, Channel::Client, message.kind(), payload.clone());
+            }
         }
     }
 
-    /// Sends to one validator, if it is connected.
+    /// Sends to one validator or follower, if it is connected.
     pub fn send(&self, to: ValidatorIndex, message: &PeerMessage) {
         if let Some(conn) = self.peers.conn(to) {
-            self.frame(conn, channel_of(message), message.kind(), message.payload());
+            let channel = if self.peers.is_anonymous(conn) {
+                Channel::Client
+            } else {
+                self.channel(message)
+            };
+            self.frame(conn, channel, message.kind(), message.payload());
+        }
+    }
+
+    /// A follower tells a validator that it is one.
+    pub fn follow(&self, conn: ConnId) {
+        let message = PeerMessage::Follow;
+        self.frame(conn, Channel::Client, message.kind(), message.payload());
+    }
+
+    fn channel(&self, message: &PeerMessage) -> Channel {
+        if self.follows {
+            Channel::Client
+        } else {
+            channel_of(message)
         }
     }
 
@@ -64,6 +93,19 @@ impl Outbound {
             }
         }
     }
+}
+
+/// Proposals, votes and certificates, without which a follower would not know what is committed.
+fn is_for_followers(message: &PeerMessage) -> bool {
+    matches!(
+        message,
+        PeerMessage::Header(_)
+            | PeerMessage::Vote(_)
+            | PeerMessage::Timeout(_)
+            | PeerMessage::Qc(_)
+            | PeerMessage::Tc(_)
+            | PeerMessage::CertRefs(_)
+    )
 }
 
 /// Large messages that may overtake each other travel apart from the ordered stream of votes,

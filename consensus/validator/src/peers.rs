@@ -14,6 +14,8 @@ use falconet_types::ids::FOLLOWERS_MAX;
 use falconet_types::validators::ValidatorSet;
 use parking_lot::{Mutex, RwLock};
 
+use self::score::{Bucket, Rate};
+
 /// The table of connections, shared by the threads that receive, send and report. Validators have
 /// the indices of the current epoch; nodes that were validators in an earlier one have the numbers
 /// of followers.
@@ -32,9 +34,29 @@ struct Table {
     /// The key that each of them proved.
     key_of: HashMap<ConnId, Digest>,
     clients: HashSet<ConnId>,
+    /// Followers that show no key.
+    anonymous: HashMap<ConnId, Bucket>,
 }
 
+/// What one follower may ask for, in requests.
+const FOLLOWER_RATE: Rate = Rate {
+    per_s: 500,
+    burst: 1_000,
+};
+
 impl Table {
+    fn index_of_anonymous(&self, conn: ConnId) -> Option<ValidatorIndex> {
+        self.anonymous.get(&conn)?;
+        let slot = self.followers.iter().position(|c| *c == Some(conn))?;
+        Some(ValidatorIndex::of_follower(slot))
+    }
+
+    fn place_anonymous(&mut self, conn: ConnId) -> Option<ValidatorIndex> {
+        let slot = self.followers.iter().position(Option::is_none)?;
+        self.followers[slot] = Some(conn);
+        Some(ValidatorIndex::of_follower(slot))
+    }
+
     fn place(&mut self, conn: ConnId, key_id: &Digest) -> Option<ValidatorIndex> {
         let index = self.set.iter().find(|v| v.key.id() == *key_id);
         let index = match index.map(|v| v.index) {
@@ -68,6 +90,7 @@ impl Peers {
             index_of: HashMap::new(),
             key_of: HashMap::new(),
             clients: HashSet::new(),
+            anonymous: HashMap::new(),
             set,
             me,
         };
@@ -90,9 +113,20 @@ impl Peers {
         let mut keys: Vec<(ConnId, Digest)> = table.key_of.drain().collect();
         keys.sort_unstable_by_key(|(conn, _)| conn.number());
         (table.set, table.me) = (set, me);
-        keys.into_iter()
+        let mut present: Vec<(ValidatorIndex, ConnId)> = keys
+            .into_iter()
             .filter_map(|(conn, key)| Some((table.place(conn, &key)?, conn)))
-            .collect()
+            .collect();
+        let mut anonymous: Vec<ConnId> = table.anonymous.keys().copied().collect();
+        anonymous.sort_unstable_by_key(|conn| conn.number());
+        for conn in anonymous {
+            match table.place_anonymous(conn) {
+                Some(index) => present.push((index, conn)),
+                // Those that were validators go before it; it will ask again as a client.
+                None => drop(table.anonymous.remove(&conn)),
+            }
+        }
+        present
     }
 
     /// True once for each key: whoever asks first dials it.
@@ -127,11 +161,51 @@ impl Peers {
         self.table.write().clients.insert(conn);
     }
 
-    /// Forgets a connection; the validator that can no longer be reached, if it was one's
-    /// current connection.
+    /// Records that a client's connection is that of a follower. Returns by which number the cores
+    /// know it; `None` when all places are taken.
+    pub fn follower_up(&self, conn: ConnId, now_us: u64) -> Option<ValidatorIndex> {
+        let mut table = self.table.write();
+        if let Some(index) = table.index_of_anonymous(conn) {
+            return Some(index);
+        }
+        let index = table.place_anonymous(conn)?;
+        table.anonymous.insert(conn, Bucket::full(now_us));
+        Some(index)
+    }
+
+    /// The follower without a key behind a connection, and whether it may ask for something more
+    /// now.
+    #[must_use]
+    pub fn follower(&self, conn: ConnId, now_us: u64) -> Option<(ValidatorIndex, bool)> {
+        let mut table = self.table.write();
+        let index = table.index_of_anonymous(conn)?;
+        let bucket = table.anonymous.get_mut(&conn)?;
+        Some((index, bucket.take(now_us, 1, FOLLOWER_RATE)))
+    }
+
+    /// True for the connection of a follower that shows no key.
+    #[must_use]
+    pub fn is_anonymous(&self, conn: ConnId) -> bool {
+        self.table.read().anonymous.contains_key(&conn)
+    }
+
+    /// Connections to all followers that show no key.
+    #[must_use]
+    pub fn anonymous(&self) -> Vec<ConnId> {
+        self.table.read().anonymous.keys().copied().collect()
+    }
+
+    /// Forgets a connection; the validator or follower that can no longer be reached, if it was
+    /// one's current connection.
     pub fn down(&self, conn: ConnId) -> Option<ValidatorIndex> {
         let mut table = self.table.write();
         table.clients.remove(&conn);
+        if let Some(index) = table.index_of_anonymous(conn) {
+            table.anonymous.remove(&conn);
+            let slot = index.follower_slot().expect("followers have slots");
+            table.followers[slot] = None;
+            return Some(index);
+        }
         table.key_of.remove(&conn);
         let index = table.index_of.remove(&conn)?;
         match index.follower_slot() {
@@ -147,7 +221,15 @@ impl Peers {
         self.table.read().index_of.get(&conn).copied()
     }
 
-    /// The connection to a validator.
+    /// Who is behind a connection: a validator, or a follower, with or without a key.
+    #[must_use]
+    pub fn index(&self, conn: ConnId) -> Option<ValidatorIndex> {
+        let table = self.table.read();
+        let keyed = table.index_of.get(&conn).copied();
+        keyed.or_else(|| table.index_of_anonymous(conn))
+    }
+
+    /// The connection to a validator or follower.
     #[must_use]
     pub fn conn(&self, index: ValidatorIndex) -> Option<ConnId> {
         let table = self.table.read();
@@ -162,7 +244,10 @@ impl Peers {
     #[must_use]
     pub fn conns(&self, followers: bool) -> Vec<ConnId> {
         let table = self.table.read();
-        let others = table.followers.iter().filter(|_| followers);
+        let keyed = |conn: &&Option<ConnId>| {
+            followers && conn.is_some_and(|conn| !table.anonymous.contains_key(&conn))
+        };
+        let others = table.followers.iter().filter(keyed);
         table
             .conn_of
             .iter()

@@ -52,6 +52,15 @@ pub struct Status {
     /// Why it must not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_signing_reason: Option<String>,
+    /// True for a node whose key is in no validator's place: it follows, and signs nothing.
+    #[serde(default)]
+    pub follower: bool,
+    /// While the state is fetched from peers: the snapshot's height.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_height: Option<u64>,
+    /// Parts of 65,536 of it that are still missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_buckets_missing: Option<u64>,
     /// True while it fetches blocks that others have committed.
     pub syncing: bool,
     /// Always true: votes, proposals, batches and commits are on disk before they count.

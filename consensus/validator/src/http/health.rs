@@ -4,6 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use falconet_types::Height;
+
 use super::error::ApiError;
 use super::{Api, Shared};
 use crate::status::{PeerStatus, Status};
@@ -24,12 +26,17 @@ pub(super) async fn readyz(State(api): Shared) -> Result<&'static str, ApiError>
 /// Why the validator does not take part; a code for programs and a sentence for people.
 pub(super) fn not_ready(api: &Api) -> Option<(&'static str, String)> {
     let status = status_of(api);
-    if let Some(reason) = status.not_signing_reason {
+    if let Some(reason) = status.not_signing_reason.filter(|_| !status.follower) {
         return Some(("not_signing", reason));
     }
     if status.syncing {
         let from = status.height;
         return Some(("syncing", format!("catching up from height {from}")));
+    }
+    if status.follower {
+        let alone = api.peers.conns(false).is_empty();
+        let text = || "connected with no validator".to_owned();
+        return alone.then(|| ("no_validator", text()));
     }
     let set = api.chain.set();
     let reached: u64 = set
@@ -60,6 +67,8 @@ pub(super) fn status_of(api: &Api) -> Status {
     let failure = api.board.failure().map(|reason| reason.to_string());
     let not_signing_reason = failure.or(core.hotstuff.not_signing);
     let executed = api.metrics.executed_transactions();
+    let catchup = *api.board.catchup.lock();
+    let fetching = catchup.height > Height::ZERO;
     Status {
         chain_id: chain.id.to_string(),
         name: chain.genesis.name.clone(),
@@ -81,6 +90,9 @@ pub(super) fn status_of(api: &Api) -> Status {
         transactions_pending: core.mempool.pending_txs as u64,
         signing: not_signing_reason.is_none(),
         not_signing_reason,
+        follower: chain.is_follower(),
+        snapshot_height: fetching.then_some(catchup.height.0),
+        snapshot_buckets_missing: fetching.then_some(catchup.buckets_missing),
         syncing: core.hotstuff.syncing,
         fsync: true,
         peers: chain

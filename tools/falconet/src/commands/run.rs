@@ -49,9 +49,14 @@ impl Args {
 
 /// The line that scripts wait for.
 fn announce(node: &Node) {
-    let (index, stoq, http) = (node.index(), node.stoq_addr(), node.http_addr());
+    let (stoq, http) = (node.stoq_addr(), node.http_addr());
+    let who = if node.is_follower() {
+        "follower".to_owned()
+    } else {
+        format!("validator {}", node.index())
+    };
     // Nobody needs to read it: a closed standard output must not stop a validator.
     let _ = output::line(format_args!(
-        "validator {index} ready: stoq {stoq}, http http://{http}, metrics http://{http}/metrics"
+        "{who} ready: stoq {stoq}, http http://{http}, metrics http://{http}/metrics"
     ));
 }

@@ -1,6 +1,7 @@
 //! `falconet testnet`: a network on this machine, from nothing to load.
 
 mod directory;
+mod followers;
 mod screen;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use falconet_bench::supply::{opaque, presigned::FIRST_NONCE};
 use falconet_ebpf::{Attach, Limits};
 
 use self::directory::Place;
+use self::followers::Followers;
 use self::screen::Screen;
 use super::bench::verdict;
 use super::xdp::Budgets;
@@ -56,6 +58,9 @@ pub struct Args {
     /// Genesis parameter, for example epoch_heights=64; may be given again
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<String>,
+    /// Nodes that follow the validators and sign nothing
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "netns")]
+    followers: usize,
     /// Directory of the network: made, or continued when it holds one [default: a fresh one, which
     /// is removed after a clean end]
     #[arg(long)]
@@ -196,6 +201,7 @@ impl Args {
         };
         let mut running = Running::start(testnet, &exe, options, |_, line| screen.line(line))?;
         screen.started(testnet);
+        let followers = Followers::start(testnet, &exe, self.followers, screen)?;
         if self.netns {
             screen.line(&format!(
                 "the network is not reachable from outside; look into it with: nsenter \
@@ -242,6 +248,7 @@ impl Args {
         if let Some(filters) = filters {
             screen.line(&format!("filter of validator 0: {}", filters.counts(0)?));
         }
+        drop(followers);
         let stopped = running.stop(STOP_GRACE);
         for index in stopped.killed {
             screen.line(&format!(

@@ -6,6 +6,7 @@
 mod bad_input;
 #[cfg(feature = "danger-byzantine")]
 mod byzantine;
+mod catchup;
 mod commits;
 mod configuration;
 mod crashes;

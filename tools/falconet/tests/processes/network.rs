@@ -42,6 +42,7 @@ pub struct Network {
     /// Keys of the funded accounts.
     pub accounts: Vec<KeyPair>,
     nodes: Vec<Node>,
+    store: StoreSection,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -59,6 +60,18 @@ impl Network {
 
     /// The same with parameters of consensus.
     pub fn with_params(validators: usize, accounts: usize, scheme: Scheme, params: Params) -> Self {
+        let store = StoreSection::default();
+        Self::with(validators, accounts, scheme, params, store)
+    }
+
+    /// The same with parameters of consensus and of storage.
+    pub fn with(
+        validators: usize,
+        accounts: usize,
+        scheme: Scheme,
+        params: Params,
+        store: StoreSection,
+    ) -> Self {
         let turn = turn();
         let dir = tempfile::tempdir().unwrap();
         let key = |kind: u8, index: usize| {
@@ -114,6 +127,7 @@ impl Network {
             genesis,
             accounts,
             nodes,
+            store,
             _turn: turn,
         };
         for (i, key) in keys.iter().enumerate() {
@@ -134,7 +148,8 @@ impl Network {
         network
     }
 
-    fn config(&self, me: usize) -> Config {
+    /// The configuration of a validator.
+    pub fn config(&self, me: usize) -> Config {
         let others = (0..self.nodes.len()).filter(|other| *other != me);
         Config {
             genesis: "../genesis.json".into(),
@@ -149,7 +164,7 @@ impl Network {
                 .collect::<BTreeMap<_, _>>(),
             xdp: None,
             threads: ThreadsSection::default(),
-            store: StoreSection::default(),
+            store: self.store.clone(),
             log: LogSection::default(),
         }
     }
@@ -381,7 +396,8 @@ fn name(i: usize) -> String {
     format!("validator-{i}")
 }
 
-fn local(port: u16) -> SocketAddrV6 {
+/// An address on this machine.
+pub fn local(port: u16) -> SocketAddrV6 {
     SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 0)
 }
 

@@ -1,0 +1,259 @@
+//! Nodes for which the kept history is too short: one that was away, one that lost its disk, one
+//! that was never there.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use falconet_client::Client;
+use falconet_crypto::keyfile;
+use falconet_types::genesis::Params;
+use falconet_types::{KeyPair, Scheme};
+use falconet_validator::config::{Config, HttpSection, StoqSection, StoreSection};
+use serde_json::Value;
+
+use crate::harness::{Running, free_ports, wait_for};
+use crate::network::{Network, local};
+
+/// Blocks as fast as they come, the shortest history, the smallest files of the log.
+fn short_history(accounts: usize) -> Network {
+    let params = Params {
+        block_interval_ms_idle: 5,
+        history_heights_min: 1,
+        ..Params::default()
+    };
+    let store = StoreSection {
+        segment_bytes: 8 << 20,
+    };
+    let mut network = Network::with(4, accounts, Scheme::Falcon512, params, store);
+    (0..4).for_each(|i| network.start(i));
+    network
+}
+
+/// Runs `act` while transfers are sent to validators 0 and 1.
+fn under_load(network: &mut Network, act: impl FnOnce(&mut Network)) {
+    let stop = AtomicBool::new(false);
+    struct StopOnDrop<'a>(&'a AtomicBool);
+    impl Drop for StopOnDrop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let loads: Vec<_> = [0, 1]
+        .map(|via| (network.wallet(2 * via), network.account(2 * via + 1), via))
+        .into_iter()
+        .map(|(wallet, to, via)| (wallet, to, network.client_config(via)))
+        .collect();
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        for (mut wallet, to, config) in loads {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut client = Client::connect(&config).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let txs: Vec<_> = (0..8).map(|_| wallet.transfer(to, 1)).collect();
+                    let tag = client.submit(&txs).unwrap();
+                    client
+                        .wait_for_results(tag, Duration::from_secs(60))
+                        .unwrap();
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+        act(network);
+    });
+}
+
+fn number(status: &Value, field: &str) -> u64 {
+    status[field].as_u64().expect("a number")
+}
+
+fn executed(network: &Network, i: usize) -> u64 {
+    number(&network.get(i, "/v1/status").1, "executed_height")
+}
+
+/// Waits until no running validator has the block of a height any more.
+fn until_forgotten(network: &Network, height: u64) {
+    for i in network.up() {
+        wait_for(&format!("validator {i} to forget block {height}"), || {
+            let (status, _) = network.get(i, &format!("/v1/blocks/{height}"));
+            (status == 404).then_some(())
+        });
+    }
+}
+
+/// The state of a height at two nodes is one.
+fn same_state(network: &Network, url: &str) {
+    let height = executed(network, 0);
+    let ask = |url: &str, path: &str| -> Value {
+        let mut answer = ureq::get(format!("{url}{path}"))
+            .call()
+            .expect("it answers");
+        let body = answer.body_mut().read_to_vec().expect("a body");
+        serde_json::from_slice(&body).expect("JSON")
+    };
+    wait_for(&format!("{url} to execute height {height}"), || {
+        (number(&ask(url, "/v1/status"), "executed_height") >= height).then_some(())
+    });
+    let path = format!("/v1/blocks/{height}");
+    let (mine, its) = (ask(&network.url(0), &path), ask(url, &path));
+    assert_eq!(mine["id"], its["id"]);
+    assert_eq!(mine["state_commitment"], its["state_commitment"]);
+    assert!(mine["state_commitment"].is_string());
+}
+
+#[test]
+fn a_validator_that_was_away_for_longer_than_history_comes_back_by_snapshot_and_signs() {
+    let mut network = short_history(4);
+    under_load(&mut network, |network| {
+        wait_for("some blocks", || (executed(network, 3) > 50).then_some(()));
+        let left = executed(network, 3);
+        network.kill(3);
+        until_forgotten(network, left + 20);
+        network.start(3);
+        wait_for("validator 3 to be past the gap", || {
+            (executed(network, 3) > left + 1_024).then_some(())
+        });
+        let (status, _) = network.get(3, &format!("/v1/blocks/{}", left + 20));
+        assert_eq!(status, 404, "it never had what it missed");
+        same_state(network, &network.url(3));
+    });
+    network.agree();
+    network.stop();
+}
+
+/// Rule Z8: a key that was used signs nothing with an empty data directory.
+#[test]
+fn a_validator_that_lost_its_disk_follows_from_a_snapshot_and_does_not_sign() {
+    let mut network = short_history(4);
+    under_load(&mut network, |network| {
+        wait_for("some blocks", || (executed(network, 3) > 50).then_some(()));
+        network.kill(3);
+        fs::remove_dir_all(network.home(3).join("data")).unwrap();
+        until_forgotten(network, 20);
+        network.start(3);
+        wait_for("validator 3 to be past the gap", || {
+            (executed(network, 3) > 1_024).then_some(())
+        });
+        same_state(network, &network.url(3));
+        let (_, status) = network.get(3, "/v1/status");
+        assert_eq!(status["signing"], false, "{status}");
+        let why = status["not_signing_reason"].as_str().expect("a reason");
+        assert!(why.contains("safety record is missing"), "{why}");
+    });
+    network.stop();
+}
+
+/// A node with a key of its own, beside the network.
+struct Follower {
+    home: PathBuf,
+    url: String,
+    running: Option<Running>,
+}
+
+impl Follower {
+    fn new(network: &Network, seed: u8) -> Self {
+        let home = network.dir().join(format!("follower-{seed}"));
+        fs::create_dir(&home).unwrap();
+        let key = KeyPair::from_seed(Scheme::Falcon512, &[seed; 32]);
+        keyfile::write(&home.join("validator.key"), &key).unwrap();
+        let [stoq, http] = free_ports();
+        let config = Config {
+            stoq: StoqSection::new(local(stoq)),
+            http: HttpSection {
+                listen: local(http),
+            },
+            peers: (0..4)
+                .map(|i| (format!("validator-{i}"), network.stoq(i)))
+                .collect(),
+            ..network.config(0)
+        };
+        fs::write(home.join("config.toml"), config.to_string()).unwrap();
+        Self {
+            home,
+            url: format!("http://{}", local(http)),
+            running: None,
+        }
+    }
+
+    fn start(&mut self) {
+        let running = Running::start(&self.home, "config.toml");
+        assert!(
+            running.ready.starts_with("follower ready:"),
+            "{}",
+            running.ready
+        );
+        self.running = Some(running);
+    }
+
+    fn kill(&mut self) {
+        self.running.take().expect("it runs").kill();
+    }
+
+    fn status(&self) -> Value {
+        let mut answer = ureq::get(format!("{}/v1/status", self.url)).call().unwrap();
+        serde_json::from_slice(&answer.body_mut().read_to_vec().unwrap()).unwrap()
+    }
+}
+
+/// It knows genesis and addresses and nothing else.
+#[test]
+fn a_fresh_node_joins_a_loaded_network_by_blocks_and_follows() {
+    let mut network = Network::running(4, 4, Scheme::Falcon512);
+    under_load(&mut network, |network| {
+        wait_for("some blocks", || (executed(network, 0) > 100).then_some(()));
+        let mut follower = Follower::new(network, 77);
+        follower.start();
+        same_state(network, &follower.url);
+        let status = follower.status();
+        assert_eq!(status["follower"], true, "{status}");
+        assert_eq!(status["signing"], false, "{status}");
+        assert_eq!(
+            status["peers"].as_array().expect("a list").len(),
+            4,
+            "{status}"
+        );
+        let ready = ureq::get(format!("{}/readyz", follower.url)).call();
+        assert!(ready.is_ok(), "{ready:?}");
+        let balance = network.balance(0, network.account(1));
+        assert!(balance.is_some());
+        // Blocks from the very first.
+        let first = ureq::get(format!("{}/v1/blocks/1", follower.url)).call();
+        assert!(first.is_ok(), "{first:?}");
+        let post = ureq::post(format!("{}/v1/transactions", follower.url)).send(&[1u8, 2][..]);
+        assert!(post.is_err(), "it takes no transactions");
+        follower.running.take().expect("it runs").stop();
+    });
+    network.agree();
+    network.stop();
+}
+
+/// Killed again and again while it fetches, it ends with the same state.
+#[test]
+fn a_fresh_node_joins_by_snapshot_although_it_is_killed_on_the_way() {
+    let mut network = short_history(4);
+    under_load(&mut network, |network| {
+        until_forgotten(network, 20);
+        let mut follower = Follower::new(network, 78);
+        for wait_ms in [100, 900, 1_300, 1_700, 2_100, 400] {
+            follower.start();
+            thread::sleep(Duration::from_millis(wait_ms));
+            follower.kill();
+        }
+        follower.start();
+        same_state(network, &follower.url);
+        let first = ureq::get(format!("{}/v1/blocks/1", follower.url)).call();
+        assert!(first.is_err(), "it began with a snapshot");
+        // It goes on with blocks.
+        let height = executed(network, 0) + 300;
+        wait_for("the network", || {
+            (executed(network, 0) > height).then_some(())
+        });
+        same_state(network, &follower.url);
+        follower.running.take().expect("it runs").stop();
+    });
+    network.agree();
+    network.stop();
+}
