@@ -44,6 +44,9 @@ const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 /// Longest chunk on disk, bytes: rows, siblings and the fields around them.
 const FRAME_BYTES_MAX: usize = CHUNK_BYTES_MAX + 4_096;
 
+/// Stands in the place of a safety record in a directory that began with a snapshot.
+pub const FORFEITED: &[u8] = b"forfeited: the directory began with a snapshot";
+
 /// What reaches the thread.
 pub enum CatchupInput {
     /// A validator is connected.
@@ -268,7 +271,8 @@ fn judge(manifest: &Manifest, chunk: &Chunk) -> Result<(), falconet_ledger::snap
 
 /// Puts a snapshot that is complete into the store of a data directory that nobody has open. After
 /// a crash anywhere in here it is done again; a snapshot that turns out to be of no use is deleted.
-/// The safety record is left as it is (rule Z8).
+/// The safety record of a validator that took part is left as it is; one whose directory was empty
+/// forfeits its signature (rule Z8).
 pub fn install(data: &Path, config: &StoreConfig, chain: &Chain) -> Result<(), CatchupError> {
     let mut incoming = Incoming {
         dir: data.join("sync"),
@@ -324,6 +328,13 @@ pub fn install(data: &Path, config: &StoreConfig, chain: &Chain) -> Result<(), C
             child_id: last.id(),
             child_qc: manifest.qc.clone(),
         }))?;
+    }
+    // Rule Z8. What this key signed before is unknown, though it may have given up first rounds
+    // since. A follower has signed nothing.
+    if recovered.committed.is_none() && !chain.is_follower() {
+        store
+            .log
+            .append(&Record::Safety(Bytes::from_static(FORFEITED)))?;
     }
     store.log.sync()?;
     drop(store);

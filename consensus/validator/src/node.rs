@@ -28,7 +28,9 @@ use rustix::thread::CapabilitySet;
 use tokio::sync::watch;
 
 use crate::byzantine::{Bent, Danger};
-use crate::catchup::{self, CATCHUP_QUEUE_MAX, CatchupError, CatchupInput, CatchupThread};
+use crate::catchup::{
+    self, CATCHUP_QUEUE_MAX, CatchupError, CatchupInput, CatchupThread, FORFEITED,
+};
 use crate::chain::{Chain, ChainError};
 use crate::clients::{ClientTable, ReceiptSender};
 use crate::clock::Clock;
@@ -529,6 +531,11 @@ fn recover(
     let (safety, safety_damage) = match &recovered.safety {
         Safety::Absent => (None, None),
         Safety::Corrupt { why } => (None, Some(why.clone())),
+        Safety::Intact(bytes) if bytes[..] == *FORFEITED => {
+            let why = "the data directory began with a snapshot, so nobody knows what this key \
+                       signed before";
+            (None, Some(why.into()))
+        }
         Safety::Intact(bytes) => match SafetyRecord::from_bytes(bytes) {
             Ok(record) => (Some(record), None),
             Err(error) => (None, Some(error.to_string())),

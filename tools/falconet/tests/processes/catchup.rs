@@ -79,7 +79,8 @@ fn until_forgotten(network: &Network, height: u64) {
     for i in network.up() {
         wait_for(&format!("validator {i} to forget block {height}"), || {
             let (status, _) = network.get(i, &format!("/v1/blocks/{height}"));
-            (status == 404).then_some(())
+            // It had it once.
+            (status == 404 && executed(network, i) > height).then_some(())
         });
     }
 }
@@ -141,7 +142,7 @@ fn a_validator_that_lost_its_disk_follows_from_a_snapshot_and_does_not_sign() {
         let (_, status) = network.get(3, "/v1/status");
         assert_eq!(status["signing"], false, "{status}");
         let why = status["not_signing_reason"].as_str().expect("a reason");
-        assert!(why.contains("safety record is missing"), "{why}");
+        assert!(why.contains("began with a snapshot"), "{why}");
     });
     network.stop();
 }
@@ -215,8 +216,10 @@ fn a_fresh_node_joins_a_loaded_network_by_blocks_and_follows() {
             4,
             "{status}"
         );
-        let ready = ureq::get(format!("{}/readyz", follower.url)).call();
-        assert!(ready.is_ok(), "{ready:?}");
+        // Between a certificate and its header it is behind for a moment.
+        wait_for("the follower to be ready", || {
+            ureq::get(format!("{}/readyz", follower.url)).call().ok()
+        });
         let balance = network.balance(0, network.account(1));
         assert!(balance.is_some());
         // Blocks from the very first.
