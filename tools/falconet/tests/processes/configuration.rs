@@ -106,8 +106,9 @@ fn an_address_in_use_is_named() {
     site.start().stop();
 }
 
+/// With another key a node follows, and needs somebody to follow.
 #[test]
-fn a_key_that_is_no_validators_is_named() {
+fn a_key_that_is_no_validators_needs_peers() {
     let site = Site::new();
     falconet(
         site.path(),
@@ -115,7 +116,7 @@ fn a_key_that_is_no_validators_is_named() {
     )
     .ok();
     site.configure(&site.text().replace("validator.key", "other.key"));
-    site.refused(&["other.key", "genesis.json"]);
+    site.refused(&["config.toml", "[peers]", "follows", "addresses"]);
 }
 
 #[test]
