@@ -132,7 +132,7 @@ fn n5_forgeries_are_refused() {
     let forged = |change: &dyn Fn(&mut EpochProof)| {
         let mut proof = world.proof.clone();
         change(&mut proof);
-        world.judge(&proof).err().expect("a forgery")
+        world.judge(&proof).expect_err("a forgery")
     };
     // Other validators, weights, registries than the state's.
     let other = EpochProofError::OtherState(Height(19));
@@ -188,6 +188,6 @@ fn n5_a_certified_child_that_skips_a_round_proves_nothing() {
         qc: world.chain.qc(&[0, 1, 2], 21, 19, child.id()),
         ..world.proof.clone()
     };
-    let refused = world.judge(&proof).err().expect("no commit");
+    let refused = world.judge(&proof).expect_err("no commit");
     assert!(matches!(refused, EpochProofError::NotCommitted(_)));
 }

@@ -157,7 +157,7 @@ impl Args {
                         "depth {depth}: {states} states that were not seen before, {seconds} s"
                     );
                 });
-                output::line(&format!(
+                output::line(format!(
                     "{:.3e} scenarios of {} rounds, by {} phases through {} states; {:.0} s",
                     explored.scenarios,
                     self.depth,
@@ -170,7 +170,7 @@ impl Args {
             Some(7) => {
                 let runs = self.seeds.unwrap_or(TWINS_SAMPLE);
                 let sampled = twins::sample(SEVEN, self.depth, self.seed, runs);
-                output::line(&format!(
+                output::line(format!(
                     "{} scenarios of {} rounds; all committed again within {} rounds after they \
                      healed; {:.0} s",
                     sampled.runs,
@@ -187,7 +187,7 @@ impl Args {
         match broken {
             None => Ok(ExitCode::SUCCESS),
             Some(broken) => {
-                output::line(&format!("BROKEN: {broken:#?}"))?;
+                output::line(format!("BROKEN: {broken:#?}"))?;
                 Ok(ExitCode::FAILURE)
             }
         }
@@ -204,18 +204,18 @@ impl Args {
         let builder = if self.tell { builder.tell() } else { builder };
         let mut world = builder.build();
         let result = campaign::run_caught(&mut world);
-        output::line(&describe(world.scenario()))?;
+        output::line(describe(world.scenario()))?;
         let outcome = match result {
             Ok(outcome) => outcome,
             Err(violation) => {
-                output::line(&format!(
+                output::line(format!(
                     "seed {seed} FAILS at {} us: {violation}",
                     world.now_us()
                 ))?;
                 return Ok(ExitCode::FAILURE);
             }
         };
-        output::line(&report(seed, &outcome))?;
+        output::line(report(seed, &outcome))?;
         if self.replay {
             let again = campaign::run(plan, seed);
             if again.as_ref() != Ok(&outcome) {
@@ -255,13 +255,13 @@ impl Args {
         if terminal {
             eprintln!();
         }
-        output::line(&summary(&report, self.seed, jobs.min(cores)))?;
+        output::line(summary(&report, self.seed, jobs.min(cores)))?;
         for (seed, violation) in &report.failures {
             let first = violation.lines().next().unwrap_or_default();
-            output::line(&format!("seed {seed} FAILS: {first}"))?;
+            output::line(format!("seed {seed} FAILS: {first}"))?;
         }
         for file in &report.files {
-            output::line(&format!("written: {}", file.display()))?;
+            output::line(format!("written: {}", file.display()))?;
         }
         Ok(if report.failures.is_empty() {
             ExitCode::SUCCESS
