@@ -12,18 +12,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, after, never, select_biased};
 use falconet_dataplane::ConnId;
 use falconet_hotstuff::HotStuff;
-use falconet_ledger::{Verdict, Verdicts};
-use falconet_mempool::{Mempool, Offered};
+use falconet_mempool::Mempool;
 use falconet_probes as probes;
-use falconet_probes::id;
-use falconet_store::{Committed, Record};
-use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
-use falconet_types::evidence::Evidence as Proof;
-use falconet_types::message::{Admission, PeerMessage, SUBMIT_TXS_MAX};
+use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::signing::Verified;
 use falconet_types::time::Now;
-use falconet_types::wire::Wire;
 use falconet_types::{Digest, Height, ValidatorIndex, block};
 
 use crate::byzantine::Bent;
@@ -31,15 +25,18 @@ use crate::chain::Chain;
 use crate::clients::ClientTable;
 use crate::clock::Clock;
 use crate::handover::Handover;
+use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock as StageClock, Queue};
-use crate::metrics::{Cause, Metrics, admission_name};
 use crate::peers::score::Fault;
 use crate::peers::standing::Standing;
-use crate::pipeline::{Checked, CoreInput, Executed, HistoryRequest, ReplyTo, To, Turn};
-use crate::reporter::{Reporter, provable};
+use crate::pipeline::{Checked, CoreInput, Executed, ReplyTo, To, Turn};
+use crate::reporter::Reporter;
 use crate::status::{CoreStatus, StatusBoard};
 use crate::trace;
 use crate::verdicts::VerdictTable;
+
+mod effects;
+mod intake;
 
 /// Inputs that share one turn, and so one fsync.
 const TURN_INPUTS_MAX: usize = 256;
@@ -47,20 +44,6 @@ const TURN_INPUTS_MAX: usize = 256;
 const LATE_ROUNDS: u64 = 16;
 /// State commitments that are remembered to check headers against.
 pub const COMMITMENTS_MAX: usize = 4096;
-
-/// Low bits of a transaction's ticket: its place in its submission. The others are the number of
-/// the submission.
-const TICKET_INDEX_BITS: u32 = 16;
-const TICKET_INDEX_MAX: u64 = (1 << TICKET_INDEX_BITS) - 1;
-const _: () = assert!(SUBMIT_TXS_MAX <= 1 << TICKET_INDEX_BITS);
-/// What the submitter of a transaction is told that had to make room for others with higher fees.
-const EVICTED: Admission = Admission::Busy {
-    retry_after_ms: 1_000,
-};
-
-fn ticket(submission: u64, index: usize) -> u64 {
-    submission << TICKET_INDEX_BITS | index as u64
-}
 
 /// Everything the core thread owns.
 pub struct Core {
@@ -443,101 +426,6 @@ impl Core {
         }
     }
 
-    /// Admits a client's transactions. The answer waits until every accepted one is in a durable
-    /// batch: what is acknowledged survives a crash of this validator.
-    fn submission(&mut self, now: Now, reply: ReplyTo, txs: Vec<Checked>, turn: &mut Turn) {
-        let number = self.submissions;
-        self.submissions += 1;
-        let mut evicted = Vec::new();
-        let mut unsealed = 0;
-        let mut results = Vec::with_capacity(txs.len());
-        for tx in txs {
-            results.push(match tx {
-                Checked::Refused(admission) => admission,
-                Checked::Good {
-                    id,
-                    bytes,
-                    sender,
-                    priority,
-                } => {
-                    let offered = Offered {
-                        id,
-                        bytes,
-                        sender,
-                        priority,
-                        ticket: ticket(number, results.len()),
-                    };
-                    let admission = self.mempool.admit_offered(now, offered, &mut evicted);
-                    trace::admitted(&id, admission, &reply);
-                    if admission == Admission::Accepted {
-                        unsealed += 1;
-                        self.clients.admitted(id, &reply);
-                    }
-                    admission
-                }
-            });
-        }
-        for admission in &results {
-            let cause = admission_name(*admission);
-            self.metrics
-                .admissions
-                .get_or_create(&Cause { cause })
-                .inc();
-        }
-        if unsealed == 0 {
-            turn.replies.push((reply, results));
-        } else {
-            let waiting = Waiting {
-                reply,
-                results,
-                unsealed,
-            };
-            self.waiting.insert(number, waiting);
-        }
-        for tx in evicted {
-            self.clients.forget(&tx.id);
-            self.settle(tx.ticket, Some(EVICTED), turn);
-        }
-    }
-
-    /// An own batch is in this turn's records.
-    fn sealed(&mut self, batch: &Batch) {
-        let count = batch.header().tx_count as usize;
-        probes::batch_sealed(
-            batch.header().lane.0.into(),
-            batch.header().seq.0,
-            id(&batch.hash().0),
-            count as u64,
-            batch.bytes().len() as u64,
-        );
-        // Transactions of an epoch that is over come first; some are of other validators' lanes.
-        let again = count.min(self.handover.again);
-        self.handover.again -= again;
-        let mut verdicts = vec![Verdict::Unknown; again];
-        verdicts.resize(count, Verdict::Valid);
-        trace::spans::sealed(batch.header().seq.0);
-        self.verdicts.put(batch.hash(), Verdicts(verdicts));
-    }
-
-    /// An admitted transaction is in a batch of this turn's records, or will never be: its
-    /// submission is answered with the last of its transactions.
-    fn settle(&mut self, ticket: u64, instead: Option<Admission>, turn: &mut Turn) {
-        let number = ticket >> TICKET_INDEX_BITS;
-        // What was admitted before a restart has nobody waiting.
-        let Some(waiting) = self.waiting.get_mut(&number) else {
-            return;
-        };
-        if let Some(admission) = instead {
-            let index = usize::try_from(ticket & TICKET_INDEX_MAX).expect("sixteen bits");
-            waiting.results[index] = admission;
-        }
-        waiting.unsealed -= 1;
-        if waiting.unsealed == 0 {
-            let done = self.waiting.remove(&number).expect("it was found");
-            turn.replies.push((done.reply, done.results));
-        }
-    }
-
     fn executed(&mut self, now: Now, result: &Executed, turn: &mut Turn) {
         self.executions.add(result);
         // "Durably" for the mempool: the log holds the block and its batches, from which a
@@ -581,145 +469,6 @@ impl Core {
         }
     }
 
-    /// Lets the mempool handle an input and carries out its effects.
-    pub(crate) fn mempool(&mut self, now: Now, input: falconet_mempool::Input, turn: &mut Turn) {
-        use falconet_mempool::Effect;
-        let mut effects = Vec::new();
-        self.mempool.handle(now, input, &mut effects);
-        let mut changed = false;
-        // Own batches that are made durable are fresh only if they are broadcast as well; others
-        // were fetched back from peers by a validator whose disk is an old copy.
-        let mut own = None;
-        for effect in effects {
-            match effect {
-                Effect::Persist(batch) => {
-                    own = (batch.header().lane == self.handover.me).then(|| batch.clone());
-                    if own.is_none() {
-                        let (lane, seq) = (batch.header().lane, batch.header().seq);
-                        probes::batch_accepted(lane.0.into(), seq.0, id(&batch.hash().0));
-                    }
-                    turn.records.push(Record::Batch(batch));
-                }
-                Effect::Broadcast(message) => {
-                    if let PeerMessage::Batch(bytes) = &message {
-                        let sealed = own.take().expect("persisted before it is broadcast");
-                        assert_eq!(bytes.len(), sealed.bytes().len(), "another batch");
-                        self.sealed(&sealed);
-                    }
-                    turn.sends.push((To::All, message));
-                }
-                // Acknowledged with the turn, whose records hold the batch.
-                Effect::Sealed { tickets } => {
-                    for ticket in tickets {
-                        self.settle(ticket, None, turn);
-                    }
-                }
-                Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
-                Effect::Serve {
-                    to,
-                    epoch,
-                    lane,
-                    first,
-                    last,
-                    bytes_max,
-                } => turn.history.push(HistoryRequest::Batches {
-                    to,
-                    epoch,
-                    lane,
-                    first,
-                    last,
-                    bytes_max,
-                }),
-                Effect::Deliver(payload) => turn.payloads.push(payload),
-                Effect::Prune { height, .. } => turn.prune = Some(height),
-                Effect::PayloadChanged => changed = true,
-                Effect::Evidence(evidence) => {
-                    let lane = evidence.first.header.lane;
-                    self.standing.fault(lane, Fault::Proven, 1);
-                    self.reporter.found(Proof::Batches(
-                        Box::new(evidence.first.clone()),
-                        Box::new(evidence.second.clone()),
-                    ));
-                    tracing::warn!(
-                        validator = lane.0,
-                        seq = evidence.first.header.seq.0,
-                        "a lane's owner signed two batches that contradict each other"
-                    );
-                }
-            }
-        }
-        if changed {
-            self.hotstuff(now, falconet_hotstuff::Input::PayloadChanged, turn);
-        }
-    }
-
-    /// Lets HotStuff handle an input and carries out its effects.
-    pub(crate) fn hotstuff(&mut self, now: Now, input: falconet_hotstuff::Input, turn: &mut Turn) {
-        let mut effects = Vec::new();
-        let layers = Layers {
-            mempool: &self.mempool,
-            executions: &self.executions,
-        };
-        self.hotstuff.handle(now, input, &layers, &mut effects);
-        self.carry_out(now, effects, turn);
-    }
-
-    /// Carries out HotStuff's effects.
-    pub(crate) fn carry_out(
-        &mut self,
-        now: Now,
-        effects: Vec<falconet_hotstuff::Effect>,
-        turn: &mut Turn,
-    ) {
-        use falconet_hotstuff::Effect;
-        let set = self.chain.set();
-        let leader_of = |round| set.leader(round);
-        let mut committed = false;
-        for effect in effects {
-            match effect {
-                Effect::Persist(record) => turn.records.push(record_of(record)),
-                Effect::Broadcast(message) => {
-                    self.watch.sends(&message, leader_of);
-                    turn.sends.push((To::All, message));
-                }
-                Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
-                Effect::ServeBlocks { to, request } => {
-                    turn.history.push(HistoryRequest::Blocks { to, request });
-                }
-                Effect::Commit(block) => {
-                    trace::committed(&block);
-                    self.backlog.push_back(block.header);
-                    committed = true;
-                }
-                Effect::Evidence(evidence) => {
-                    use falconet_hotstuff::Evidence as E;
-                    let (who, fault) = match evidence.as_ref() {
-                        E::Headers(header, _) => (header.author, Fault::Proven),
-                        E::Votes(vote, _) | E::LockViolation(vote, _) => {
-                            (vote.voter, Fault::Proven)
-                        }
-                        // A warning: it harms nobody.
-                        E::Timeouts(timeout, _) => (timeout.author, Fault::Invalid),
-                    };
-                    self.standing.fault(who, fault, 1);
-                    tracing::warn!(?evidence, "misbehaviour");
-                    if let Some(evidence) = provable(*evidence) {
-                        self.reporter.found(evidence);
-                    }
-                }
-                Effect::ServeEpochProof { to, epoch } => {
-                    turn.history.push(HistoryRequest::EpochProof { to, epoch });
-                }
-                Effect::EpochEnded { last } => self.handover.last = Some(last),
-                Effect::Alarm(alarm) => tracing::error!(?alarm, "this must not happen"),
-            }
-        }
-        self.watch.progress(self.hotstuff.progress(), leader_of);
-        if committed {
-            self.feed_backlog(now, turn);
-        }
-    }
-
     /// Hands committed blocks to the data layer as far as it has room.
     fn feed_backlog(&mut self, now: Now, turn: &mut Turn) {
         while self.mempool.committed_room() > 0
@@ -753,25 +502,5 @@ impl Core {
         let mempool = self.mempool.status();
         metrics.transactions_pending.set(mempool.pending_txs as i64);
         *self.board.core.lock() = CoreStatus { hotstuff, mempool };
-    }
-}
-
-/// How the log keeps a record of the consensus core.
-fn record_of(record: falconet_hotstuff::Record) -> Record {
-    use falconet_hotstuff::Record as R;
-    match record {
-        R::Safety(safety) => Record::Safety(safety.to_bytes().into()),
-        R::Header(header) => Record::Header(header),
-        R::Tc(tc) => Record::Tc(tc.as_ref().clone()),
-        R::Committed {
-            height,
-            block_id,
-            proof,
-        } => Record::Committed(Committed {
-            height,
-            block_id,
-            child_id: proof.child.id(),
-            child_qc: proof.qc.as_ref().clone(),
-        }),
     }
 }
