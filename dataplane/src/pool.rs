@@ -76,7 +76,7 @@ impl Pool {
             .extend((0..group).map(|_| BytesMut::with_capacity(SLAB_BYTES)));
         if let Some(page_bytes) = self.huge_page_bytes {
             let advised = huge_pages::advise(&mut self.fresh, page_bytes);
-            self.stats.pool_huge_bytes.add(advised as u64);
+            self.stats.pool_bytes_huge.add(advised as u64);
         }
     }
 

@@ -107,7 +107,7 @@ counters! {
     /// Receive buffers allocated; constant in steady state.
     pool_buffers_allocated,
     /// Bytes of receive buffers for which the system was asked for huge pages, and agreed.
-    pool_huge_bytes,
+    pool_bytes_huge,
     /// Receive buffers taken from the pool again.
     pool_buffers_recycled,
     /// Receptions for which the pool had no buffer, so that their bytes were copied out.

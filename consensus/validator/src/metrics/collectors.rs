@@ -30,11 +30,12 @@ const XDP_PACKETS: &str = "xdp_packets";
 const XDP_ATTACHED: &str = "xdp_attached";
 
 /// The transport's counters of bytes, and how they are published: the unit ends the name.
-const TRANSPORT_BYTES: [(&str, &str); 4] = [
+const TRANSPORT_BYTES: [(&str, &str); 5] = [
     ("bytes_in", "received"),
     ("bytes_out", "sent"),
     ("payload_bytes_copied", "payload_copied"),
     ("payload_bytes_delivered", "payload_delivered"),
+    ("pool_bytes_huge", "pool_huge"),
 ];
 
 /// Rows of the figures in this module, without the transport's.
