@@ -156,6 +156,51 @@ pub enum Input {
     Tick,
 }
 
+impl Input {
+    /// What a peer's message, whose signatures were checked, is to the core. What is for another
+    /// part of the node comes back. Parts of a verified message are verified.
+    pub fn from_message(
+        from: ValidatorIndex,
+        message: Verified<PeerMessage>,
+    ) -> Result<Self, Box<PeerMessage>> {
+        Ok(match message.into_inner() {
+            PeerMessage::Header(header) => Self::Header {
+                from,
+                header: Verified::trusted(header),
+            },
+            PeerMessage::Vote(vote) => Self::Vote {
+                from,
+                vote: Verified::trusted(vote),
+            },
+            PeerMessage::Timeout(timeout) => Self::Timeout {
+                from,
+                timeout: Verified::trusted(timeout),
+            },
+            PeerMessage::Qc(qc) => Self::Qc {
+                from,
+                qc: Verified::trusted(qc),
+            },
+            PeerMessage::Tc(tc) => Self::Tc {
+                from,
+                tc: Verified::trusted(tc),
+            },
+            PeerMessage::CertRefs(refs) => Self::CertRefs { from, refs },
+            PeerMessage::GetCert(cert) => Self::GetCert { from, cert },
+            PeerMessage::GetBlocks(request) => Self::GetBlocks { from, request },
+            PeerMessage::Blocks(headers) => Self::Blocks {
+                from,
+                headers: headers.into_iter().map(Verified::trusted).collect(),
+            },
+            PeerMessage::GetEpochProof(epoch) => Self::GetEpochProof { from, epoch },
+            PeerMessage::EpochProof(proof) => Self::EpochProof {
+                from,
+                proof: Verified::trusted(*proof),
+            },
+            other => return Err(Box::new(other)),
+        })
+    }
+}
+
 /// What the shell has to do. In order; nothing that leaves the node (`Broadcast`, `Send`,
 /// `ServeBlocks`, `Commit`) may leave before all records of this and of earlier turns are durable.
 #[derive(Debug, Clone)]

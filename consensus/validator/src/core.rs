@@ -339,62 +339,18 @@ impl Core {
             return;
         }
         self.blame_late(from, &message);
-        // Each part was verified together with the whole.
-        let input = match message.into_inner() {
-            PeerMessage::Header(header) => H::Header {
-                from,
-                header: Verified::trusted(header),
-            },
-            PeerMessage::Vote(vote) => H::Vote {
-                from,
-                vote: Verified::trusted(vote),
-            },
-            PeerMessage::Timeout(timeout) => H::Timeout {
-                from,
-                timeout: Verified::trusted(timeout),
-            },
-            PeerMessage::Qc(qc) => H::Qc {
-                from,
-                qc: Verified::trusted(qc),
-            },
-            PeerMessage::Tc(tc) => H::Tc {
-                from,
-                tc: Verified::trusted(tc),
-            },
-            PeerMessage::CertRefs(refs) => H::CertRefs { from, refs },
-            PeerMessage::GetCert(cert) => H::GetCert { from, cert },
-            PeerMessage::GetBlocks(request) => H::GetBlocks { from, request },
-            PeerMessage::Blocks(headers) => {
-                let headers = headers.into_iter().map(Verified::trusted).collect();
-                H::Blocks { from, headers }
-            }
-            PeerMessage::Watermark(watermark) => {
-                let before = *self.mempool.counters();
-                self.mempool(now, M::Watermark { from, watermark }, turn);
-                return self.blame(from, &before);
-            }
-            PeerMessage::GetBatches(request) => {
-                let before = *self.mempool.counters();
-                self.mempool(now, M::GetBatches { from, request }, turn);
-                return self.blame(from, &before);
-            }
-            PeerMessage::GetEpochProof(epoch) => H::GetEpochProof { from, epoch },
-            PeerMessage::EpochProof(proof) => {
-                self.handover.shown = Some(proof.clone());
-                H::EpochProof {
-                    from,
-                    proof: Verified::trusted(*proof),
-                }
-            }
-            PeerMessage::Batch(_) => unreachable!("batches come as CoreInput::Batch"),
-            PeerMessage::GetSnapshot(_)
-            | PeerMessage::Snapshot(_)
-            | PeerMessage::GetChunk(_)
-            | PeerMessage::Chunk(_)
-            | PeerMessage::Relay(_)
-            | PeerMessage::Follow => unreachable!("they never reach the core"),
+        if let PeerMessage::EpochProof(proof) = &*message {
+            self.handover.shown = Some(proof.clone());
+        }
+        let input = match H::from_message(from, message).map_err(|other| *other) {
+            Ok(input) => return self.hotstuff(now, input, turn),
+            Err(PeerMessage::Watermark(watermark)) => M::Watermark { from, watermark },
+            Err(PeerMessage::GetBatches(request)) => M::GetBatches { from, request },
+            Err(other) => unreachable!("a message of kind {} never reaches the core", other.kind()),
         };
-        self.hotstuff(now, input, turn);
+        let before = *self.mempool.counters();
+        self.mempool(now, input, turn);
+        self.blame(from, &before);
     }
 
     /// Lets a peer pay for what the data layer counted as useless or excessive just now.

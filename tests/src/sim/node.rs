@@ -251,45 +251,14 @@ impl Node {
 
     /// A peer's message.
     pub fn peer(&mut self, now: Now, from: usize, message: PeerMessage) {
-        use falconet_hotstuff::Input as H;
         use falconet_mempool::Input as M;
         let from = ValidatorIndex(u16::try_from(from).expect("few nodes"));
-        let input = match message {
-            PeerMessage::Header(m) => Ok(H::Header {
-                from,
-                header: Verified::trusted(m),
-            }),
-            PeerMessage::Vote(m) => Ok(H::Vote {
-                from,
-                vote: Verified::trusted(m),
-            }),
-            PeerMessage::Timeout(m) => Ok(H::Timeout {
-                from,
-                timeout: Verified::trusted(m),
-            }),
-            PeerMessage::Qc(m) => Ok(H::Qc {
-                from,
-                qc: Verified::trusted(m),
-            }),
-            PeerMessage::Tc(m) => Ok(H::Tc {
-                from,
-                tc: Verified::trusted(m),
-            }),
-            PeerMessage::CertRefs(refs) => Ok(H::CertRefs { from, refs }),
-            PeerMessage::GetCert(cert) => Ok(H::GetCert { from, cert }),
-            PeerMessage::GetBlocks(request) => Ok(H::GetBlocks { from, request }),
-            PeerMessage::Blocks(headers) => Ok(H::Blocks {
-                from,
-                headers: headers.into_iter().map(Verified::trusted).collect(),
-            }),
-            PeerMessage::GetEpochProof(epoch) => Ok(H::GetEpochProof { from, epoch }),
-            PeerMessage::EpochProof(proof) => Ok(H::EpochProof {
-                from,
-                proof: Verified::trusted(*proof),
-            }),
-            PeerMessage::Watermark(watermark) => Err(M::Watermark { from, watermark }),
-            PeerMessage::GetBatches(request) => Err(M::GetBatches { from, request }),
-            PeerMessage::Batch(bytes) => {
+        let input = falconet_hotstuff::Input::from_message(from, Verified::trusted(message));
+        let input = match input.map_err(|other| *other) {
+            Ok(input) => Ok(input),
+            Err(PeerMessage::Watermark(watermark)) => Err(M::Watermark { from, watermark }),
+            Err(PeerMessage::GetBatches(request)) => Err(M::GetBatches { from, request }),
+            Err(PeerMessage::Batch(bytes)) => {
                 let batch = Batch::parse(bytes).expect("the verify stage parsed it");
                 Err(M::Batch {
                     from,
@@ -297,12 +266,7 @@ impl Node {
                 })
             }
             // Nodes of the simulator keep all history and follow nobody.
-            PeerMessage::GetSnapshot(_)
-            | PeerMessage::Snapshot(_)
-            | PeerMessage::GetChunk(_)
-            | PeerMessage::Chunk(_)
-            | PeerMessage::Relay(_)
-            | PeerMessage::Follow => return,
+            Err(_) => return,
         };
         self.turn(now, |live, turn, records| match input {
             Ok(input) => live.hotstuff(now, input, turn, records),

@@ -262,41 +262,8 @@ impl Cluster {
             return;
         }
         let from = self.name(self.nodes[to].epoch(), from);
-        let input = match message {
-            PeerMessage::Header(m) => Input::Header {
-                from,
-                header: Verified::trusted(m),
-            },
-            PeerMessage::Vote(m) => Input::Vote {
-                from,
-                vote: Verified::trusted(m),
-            },
-            PeerMessage::Timeout(m) => Input::Timeout {
-                from,
-                timeout: Verified::trusted(m),
-            },
-            PeerMessage::Qc(m) => Input::Qc {
-                from,
-                qc: Verified::trusted(m),
-            },
-            PeerMessage::Tc(m) => Input::Tc {
-                from,
-                tc: Verified::trusted(m),
-            },
-            PeerMessage::CertRefs(refs) => Input::CertRefs { from, refs },
-            PeerMessage::GetCert(cert) => Input::GetCert { from, cert },
-            PeerMessage::GetBlocks(request) => Input::GetBlocks { from, request },
-            PeerMessage::Blocks(headers) => Input::Blocks {
-                from,
-                headers: headers.into_iter().map(Verified::trusted).collect(),
-            },
-            PeerMessage::GetEpochProof(epoch) => Input::GetEpochProof { from, epoch },
-            PeerMessage::EpochProof(proof) => Input::EpochProof {
-                from,
-                proof: Verified::trusted(*proof),
-            },
-            other => panic!("a core sends no {other:?}"),
-        };
+        let input = Input::from_message(from, Verified::trusted(message))
+            .unwrap_or_else(|other| panic!("a core sends no {other:?}"));
         self.input(to, input);
     }
 

@@ -288,29 +288,16 @@ fn core(node: &Node, recovered: Recovered) -> HotStuff {
 
 /// Only what carries signatures.
 fn input(from: ValidatorIndex, message: &PeerMessage) -> Option<Input> {
-    Some(match message.clone() {
-        PeerMessage::Header(header) => Input::Header {
-            from,
-            header: Verified::trusted(header),
-        },
-        PeerMessage::Vote(vote) => Input::Vote {
-            from,
-            vote: Verified::trusted(vote),
-        },
-        PeerMessage::Timeout(timeout) => Input::Timeout {
-            from,
-            timeout: Verified::trusted(timeout),
-        },
-        PeerMessage::Qc(qc) => Input::Qc {
-            from,
-            qc: Verified::trusted(qc),
-        },
-        PeerMessage::Tc(tc) => Input::Tc {
-            from,
-            tc: Verified::trusted(tc),
-        },
-        _ => return None,
-    })
+    let input = Input::from_message(from, Verified::trusted(message.clone())).ok()?;
+    let signed = matches!(
+        input,
+        Input::Header { .. }
+            | Input::Vote { .. }
+            | Input::Timeout { .. }
+            | Input::Qc { .. }
+            | Input::Tc { .. }
+    );
+    signed.then_some(input)
 }
 
 /// What a store would give back.

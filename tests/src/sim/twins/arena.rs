@@ -301,36 +301,8 @@ impl Arena {
     }
 
     fn receive(&mut self, to: usize, from: ValidatorIndex, message: PeerMessage) {
-        let input = match message {
-            PeerMessage::Header(m) => Input::Header {
-                from,
-                header: Verified::trusted(m),
-            },
-            PeerMessage::Vote(m) => Input::Vote {
-                from,
-                vote: Verified::trusted(m),
-            },
-            PeerMessage::Timeout(m) => Input::Timeout {
-                from,
-                timeout: Verified::trusted(m),
-            },
-            PeerMessage::Qc(m) => Input::Qc {
-                from,
-                qc: Verified::trusted(m),
-            },
-            PeerMessage::Tc(m) => Input::Tc {
-                from,
-                tc: Verified::trusted(m),
-            },
-            PeerMessage::CertRefs(refs) => Input::CertRefs { from, refs },
-            PeerMessage::GetCert(cert) => Input::GetCert { from, cert },
-            PeerMessage::GetBlocks(request) => Input::GetBlocks { from, request },
-            PeerMessage::Blocks(headers) => Input::Blocks {
-                from,
-                headers: headers.into_iter().map(Verified::trusted).collect(),
-            },
-            other => panic!("cores without payload and epochs do not send {other:?}"),
-        };
+        let input = Input::from_message(from, Verified::trusted(message))
+            .unwrap_or_else(|other| panic!("cores without payload do not send {other:?}"));
         self.handle(to, input);
     }
 
