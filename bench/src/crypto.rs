@@ -17,7 +17,7 @@ use falconet_crypto::Scheme;
 use falconet_crypto::cpu;
 use falconet_crypto::falcon::{Backend, Bitmap, Job, Key, PreparedKey, verify_batch_parallel};
 use support::peers::{Ours, Workload};
-use support::{Case, Random, mutate};
+use support::{Case, mutate};
 
 const BATCH: usize = 512;
 const MESSAGE_LEN: usize = 150;
@@ -264,7 +264,7 @@ fn verification<'a>(scheme: Scheme, workload: &'a Workload, results: &mut Compar
 fn hostile(results: &mut Comparison) {
     /// Jobs of a turn: a few chunks of the verifier, so that a turn is short.
     const JOBS: usize = 128;
-    let mut random = Random::new(1);
+    let mut random = fastrand::Rng::with_seed(1);
     for scheme in [Scheme::Falcon1024, Scheme::Falcon512] {
         let workload = Workload::new(scheme, JOBS, 48);
         let slow: Vec<Case> = (0..JOBS)

@@ -191,9 +191,9 @@ impl Records {
             parent_round: Round(1),
             votes: (0..3).map(vote).collect(),
         };
-        let mut random = Random(7);
-        let safety = random.bytes(SAFETY_BYTES);
-        let txs = (0..BATCH_TXS).map(|_| random.bytes(TRANSACTION_BYTES));
+        let mut random = fastrand::Rng::with_seed(7);
+        let safety = filler(&mut random, SAFETY_BYTES);
+        let txs = (0..BATCH_TXS).map(|_| filler(&mut random, TRANSACTION_BYTES));
         let txs: Vec<Bytes> = txs.collect();
         let mut bytes = vec![
             safety.clone(),
@@ -220,21 +220,9 @@ impl Records {
     }
 }
 
-/// Bytes that do not compress, as signatures do not (xorshift; not zero).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 16
-    }
-
-    fn bytes(&mut self, len: usize) -> Bytes {
-        let bytes: Vec<u8> = (0..len).map(|_| (self.next() >> 16) as u8).collect();
-        bytes.into()
-    }
+/// Bytes that do not compress, as signatures do not.
+fn filler(random: &mut fastrand::Rng, len: usize) -> Bytes {
+    (0..len).map(|_| random.u8(..)).collect()
 }
 
 #[cfg(feature = "peers")]

@@ -8,7 +8,7 @@ mod support;
 
 use falconet_crypto::{KeyPair, Scheme};
 use support::encode::{self, BitWriter};
-use support::{Case, Random, forge, oracle};
+use support::{Case, forge, oracle};
 
 const NONCE: [u8; 40] = [0xa5; 40];
 const MESSAGE: &[u8] = b"falconet test vector";
@@ -39,7 +39,7 @@ fn main() {
 
         for (over, remark) in [(0, "norm at the bound"), (1, "norm above the bound by one")] {
             let norm = scheme.squared_norm_max() - norm_s2 + over;
-            let s1 = forge::with_squared_norm(scheme, norm, &mut Random::new(7));
+            let s1 = forge::with_squared_norm(scheme, norm, &mut fastrand::Rng::with_seed(7));
             print(
                 remark,
                 &forge::case(scheme, &s1, &s2, MESSAGE, &NONCE).expect("invertible"),

@@ -4,9 +4,10 @@ mod support;
 
 use falconet_crypto::Scheme;
 use falconet_crypto::falcon::{Backend, Bitmap, Job, PreparedKey, Verifier, verify_batch_parallel};
+use fastrand::Rng;
 use support::agree::Judges;
 use support::mutate::Corpus;
-use support::{Case, Random, encode, oracle};
+use support::{Case, encode, oracle};
 
 fn cases(count: u64) -> Vec<Case> {
     let corpus = Corpus::new(2, 40);
@@ -75,7 +76,7 @@ fn threads_give_the_same_answers() {
 
 #[test]
 fn every_backend_prepares_the_same_key() {
-    let mut random = Random::new(5);
+    let mut random = Rng::with_seed(5);
     for scheme in Scheme::ALL {
         for case in 0..200 {
             let top = [12_288, 12_289, 16_383][case % 3];
@@ -84,8 +85,8 @@ fn every_backend_prepares_the_same_key() {
                     0 => 12_288,
                     1 => 6144,
                     2 => 6145,
-                    _ if random.below(600) == 0 => top,
-                    _ => random.below(12_289) as u32,
+                    _ if random.usize(..600) == 0 => top,
+                    _ => random.usize(..12_289) as u32,
                 })
                 .collect();
             let bytes = encode::public_key(scheme, &h);

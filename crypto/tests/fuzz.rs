@@ -5,21 +5,22 @@ mod targets;
 
 mod support;
 
-use support::Random;
+use fastrand::Rng;
 use support::mutate::Corpus;
+use support::{bytes, pick};
 
 /// Inputs of all lengths around those that matter.
 fn inputs(lengths: &[usize]) -> impl Iterator<Item = Vec<u8>> + '_ {
-    let mut random = Random::new(77);
+    let mut random = Rng::with_seed(77);
     (0..3000).map(move |_| {
-        let len = random.pick(lengths) + random.below(3);
-        let mut bytes = random.bytes(len.saturating_sub(1));
+        let len = pick(&mut random, lengths) + random.usize(..3);
+        let mut bytes = bytes(&mut random, len.saturating_sub(1));
         // Rare bytes that matter: zeros, ones, headers.
-        for _ in 0..random.below(8) {
+        for _ in 0..random.usize(..8) {
             if !bytes.is_empty() {
-                let from = random.below(bytes.len());
-                let to = (from + random.below(64)).min(bytes.len());
-                let byte = random.pick(&[0, 0xff, 0x80, 0x0a, 0x09, 0x3a, 0x39]);
+                let from = random.usize(..bytes.len());
+                let to = (from + random.usize(..64)).min(bytes.len());
+                let byte = pick(&mut random, &[0, 0xff, 0x80, 0x0a, 0x09, 0x3a, 0x39]);
                 bytes[from..to].fill(byte);
             }
         }

@@ -7,8 +7,9 @@ mod support;
 
 use falconet_crypto::falcon::{Backend, Bitmap, Job, Key, KeyError, PreparedKey, Verifier};
 use falconet_crypto::{PublicKey, Scheme};
+use fastrand::Rng;
 use support::encode::{self, BitWriter};
-use support::{Case, Random, forge, oracle};
+use support::{Case, forge, oracle};
 
 const NONCE: [u8; 40] = [0x5a; 40];
 const MESSAGE: &[u8] = b"one rule at a time";
@@ -314,11 +315,11 @@ fn a_tail_byte_that_is_not_zero_is_refused() {
 
 #[test]
 fn the_norm_bound_is_accepted_and_the_next_norm_refused() {
-    let mut random = Random::new(1);
+    let mut random = Rng::with_seed(1);
     for scheme in Scheme::ALL {
         for spread in [1, 60, 200] {
             let s2 = (0..scheme.degree())
-                .map(|_| random.below(2 * spread + 1) as i32 - spread as i32)
+                .map(|_| random.usize(..2 * spread + 1) as i32 - spread as i32)
                 .collect();
             let s2 = invertible(scheme, s2);
             let norm_s2: u64 = s2.iter().map(|&x| (x * x) as u64).sum();
@@ -365,7 +366,7 @@ fn a_norm_that_would_wrap_32_bits_is_refused() {
                 .iter()
                 .map(|&x| (x * x) as u64)
                 .sum::<u64>();
-        let s1 = forge::with_squared_norm(scheme, norm, &mut Random::new(2));
+        let s1 = forge::with_squared_norm(scheme, norm, &mut Rng::with_seed(2));
         let case =
             forge::case(scheme, &s1, &small_s2(scheme), MESSAGE, &NONCE).expect("invertible");
         assert_refused(&case);

@@ -203,7 +203,7 @@ fn first_datagram(target: &FloodTarget) -> Result<Vec<u8>, FloodError> {
 
 fn send(socket: &UdpSocket, rate: u64, stop: &AtomicBool, sent: &AtomicU64) {
     let interval = Duration::from_secs(1).mul_f64(BURST as f64 / rate as f64);
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = fastrand::Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     let mut buffer = [0; BYTES_MAX];
     let mut due = Instant::now();
     while !stop.load(Ordering::Relaxed) {
@@ -225,14 +225,12 @@ fn send(socket: &UdpSocket, rate: u64, stop: &AtomicBool, sent: &AtomicU64) {
 }
 
 /// One of five kinds of packets that no honest peer sends.
-fn junk<'a>(random: &mut Random, buffer: &'a mut [u8; BYTES_MAX]) -> &'a [u8] {
-    for chunk in buffer.chunks_mut(8) {
-        chunk.copy_from_slice(&random.next().to_le_bytes()[..chunk.len()]);
-    }
+fn junk<'a>(random: &mut fastrand::Rng, buffer: &'a mut [u8; BYTES_MAX]) -> &'a [u8] {
+    random.fill(buffer);
     let version_1 = 1u32.to_be_bytes();
-    match random.next() % 5 {
+    match random.u8(..5) {
         // Too short for any header.
-        0 => &buffer[..1 + random.next() as usize % 20],
+        0 => &buffer[..1 + random.usize(..20)],
         // A version that nobody speaks.
         1 => {
             buffer[0] = 0xc0;
@@ -257,18 +255,6 @@ fn junk<'a>(random: &mut Random, buffer: &'a mut [u8; BYTES_MAX]) -> &'a [u8] {
             buffer[0] = 0x40;
             &buffer[..100]
         }
-    }
-}
-
-/// Xorshift: cheap, and junk needs nothing better.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
     }
 }
 

@@ -14,7 +14,7 @@ use falconet_store::{StateDb, StateUpdate, Store, StoreConfig};
 use falconet_types::receipt::{Outcome, Receipt};
 use falconet_types::{Digest, Height, Seq, ValidatorIndex};
 
-use super::{CHAIN, GENESIS, Random, StoreBenchError, failed};
+use super::{CHAIN, GENESIS, StoreBenchError, failed, filler};
 use crate::figures::Collector;
 
 /// Blocks of one contender in one round.
@@ -35,14 +35,14 @@ struct Rows {
 }
 
 impl Rows {
-    fn make(random: &mut Random) -> Self {
+    fn make(random: &mut fastrand::Rng) -> Self {
         let accounts = (0..ROWS).map(|_| {
-            let id = account(random.next() % ACCOUNTS);
-            (id, random.bytes(ACCOUNT_BYTES))
+            let id = account(random.u64(..ACCOUNTS));
+            (id, filler(random, ACCOUNT_BYTES))
         });
         let accounts = accounts.collect();
         let mut txs: Vec<[u8; 32]> = (0..ROWS)
-            .map(|_| random.bytes(32)[..].try_into().expect("32 bytes"))
+            .map(|_| filler(random, 32)[..].try_into().expect("32 bytes"))
             .collect();
         txs.sort_unstable();
         Self { accounts, txs }
@@ -71,7 +71,7 @@ pub(super) fn measure(
         for (who, apply) in &mut contenders {
             progress(&format!("round {} of {rounds}: state, {who}", round + 1));
             // The same rows for everybody.
-            let mut random = Random(round as u64 + 1);
+            let mut random = fastrand::Rng::with_seed(round as u64 + 1);
             let mut spent = Duration::ZERO;
             for block in 1..=BLOCKS {
                 let rows = Rows::make(&mut random);

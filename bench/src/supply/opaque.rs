@@ -48,16 +48,14 @@ struct OpaqueChunk {
 impl OpaqueChunk {
     fn make(first: u64, run: u64, payload_bytes: usize, targets: usize) -> Self {
         let mut buffer = Vec::with_capacity(CHUNK_TXS * payload_bytes);
-        let mut filler = SplitMix(run ^ first.rotate_left(32));
+        let mut filler = fastrand::Rng::with_seed(run ^ first.rotate_left(32));
         for counter in first..first + CHUNK_TXS as u64 {
             let end = buffer.len() + payload_bytes;
             buffer.extend_from_slice(&counter.to_le_bytes());
             buffer.extend_from_slice(&run.to_le_bytes());
-            while buffer.len() < end {
-                let word = filler.next().to_le_bytes();
-                let take = word.len().min(end - buffer.len());
-                buffer.extend_from_slice(&word[..take]);
-            }
+            let filled = buffer.len();
+            buffer.resize(end, 0);
+            filler.fill(&mut buffer[filled..]);
         }
         let payloads: Vec<&[u8]> = buffer.chunks_exact(payload_bytes).collect();
         let ids = opaque_ids(&payloads);
@@ -84,19 +82,6 @@ impl Chunk for OpaqueChunk {
             bytes: self.buffer.slice(start..start + self.payload_bytes),
             home: usize::try_from(counter % self.targets as u64).expect("below targets"),
         }
-    }
-}
-
-/// Sebastiano Vigna's SplitMix64: fast filler, no cryptography.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

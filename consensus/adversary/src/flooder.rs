@@ -41,14 +41,14 @@ impl Flooder {
 
     fn message(&self, stage: &mut Stage<'_>) -> PeerMessage {
         let epoch = self.epoch;
-        let random = stage.random.next();
+        let random = stage.random.u64(..);
         let digest = hash::hash("adversary/flood", &[&random.to_le_bytes()]);
         let far = match random % 3 {
             0 => Round(u64::MAX),
             1 => Round(self.round.0 + random % 1_000),
             _ => Round(random),
         };
-        match stage.random.below(9) {
+        match stage.random.usize(..9) {
             0 => stage.vote(epoch, far, digest, far.prev()),
             1 => stage.timeout(epoch, far, far.prev(), digest),
             2 => match &self.vote {

@@ -46,7 +46,7 @@ use falconet_types::validators::ValidatorSet;
 use falconet_types::{ChainId, ValidatorIndex};
 
 pub use stage::Sending;
-use stage::{Random, Stage};
+use stage::Stage;
 
 /// In which way an actor breaks the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -159,7 +159,7 @@ pub struct Config {
 pub struct Byzantine {
     config: Config,
     signer: Box<dyn Signer>,
-    random: Random,
+    random: fastrand::Rng,
     behaviour: Box<dyn Behaviour>,
 }
 
@@ -204,7 +204,7 @@ impl Byzantine {
             Kind::SlowLoris => Box::new(loris::SlowLoris),
         };
         Self {
-            random: Random::new(config.seed),
+            random: fastrand::Rng::with_seed(config.seed),
             config,
             signer,
             behaviour,

@@ -64,12 +64,12 @@ impl Behaviour for Replayer {
             if known == 0 || peers.is_empty() {
                 return;
             }
-            let at = stage.random.below(known);
+            let at = stage.random.usize(..known);
             let message = match self.oldest.get(at) {
                 Some(message) => message.clone(),
                 None => self.newest[at - self.oldest.len()].clone(),
             };
-            let to = peers[stage.random.below(peers.len())];
+            let to = peers[stage.random.usize(..peers.len())];
             stage.send(Some(to), message);
         }
     }

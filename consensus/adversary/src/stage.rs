@@ -24,7 +24,7 @@ pub(crate) struct Stage<'a> {
     pub now: Now,
     pub config: &'a Config,
     pub signer: &'a dyn Signer,
-    pub random: &'a mut Random,
+    pub random: &'a mut fastrand::Rng,
     pub out: &'a mut Vec<Sending>,
 }
 
@@ -97,27 +97,5 @@ impl Stage<'_> {
             chain,
             self.signer,
         ))
-    }
-}
-
-/// SplitMix64: small, and the same everywhere.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Below `most`, which is not zero.
-    pub fn below(&mut self, most: usize) -> usize {
-        (self.next() % most as u64) as usize
     }
 }

@@ -4,11 +4,13 @@
 //! a pair says nothing about FALCON's security (the key is chosen last), but it reaches every
 //! corner of a verifier: norms at the bound, extreme coefficients, full encodings.
 
+use super::pick;
+use fastrand::Rng;
 use std::sync::LazyLock;
 
 use falconet_crypto::Scheme;
 
-use super::{Case, Random, encode};
+use super::{Case, encode};
 
 pub const Q: i64 = 12_289;
 
@@ -143,13 +145,13 @@ pub fn case(
 }
 
 /// A polynomial whose squared norm is exactly `norm`, with coefficients up to 6144.
-pub fn with_squared_norm(scheme: Scheme, mut norm: u64, random: &mut Random) -> Vec<i32> {
+pub fn with_squared_norm(scheme: Scheme, mut norm: u64, random: &mut Rng) -> Vec<i32> {
     let mut s1 = vec![0; scheme.degree()];
     for value in &mut s1 {
         // The largest square that is left; four of these steps suffice for small rests.
         let root = norm.isqrt().min(6144);
         norm -= root * root;
-        *value = root as i32 * random.pick(&[1, -1]);
+        *value = root as i32 * pick(random, &[1, -1]);
     }
     assert_eq!(norm, 0, "the norm is reached");
     s1

@@ -1,9 +1,11 @@
 //! Cases for comparisons: honest, mutated, and extreme ones.
 
+use super::{bytes, pick};
 use falconet_crypto::{KeyPair, Scheme};
+use fastrand::Rng;
 
 use super::encode::{self, BitWriter};
-use super::{Case, Random, forge};
+use super::{Case, forge};
 
 /// Cases to start from: honest ones, and forged ones that are extreme in some way. Making one is
 /// far slower than checking it.
@@ -14,14 +16,14 @@ pub struct Corpus {
 impl Corpus {
     /// `keys` honest keys of each scheme with eight signatures each, and `forged` extreme cases.
     pub fn new(keys: usize, forged: usize) -> Self {
-        let mut random = Random::new(0x00fa_1c0e);
+        let mut random = Rng::with_seed(0x00fa_1c0e);
         let mut bases = Vec::new();
         for at in 0..2 * keys {
             let scheme = Scheme::ALL[at % 2];
             let pair = KeyPair::from_seed(scheme, &[at as u8; 32]);
             for _ in 0..8 {
-                let len = random.pick(&[0, 1, 32, 48, 95, 96, 97, 150, 231, 232, 500]);
-                let message = random.bytes(len);
+                let len = pick(&mut random, &[0, 1, 32, 48, 95, 96, 97, 150, 231, 232, 500]);
+                let message = bytes(&mut random, len);
                 let signature = pair
                     .sign_deterministic(&message, &[1; 32])
                     .as_bytes()
@@ -37,7 +39,7 @@ impl Corpus {
         }
         for at in 0..forged {
             let honest = bases[at % (16 * keys)].clone();
-            bases.push(match random.below(8) {
+            bases.push(match random.usize(..8) {
                 0..=2 => near_the_bound(honest, &mut random),
                 3 | 4 => wide(honest, &mut random),
                 5 => slowest(honest.scheme, &mut random),
@@ -50,9 +52,9 @@ impl Corpus {
 
     /// The case that belongs to `seed`: a base, three times out of four with something changed.
     pub fn case(&self, seed: u64) -> Case {
-        let mut random = Random::new(seed);
-        let case = self.bases[random.below(self.bases.len())].clone();
-        match random.below(16) {
+        let mut random = Rng::with_seed(seed);
+        let case = self.bases[random.usize(..self.bases.len())].clone();
+        match random.usize(..16) {
             0..=3 => case,
             4 => flip(case, &mut random, |case| &mut case.message),
             5 => flip(case, &mut random, |case| &mut case.public_key),
@@ -68,38 +70,40 @@ impl Corpus {
         }
     }
 
-    fn crossed(&self, mut case: Case, random: &mut Random) -> Case {
-        let other = &self.bases[random.below(self.bases.len())];
+    fn crossed(&self, mut case: Case, random: &mut Rng) -> Case {
+        let other = &self.bases[random.usize(..self.bases.len())];
         case.public_key.clone_from(&other.public_key);
         case
     }
 }
 
-fn nonce(random: &mut Random) -> [u8; 40] {
-    random.bytes(40).try_into().expect("forty bytes")
+fn nonce(random: &mut Rng) -> [u8; 40] {
+    bytes(random, 40).try_into().expect("forty bytes")
 }
 
-fn flip(mut case: Case, random: &mut Random, part: impl Fn(&mut Case) -> &mut Vec<u8>) -> Case {
+fn flip(mut case: Case, random: &mut Rng, part: impl Fn(&mut Case) -> &mut Vec<u8>) -> Case {
     let bytes = part(&mut case);
     if !bytes.is_empty() {
         // The end of a signature (padding, tail) deserves more than its share.
-        let at = if random.below(3) == 0 {
-            bytes.len() - 1 - random.below(bytes.len().min(24))
+        let at = if random.usize(..3) == 0 {
+            bytes.len() - 1 - random.usize(..bytes.len().min(24))
         } else {
-            random.below(bytes.len())
+            random.usize(..bytes.len())
         };
-        bytes[at] ^= 1 << random.below(8);
+        bytes[at] ^= 1 << random.usize(..8);
     }
     case
 }
 
-fn stretch(mut case: Case, random: &mut Random) -> Case {
-    match random.below(4) {
+fn stretch(mut case: Case, random: &mut Rng) -> Case {
+    match random.usize(..4) {
         0 => case.signature.push(0),
-        1 => case.signature.truncate(random.below(case.signature.len())),
+        1 => case
+            .signature
+            .truncate(random.usize(..case.signature.len())),
         2 => case
             .public_key
-            .truncate(random.below(case.public_key.len())),
+            .truncate(random.usize(..case.public_key.len())),
         _ => {
             while case.signature.last() == Some(&0) {
                 case.signature.pop();
@@ -109,34 +113,34 @@ fn stretch(mut case: Case, random: &mut Random) -> Case {
     case
 }
 
-fn overwrite(mut case: Case, random: &mut Random) -> Case {
-    let from = random.below(case.signature.len());
-    let to = (from + 1 + random.below(40)).min(case.signature.len());
-    let byte = random.pick(&[0, 0xff, 0x80, 0x01]);
+fn overwrite(mut case: Case, random: &mut Rng) -> Case {
+    let from = random.usize(..case.signature.len());
+    let to = (from + 1 + random.usize(..40)).min(case.signature.len());
+    let byte = pick(random, &[0, 0xff, 0x80, 0x01]);
     case.signature[from..to].fill(byte);
     case
 }
 
 /// A key with coefficients around the limits of the encoding.
-fn random_key(mut case: Case, random: &mut Random) -> Case {
-    let top = random.pick(&[12_288, 12_288, 12_289, 16_383]);
+fn random_key(mut case: Case, random: &mut Rng) -> Case {
+    let top = pick(random, &[12_288, 12_288, 12_289, 16_383]);
     let coefficients: Vec<u32> = (0..case.scheme.degree())
-        .map(|_| random.pick(&[0, 1, 6144, 6145, 12_287, 12_288, top]))
+        .map(|_| pick(random, &[0, 1, 6144, 6145, 12_287, 12_288, top]))
         .collect();
     case.public_key = encode::public_key(case.scheme, &coefficients);
     case
 }
 
 /// A forged case whose norm is the bound, or a little off it.
-fn near_the_bound(case: Case, random: &mut Random) -> Case {
+fn near_the_bound(case: Case, random: &mut Rng) -> Case {
     let scheme = case.scheme;
-    let spread = random.pick(&[1, 3, 100, 300]);
+    let spread = pick(random, &[1, 3, 100, 300]);
     let s2: Vec<i32> = (0..scheme.degree())
-        .map(|_| random.below(2 * spread + 1) as i32 - spread as i32)
+        .map(|_| random.usize(..2 * spread + 1) as i32 - spread as i32)
         .collect();
     let norm_s2: u64 = s2.iter().map(|&x| (x * x) as u64).sum();
     let target =
-        scheme.squared_norm_max() + random.pick(&[0, 0, 1, 2, 1000]) - random.pick(&[0, 0, 1]);
+        scheme.squared_norm_max() + pick(random, &[0, 0, 1, 2, 1000]) - pick(random, &[0, 0, 1]);
     let Some(rest) = target.checked_sub(norm_s2) else {
         return case;
     };
@@ -147,7 +151,7 @@ fn near_the_bound(case: Case, random: &mut Random) -> Case {
 /// A valid signature that is as slow to decode as any can be: as many groups of four codewords as
 /// fit the encoding (and the norm) are longer than the decoders' windows. Each has 22 zeros in its
 /// unary parts.
-pub fn slowest(scheme: Scheme, random: &mut Random) -> Case {
+pub fn slowest(scheme: Scheme, random: &mut Rng) -> Case {
     let spare_bits = 8 * (scheme.signature_len() - 41) - 9 * scheme.degree();
     let group_norm_max = 2 * (783 * 783 + 655 * 655);
     let groups = (spare_bits / 22).min((scheme.squared_norm_max() / group_norm_max) as usize);
@@ -155,32 +159,32 @@ pub fn slowest(scheme: Scheme, random: &mut Random) -> Case {
         let mut s2 = vec![0; scheme.degree()];
         let mut left = groups;
         while left > 0 {
-            let at = 4 * random.below(scheme.degree() / 4);
+            let at = 4 * random.usize(..scheme.degree() / 4);
             if s2[at] == 0 {
                 for (value, magnitude) in s2[at..at + 4].iter_mut().zip([768, 640, 768, 640]) {
-                    *value = random.pick(&[1, -1]) * (magnitude + random.below(16) as i32);
+                    *value = pick(random, &[1, -1]) * (magnitude + random.usize(..16) as i32);
                 }
                 left -= 1;
             }
         }
         let s1 = vec![0; scheme.degree()];
-        if let Some(case) = forge::case(scheme, &s1, &s2, &random.bytes(48), &nonce(random)) {
+        if let Some(case) = forge::case(scheme, &s1, &s2, &bytes(random, 48), &nonce(random)) {
             return case;
         }
     }
 }
 
 /// A forged case with coefficients so large that four codewords exceed a 64-bit window.
-fn wide(case: Case, random: &mut Random) -> Case {
+fn wide(case: Case, random: &mut Rng) -> Case {
     let scheme = case.scheme;
     let mut s2: Vec<i32> = (0..scheme.degree())
-        .map(|_| random.below(200) as i32 - 100)
+        .map(|_| random.usize(..200) as i32 - 100)
         .collect();
-    let groups = 1 + random.below(8);
+    let groups = 1 + random.usize(..8);
     for _ in 0..groups {
-        let at = 4 * random.below(scheme.degree() / 4);
+        let at = 4 * random.usize(..scheme.degree() / 4);
         for value in &mut s2[at..at + 4] {
-            *value = random.pick(&[1, -1]) * random.pick(&[0, 640, 700, 767, 768, 1500, 2047]);
+            *value = pick(random, &[1, -1]) * pick(random, &[0, 640, 700, 767, 768, 1500, 2047]);
         }
     }
     let norm_s2: u64 = s2.iter().map(|&x| (x * x) as u64).sum();
@@ -190,18 +194,18 @@ fn wide(case: Case, random: &mut Random) -> Case {
 }
 
 /// Codewords that break one rule now and then: -0, long unary parts, too few or too many.
-fn codewords(mut case: Case, random: &mut Random) -> Case {
+fn codewords(mut case: Case, random: &mut Rng) -> Case {
     let scheme = case.scheme;
     let mut bits = BitWriter::default();
-    let count = scheme.degree() + random.pick(&[0, 0, 0, 1, 2]) - random.pick(&[0, 0, 0, 1]);
-    let rate = random.pick(&[20, 300, 5000]);
+    let count = scheme.degree() + pick(random, &[0, 0, 0, 1, 2]) - pick(random, &[0, 0, 0, 1]);
+    let rate = pick(random, &[20, 300, 5000]);
     for _ in 0..count {
-        match random.below(rate) {
+        match random.usize(..rate) {
             0 => bits.codeword(true, 0, 0),
-            1 => bits.codeword(false, random.below(128) as u32, 12 + random.below(8)),
-            2 => bits.codeword(true, random.below(128) as u32, 5 + random.below(3)),
-            3 => bits.codeword(false, 0, random.pick(&[40, 64, 120])),
-            _ => bits.coefficient(random.below(100) as i32 - 50),
+            1 => bits.codeword(false, random.usize(..128) as u32, 12 + random.usize(..8)),
+            2 => bits.codeword(true, random.usize(..128) as u32, 5 + random.usize(..3)),
+            3 => bits.codeword(false, 0, pick(random, &[40, 64, 120])),
+            _ => bits.coefficient(random.usize(..100) as i32 - 50),
         }
     }
     if let Some(signature) = encode::signature(scheme, &nonce(random), bits) {
@@ -210,10 +214,10 @@ fn codewords(mut case: Case, random: &mut Random) -> Case {
     case
 }
 
-fn noise(mut case: Case, random: &mut Random) -> Case {
-    let keep = random.below(case.signature.len());
+fn noise(mut case: Case, random: &mut Rng) -> Case {
+    let keep = random.usize(..case.signature.len());
     for byte in &mut case.signature[keep.max(1)..] {
-        *byte = random.next() as u8;
+        *byte = random.u8(..);
     }
     case
 }

@@ -1,12 +1,12 @@
 //! The peers in benchmarks: how their users would verify a batch.
 
+use super::bytes;
+use fastrand::Rng;
 use std::cell::RefCell;
 
 use falconet_crypto::falcon::{Backend, Bitmap, Job, Key, PreparedKey, Verifier};
 use falconet_crypto::{KeyPair, Scheme};
 use pqcrypto_traits::sign::{DetachedSignature as _, PublicKey as _};
-
-use super::Random;
 
 /// Keys among which signatures are spread.
 const KEYS: usize = 32;
@@ -28,7 +28,7 @@ pub struct Workload {
 impl Workload {
     pub fn new(scheme: Scheme, count: usize, message_len: usize) -> Self {
         use fn_dsa_04::{KeyPairGenerator as _, SigningKey as _, VerifyingKey as _};
-        let mut random = Random::new(scheme.degree() as u64);
+        let mut random = Rng::with_seed(scheme.degree() as u64);
         let pairs: Vec<KeyPair> = (0..KEYS)
             .map(|at| KeyPair::from_seed(scheme, &[at as u8 + 1; 32]))
             .collect();
@@ -60,7 +60,7 @@ impl Workload {
         };
         for at in 0..count {
             let pair = &pairs[at % KEYS];
-            let message = random.bytes(message_len);
+            let message = bytes(&mut random, message_len);
             let signature = pair.sign(&message).as_bytes().to_vec();
             let mut other = vec![0; signature.len()];
             let (signer, key) = &mut theirs[at % KEYS];

@@ -6,7 +6,7 @@ use falconet_ebpf::dry::DryRun;
 use falconet_ebpf::parse::parse;
 use falconet_ebpf::{CAUSES, Cause, Fate, FilterConfig, Limits, Mode, Owner, Prefix};
 
-use crate::generate::{Random, frame};
+use crate::generate::frame;
 use crate::need_root;
 use crate::support::{HERE, PORT};
 
@@ -38,7 +38,7 @@ fn compare(config: &FilterConfig, seed: u64) {
     dry.filter().block(blocked, None).unwrap();
     let mut seen = [0usize; CAUSES];
     for mode in [Mode::Native, Mode::Tc] {
-        let mut random = Random(seed);
+        let mut random = fastrand::Rng::with_seed(seed);
         for round in 0..packets / ROUND {
             let before = dry.filter().counters().unwrap();
             let mut causes = [0u64; CAUSES];

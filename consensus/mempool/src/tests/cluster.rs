@@ -8,7 +8,7 @@ use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::{Digest, Seq};
 
 use super::fixtures::*;
-use super::net::{Net, Rng};
+use super::net::Net;
 use crate::limits::PAYLOAD_WINDOW_BLOCKS;
 
 const GENESIS: LaneTip = LaneTip {
@@ -60,7 +60,7 @@ fn the_same_seed_gives_the_same_run() {
                 .iter()
                 .map(|node| node.delivered.clone())
                 .collect::<Vec<_>>(),
-            net.rng.next(),
+            net.rng.u64(..),
         )
     };
     assert_eq!(run(5), run(5));
@@ -241,12 +241,12 @@ fn crashes_and_restarts_lose_nothing_and_never_fork_a_lane() {
     for seed in 0..10 {
         let mut net = Net::new(4, &[], roomy(), 100 + seed);
         net.loss_per_mille = 20;
-        let mut plan = Rng(seed);
+        let mut plan = fastrand::Rng::with_seed(seed);
         for _ in 0..12 {
-            let node = plan.below(4) as usize;
+            let node = plan.usize(..4);
             net.run_loaded(SECOND_US / 4, 10, 300);
             net.kill(node);
-            net.run_loaded(plan.below(SECOND_US / 2) + 1, 5, 300);
+            net.run_loaded(plan.u64(..SECOND_US / 2) + 1, 5, 300);
             net.start(node);
         }
         net.loss_per_mille = 0;

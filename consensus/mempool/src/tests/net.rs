@@ -22,23 +22,6 @@ use super::fixtures::*;
 use crate::limits::*;
 use crate::{Effect, Evidence, Input, Mempool, OwnLaneState, Recovered};
 
-/// SplitMix64 (Steele, Lea, Flood 2014): enough randomness for a test, and reproducible.
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
 enum Event {
     Message {
         from: usize,
@@ -88,7 +71,7 @@ pub struct Net {
     pub params: Params,
     pub nodes: Vec<Node>,
     pub blocks: Vec<Arc<SignedHeader>>,
-    pub rng: Rng,
+    pub rng: fastrand::Rng,
     pub now_us: u64,
     events: BTreeMap<(u64, u64), Event>,
     event_number: u64,
@@ -111,7 +94,7 @@ impl Net {
             params,
             nodes: (0..n).map(|_| Node::default()).collect(),
             blocks: Vec::new(),
-            rng: Rng(seed),
+            rng: fastrand::Rng::with_seed(seed),
             now_us: 1_000_000,
             events: BTreeMap::new(),
             event_number: 0,
@@ -207,7 +190,7 @@ impl Net {
 
     /// Sends a message as if `from` had made it.
     pub fn inject(&mut self, from: usize, to: usize, message: PeerMessage) {
-        let delay_us = 1 + self.rng.below(self.delay_us_max);
+        let delay_us = 1 + self.rng.u64(..self.delay_us_max);
         let message = Box::new(message);
         self.push(delay_us, Event::Message { from, to, message });
     }
@@ -324,7 +307,7 @@ impl Net {
         self.blocks.push(header(self.blocks.len() as u64 + 1, cut));
         for to in 0..self.nodes.len() {
             if self.nodes[to].core.is_some() {
-                let delay_us = 1 + self.rng.below(2 * self.delay_us_max);
+                let delay_us = 1 + self.rng.u64(..2 * self.delay_us_max);
                 self.push(delay_us, Event::Commit { to });
             }
         }
@@ -420,7 +403,7 @@ impl Net {
                     );
                 }
                 node.delivered.push(hashes(&payload.batches));
-                let delay_us = 1 + self.rng.below(self.delay_us_max);
+                let delay_us = 1 + self.rng.u64(..self.delay_us_max);
                 self.push(delay_us, Event::Execute { to: index, height });
             }
             Effect::Evidence(evidence) => {
@@ -445,7 +428,7 @@ impl Net {
             None => vec![message],
         };
         for message in messages {
-            if self.rng.below(1_000) >= self.loss_per_mille {
+            if self.rng.u64(..1_000) >= self.loss_per_mille {
                 self.inject(from, to, message);
             }
         }
