@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, after, never, select_biased};
 use falconet_dataplane::ConnId;
+use falconet_epochs::Place;
 use falconet_hotstuff::HotStuff;
 use falconet_mempool::Mempool;
 use falconet_probes as probes;
@@ -325,14 +326,12 @@ impl Core {
         use falconet_mempool::Input as M;
         // What needs no signature comes here whatever its epoch.
         let current = self.hotstuff.epoch();
-        match message.epoch() {
-            Some(epoch) if epoch == current.next() => {
-                return self.early(now, conn, message.into_inner(), turn);
-            }
-            Some(epoch) if epoch != current => {
+        match Place::of(message.epoch(), current) {
+            Place::Here => {}
+            Place::Next => return self.early(now, conn, message.into_inner(), turn),
+            Place::Elsewhere(epoch) => {
                 return self.hotstuff(now, H::OtherEpoch { from, epoch }, turn);
             }
-            _ => {}
         }
         self.watch.received(from, &message);
         if !self.bent.hears(now, from, &message) {
@@ -340,7 +339,7 @@ impl Core {
         }
         self.blame_late(from, &message);
         if let PeerMessage::EpochProof(proof) = &*message {
-            self.handover.shown = Some(proof.clone());
+            self.handover.end.shown = Some(proof.clone());
         }
         let input = match H::from_message(from, message).map_err(|other| *other) {
             Ok(input) => return self.hotstuff(now, input, turn),
@@ -389,7 +388,7 @@ impl Core {
         let height = result.height;
         self.mempool(now, falconet_mempool::Input::Executed { height }, turn);
         if let Some(ending) = &result.ending {
-            self.handover.ending = Some(ending.clone());
+            self.handover.end.ending = Some(ending.clone());
         }
     }
 

@@ -13,17 +13,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use falconet_crypto::falcon::Verifier;
+use falconet_epochs::{Chronicle, Timeline};
 use falconet_store::{Reader, StoreError};
+use falconet_types::batch::Batch;
 use falconet_types::block::{Header, SignedHeader};
-use falconet_types::epoch::{EpochInfo, EpochProof, EpochProofError, EpochStart, NextMembers};
+use falconet_types::certificate::Qc;
+use falconet_types::epoch::{EpochInfo, EpochProof, EpochProofError, EpochStart};
 use falconet_types::genesis::{Genesis, Params};
-use falconet_types::validators::Member;
+use falconet_types::receipt::StateRoots;
 use falconet_types::wire::{Wire, WireError};
-use falconet_types::{ChainId, Digest, Epoch, Height};
+use falconet_types::{BlockId, ChainId, Digest, Epoch, Height};
 use parking_lot::RwLock;
 
-/// Epochs whose validators are kept in memory, the newest; of older ones only where they start.
-const INFOS_MAX: usize = 64;
+pub use falconet_epochs::{Ending, ProveError};
 
 /// Why the epochs on disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,27 +70,7 @@ pub struct Epochs {
     dir: PathBuf,
     chain: ChainId,
     params: Params,
-    known: RwLock<Known>,
-}
-
-struct Known {
-    /// Where each epoch starts, from 0.
-    starts: Vec<EpochStart>,
-    /// The newest epochs; the last is the current one.
-    infos: Vec<Arc<EpochInfo>>,
-}
-
-/// What execution knows of the end of an epoch once its last block is executed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ending {
-    /// Height of the epoch's last block.
-    pub height: Height,
-    /// Accounts root at the height that the last block names.
-    pub accounts: Digest,
-    /// Results digest at that height.
-    pub results: Digest,
-    /// The next validators and the root of the registry at that height.
-    pub next: Option<(Vec<Member>, Digest)>,
+    known: RwLock<Timeline>,
 }
 
 impl Epochs {
@@ -97,10 +79,7 @@ impl Epochs {
     pub fn open(data: &Path, genesis: &Genesis) -> Result<Self, EpochsError> {
         let dir = data.join("epochs");
         let mut current = Arc::new(EpochInfo::genesis(genesis)?);
-        let mut known = Known {
-            starts: vec![current.start],
-            infos: vec![Arc::clone(&current)],
-        };
+        let mut known = Timeline::new(EpochInfo::clone(&current));
         let chain = genesis.chain_id();
         let mut verifier = Verifier::new();
         loop {
@@ -119,7 +98,7 @@ impl Epochs {
             })?;
             let next = proof.verify(chain, &genesis.params, &current, &mut verifier);
             current = Arc::new(next.map_err(|source| EpochsError::Wrong { path, source })?);
-            known.push(Arc::clone(&current));
+            known.push(EpochInfo::clone(&current));
         }
         Ok(Self {
             dir,
@@ -132,45 +111,38 @@ impl Epochs {
     /// The epoch that this node is in.
     #[must_use]
     pub fn current(&self) -> Arc<EpochInfo> {
-        let known = self.known.read();
-        Arc::clone(known.infos.last().expect("epoch 0 is there"))
+        Arc::clone(self.known.read().current())
     }
 
     /// The newest epochs, oldest first.
     #[must_use]
     pub fn newest(&self) -> Vec<Arc<EpochInfo>> {
-        self.known.read().infos.clone()
+        self.known.read().newest().to_vec()
     }
 
     /// Where an epoch starts.
     #[must_use]
     pub fn start(&self, epoch: Epoch) -> Option<EpochStart> {
-        let at = usize::try_from(epoch.0).ok()?;
-        self.known.read().starts.get(at).copied()
+        self.known.read().start(epoch)
     }
 
     /// True for the block at the last height of its epoch, from which the next set is computed.
     #[must_use]
     pub fn ends_epoch(&self, header: &Header) -> bool {
-        let start = self.start(header.epoch);
-        start.is_some_and(|start| start.end(&self.params) == Some(header.height))
+        self.known.read().ends_epoch(&self.params, header)
     }
 
     /// True for that block and all above it in the same epoch.
     #[must_use]
     pub fn is_past_end(&self, header: &Header) -> bool {
-        let end = self
-            .start(header.epoch)
-            .and_then(|start| start.end(&self.params));
-        end.is_some_and(|end| header.height >= end)
+        self.known.read().is_past_end(&self.params, header)
     }
 
     /// True if `header`, of the current epoch, names a state that no block of the epoch may follow:
     /// the first such block is the epoch's last one.
     #[must_use]
     pub fn is_over(&self, header: &Header) -> bool {
-        let start = self.start(header.epoch);
-        start.is_some_and(|start| start.is_over(&self.params, header))
+        self.known.read().is_over(&self.params, header)
     }
 
     /// Puts the proof together that `last` ended the current epoch; with the next epoch. The log
@@ -180,43 +152,22 @@ impl Epochs {
         reader: &Reader,
         last: &SignedHeader,
         ending: &Ending,
-    ) -> Result<(EpochProof, EpochInfo), ProveError> {
-        assert_eq!(last.height, ending.height, "the end of another epoch");
-        let missing = ProveError::Missing;
-        let commit = reader
-            .commit_proof(last.height)?
-            .ok_or(missing("the commit proof"))?;
-        let mut headers = vec![commit.child.header().clone()];
-        while headers.last().expect("at least one").parent_id != last.id() {
-            if headers.len() >= falconet_types::epoch::HEADERS_MAX {
-                return Err(ProveError::Missing("a commit proof that is short enough"));
-            }
-            let parent = headers.last().expect("at least one").parent_id;
-            let parent = reader.header(&parent)?.ok_or(missing("a header"))?;
-            headers.push(parent.header().clone());
-        }
-        headers.push(last.header().clone());
-        let before = reader.header_at(last.height.prev())?;
-        headers.push(before.ok_or(missing("the parent"))?.header().clone());
-        headers.reverse();
-        let proof = EpochProof {
-            headers,
-            qc: commit.committed.child_qc,
-            accounts: ending.accounts,
-            results: ending.results,
-            next: ending
-                .next
-                .clone()
-                .map(|(members, registry)| NextMembers { members, registry }),
-        };
-        let next = proof.check_links(self.chain, &self.params, &self.current())?;
-        Ok((proof, next))
+    ) -> Result<(EpochProof, EpochInfo), ProveError<StoreError>> {
+        let current = self.current();
+        falconet_epochs::prove(
+            self.chain,
+            &self.params,
+            &current,
+            &Log(reader),
+            last,
+            ending,
+        )
     }
 
     /// The next epoch begins. Its proof becomes durable with [`Epochs::persist`], before anything
     /// else of the epoch.
     pub fn begin(&self, next: EpochInfo) {
-        self.known.write().push(Arc::new(next));
+        self.known.write().push(next);
     }
 
     /// Makes a proof durable.
@@ -259,32 +210,33 @@ impl Epochs {
     }
 }
 
-/// Why a proof cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ProveError {
-    /// The log cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The log lacks something.
-    #[error("the log lacks {0} of the epoch's last block")]
-    Missing(&'static str),
-    /// The pieces do not fit.
-    #[error(transparent)]
-    Proof(#[from] EpochProofError),
-}
+/// The store as the rules of epochs read it.
+pub struct Log<'a>(pub &'a Reader);
 
-impl Known {
-    fn push(&mut self, info: Arc<EpochInfo>) {
-        assert_eq!(
-            info.start.epoch.0,
-            self.starts.len() as u64,
-            "epochs follow one another"
-        );
-        self.starts.push(info.start);
-        self.infos.push(info);
-        if self.infos.len() > INFOS_MAX {
-            self.infos.remove(0);
-        }
+impl Chronicle for Log<'_> {
+    type Error = StoreError;
+
+    fn header(&self, id: &BlockId) -> Result<Option<SignedHeader>, StoreError> {
+        self.0.header(id)
+    }
+    fn header_at(&self, height: Height) -> Result<Option<SignedHeader>, StoreError> {
+        self.0.header_at(height)
+    }
+    fn commit_proof(&self, height: Height) -> Result<Option<(SignedHeader, Qc)>, StoreError> {
+        let proof = self.0.commit_proof(height)?;
+        Ok(proof.map(|proof| (proof.child, proof.committed.child_qc)))
+    }
+    fn batch(&self, hash: &Digest) -> Result<Option<Batch>, StoreError> {
+        self.0.batch(hash)
+    }
+    fn roots_at(&self, height: Height) -> Result<Option<StateRoots>, StoreError> {
+        let row = self.0.block_row(height)?;
+        Ok(row.map(|row| StateRoots {
+            receipts: row.receipts_root,
+            accounts: row.accounts_root,
+            validators: row.validators_root,
+            results: row.results,
+        }))
     }
 }
 

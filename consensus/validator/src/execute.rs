@@ -1,11 +1,11 @@
 //! The execution thread: the application, the state on disk, receipts.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use falconet_epochs::EndWatch;
 use falconet_ledger::{Account, Application, Block, BlockResult, Ledger, Opaque, Verdicts};
 use falconet_mempool::Payload;
 use falconet_probes as probes;
@@ -16,13 +16,12 @@ use falconet_types::block::{Cut, SignedHeader};
 use falconet_types::genesis::ApplicationKind;
 use falconet_types::receipt::Outcome;
 use falconet_types::stake::RowId;
-use falconet_types::validators::{members_digest, validators_root};
 use falconet_types::wire::{Wire, WireError};
 use falconet_types::{AccountId, Digest, Height};
 
 use crate::chain::Chain;
 use crate::clients::ReceiptSender;
-use crate::epochs::Ending;
+use crate::epochs::{Ending, Log};
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
 use crate::pipeline::Executed;
@@ -44,8 +43,7 @@ pub struct Executor {
     state: StateDb,
     snapshots: Arc<Snapshots>,
     chain: Arc<Chain>,
-    /// Registry roots at the heights above the end of the epoch that is under way.
-    registry_roots: BTreeMap<Height, Digest>,
+    end_watch: EndWatch,
 }
 
 /// Why the state cannot be used.
@@ -126,7 +124,7 @@ impl Executor {
             state,
             snapshots,
             chain: Arc::clone(chain),
-            registry_roots: BTreeMap::new(),
+            end_watch: EndWatch::default(),
         })
     }
 
@@ -197,12 +195,8 @@ impl Executor {
         })?;
         probes::state_written(header.height.0, block_id);
         span(Moment::StateWritten);
-        if self.chain.epochs.is_past_end(header) {
-            let root = self.application.registry_root();
-            self.registry_roots.insert(header.height, root);
-        } else {
-            self.registry_roots.clear();
-        }
+        self.end_watch
+            .executed(&*self.application, self.chain.epochs.is_past_end(header));
         if let Some(metrics) = metrics {
             metrics
                 .execute_time
@@ -250,31 +244,8 @@ impl Executor {
         reader: &Reader,
         last: &SignedHeader,
     ) -> Result<Option<Ending>, StoreError> {
-        assert_eq!(last.height, self.application.height(), "it is executed");
-        let named = last.executed.height;
-        let Some(row) = reader.block_row(named)? else {
-            return Ok(None);
-        };
-        let next = match self.application.next_validators() {
-            None => None,
-            Some(members) => {
-                // The registry may have changed between the state that is named and the present
-                // one, but only at a checkpoint; then it must have been noted on the way.
-                let known = self.registry_roots.get(&named).copied();
-                let registry = known.unwrap_or_else(|| self.application.registry_root());
-                let digest = members_digest(last.epoch.next(), &members);
-                if validators_root(digest, registry) != row.validators_root {
-                    return Ok(None);
-                }
-                Some((members, registry))
-            }
-        };
-        Ok(Some(Ending {
-            height: last.height,
-            accounts: row.accounts_root,
-            results: row.results,
-            next,
-        }))
+        self.end_watch
+            .ending(&*self.application, &Log(reader), last)
     }
 
     /// Forgets receipts and roots of blocks below `height`.
@@ -307,53 +278,23 @@ fn registry_rows(state: &StateDb) -> Result<Vec<(RowId, Bytes)>, StoreError> {
     Ok(rows)
 }
 
-/// The cut that the block above `height` extends: that of the block at `height`, or nothing in any
-/// lane where an epoch begins.
+/// The cut that the block above `height` extends, see [`falconet_epochs::cut_after`].
 pub fn cut_after(chain: &Chain, reader: &Reader, height: Height) -> Result<Cut, StoreError> {
-    let info = chain.info();
-    let lanes = info.set.len();
-    if height <= info.start.height {
-        // Below the start of the current epoch the next block says how many lanes there are.
-        let next = reader.header_at(height.next())?;
-        return Ok(match next {
-            Some(next) => parent_cut(reader, &next)?,
-            None => Cut::empty(lanes),
-        });
-    }
-    let header = reader.header_at(height)?;
-    Ok(header.map_or_else(|| Cut::empty(lanes), |header| header.cut.clone()))
+    falconet_epochs::cut_after(&chain.info(), &Log(reader), height)
 }
 
-/// The cut that a block extends: its parent's, or nothing in any lane for the first of an epoch.
+/// The cut that a block extends, see [`falconet_epochs::parent_cut`].
 pub fn parent_cut(reader: &Reader, header: &SignedHeader) -> Result<Cut, StoreError> {
-    let parent = reader.header_at(header.height.prev())?;
-    Ok(match parent {
-        Some(parent) if parent.epoch == header.epoch => parent.cut.clone(),
-        _ => Cut::empty(header.cut.0.len()),
-    })
+    falconet_epochs::parent_cut(&Log(reader), header)
 }
 
-/// The batches of a block out of the log, in the order of execution; `None` when one is missing.
-/// Walks each lane back from the tip that the cut pins.
+/// The batches of a block out of the log, see [`falconet_epochs::payload_of`].
 pub fn payload_of(
     reader: &Reader,
     header: &SignedHeader,
     parent_cut: &Cut,
 ) -> Result<Option<Vec<Batch>>, StoreError> {
-    let mut batches = Vec::new();
-    for (_, old, new) in header.cut.advances(parent_cut) {
-        let lane_start = batches.len();
-        let mut hash = new.hash;
-        for _ in old.seq.0..new.seq.0 {
-            let Some(batch) = reader.batch(&hash)? else {
-                return Ok(None);
-            };
-            hash = batch.header().prev_hash;
-            batches.push(batch);
-        }
-        batches[lane_start..].reverse();
-    }
-    Ok(Some(batches))
+    falconet_epochs::payload_of(&Log(reader), header, parent_cut)
 }
 
 /// Everything the execution thread owns.

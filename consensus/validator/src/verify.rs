@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, select_biased};
 use falconet_crypto::falcon::{Bitmap, Job, Key, PreparedKey, SIGNING_MESSAGE_LEN, Verifier};
 use falconet_dataplane::ConnId;
+use falconet_epochs::Place;
 use falconet_ledger::{Verdict, Verdicts};
 use falconet_probes as probes;
 use falconet_probes::id;
@@ -223,17 +224,12 @@ impl VerifyWorker {
         message: PeerMessage,
         current: Epoch,
     ) -> Result<Option<PeerMessage>, Stopped> {
-        match message.epoch() {
-            Some(epoch) if epoch == current.next() => {
-                self.to_core(CoreInput::Early { conn, message })?;
-                Ok(None)
-            }
-            Some(epoch) if epoch != current => {
-                self.to_core(CoreInput::OtherEpoch { conn, epoch })?;
-                Ok(None)
-            }
-            _ => Ok(Some(message)),
+        match Place::of(message.epoch(), current) {
+            Place::Here => return Ok(Some(message)),
+            Place::Next => self.to_core(CoreInput::Early { conn, message })?,
+            Place::Elsewhere(epoch) => self.to_core(CoreInput::OtherEpoch { conn, epoch })?,
         }
+        Ok(None)
     }
 
     /// A proof that the current epoch is over; others are of no use here.

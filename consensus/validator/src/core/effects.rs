@@ -145,7 +145,7 @@ impl Core {
                 Effect::ServeEpochProof { to, epoch } => {
                     turn.history.push(HistoryRequest::EpochProof { to, epoch });
                 }
-                Effect::EpochEnded { last } => self.handover.last = Some(last),
+                Effect::EpochEnded { last } => self.handover.end.last = Some(last),
                 Effect::Alarm(alarm) => tracing::error!(?alarm, "this must not happen"),
             }
         }

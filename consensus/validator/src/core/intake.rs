@@ -103,8 +103,8 @@ impl Core {
             batch.bytes().len() as u64,
         );
         // Transactions of an epoch that is over come first; some are of other validators' lanes.
-        let again = count.min(self.handover.again);
-        self.handover.again -= again;
+        let again = count.min(self.handover.end.again);
+        self.handover.end.again -= again;
         let mut verdicts = vec![Verdict::Unknown; again];
         verdicts.resize(count, Verdict::Valid);
         trace::spans::sealed(batch.header().seq.0);

@@ -1,0 +1,26 @@
+//! How a node goes from one epoch to the next (rules N4 to N8 of `docs/protocol.md`), without
+//! threads, files or connections: the validator and the simulator run the same code.
+//!
+//! ```text
+//!  core: last block committed ──┐
+//!                               ├──▶ Handover::next ──▶ proof, next epoch ──▶ Handover::cross
+//!  execution: EndWatch::ending ─┘        │                                       │
+//!  peers: a proof that one shows ────────┘              both cores in the new set, early messages
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`timeline`] | the epochs that a node knows |
+//! | [`chronicle`] | what is read back from the log: cuts, payloads, proofs |
+//! | [`ending`] | what execution knows of the end of an epoch |
+//! | [`handover`] | from one epoch to the next, and what becomes of messages that come too early |
+
+pub mod chronicle;
+pub mod ending;
+pub mod handover;
+pub mod timeline;
+
+pub use chronicle::{Chronicle, ProveError, cut_after, parent_cut, payload_of, prove};
+pub use ending::{EndWatch, Ending};
+pub use handover::{Handover, NextEpoch, Place};
+pub use timeline::Timeline;
