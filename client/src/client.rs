@@ -5,14 +5,16 @@ use std::net::SocketAddrV6;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use falconet_crypto::falcon::Verifier;
 use falconet_dataplane::{CloseCode, CloseReason};
+use falconet_types::epoch::{EpochProof, EpochTrail};
 use falconet_types::genesis::Genesis;
 use falconet_types::message::Admission;
 use falconet_types::proof::{ProvenReceipt, TransactionProof};
 use falconet_types::receipt::Receipt;
 use falconet_types::transaction::SignedTransaction;
 use falconet_types::wire::Wire as _;
-use falconet_types::{ChainId, PublicKey, TxId};
+use falconet_types::{ChainId, Epoch, PublicKey, TxId};
 
 use crate::hub::deadline_after;
 use crate::{ClientError, ClientEvent, Hub, Link, frames};
@@ -247,18 +249,79 @@ impl Client {
         }
     }
 
+    /// The proof that an epoch is over, as the validator sends it: checked by nobody yet.
+    pub fn epoch_proof_bytes(
+        &mut self,
+        epoch: Epoch,
+        timeout: Duration,
+    ) -> Result<Bytes, ClientError> {
+        self.hub.request_epoch_proof(self.link, epoch)?;
+        let wanted = |event: &ClientEvent| matches!(event, ClientEvent::EpochProof { epoch: e, .. } if *e == epoch);
+        match self.wait(wanted, "proof of an epoch", timeout)? {
+            ClientEvent::EpochProof { proof, .. } if proof.is_empty() => {
+                Err(ClientError::EpochGoesOn(epoch))
+            }
+            ClientEvent::EpochProof { proof, .. } => Ok(proof),
+            other => unreachable!("{other:?} was not waited for"),
+        }
+    }
+
+    /// Follows the proofs of epochs, one after the other, until `trail` knows the validators of
+    /// `epoch`. Neither this validator nor any other need be trusted.
+    pub fn follow(
+        &mut self,
+        trail: &mut EpochTrail,
+        epoch: Epoch,
+        timeout: Duration,
+    ) -> Result<(), ClientError> {
+        let deadline = deadline_after(timeout);
+        while trail.newest().start.epoch < epoch {
+            let ending = trail.newest().start.epoch;
+            let bytes = self.epoch_proof_bytes(ending, left(deadline))?;
+            let bad = |reason: String| ClientError::BadEpochProof {
+                epoch: ending,
+                reason,
+            };
+            let proof = EpochProof::from_bytes(&bytes).map_err(|e| bad(e.to_string()))?;
+            let followed = trail.follow(&proof, &mut Verifier::new());
+            followed.map_err(|e| bad(e.to_string()))?;
+        }
+        Ok(())
+    }
+
     /// Fetches the proof of an executed transaction and verifies it against genesis, which must
-    /// come from a source that the caller trusts. The validator need not be trusted.
+    /// come from a source that the caller trusts. The validator need not be trusted. For a
+    /// transaction of a later epoch the proofs of all epochs before it are fetched and verified
+    /// too; [`Client::proof_on`] spares that to who asks more than once.
     pub fn proof(
         &mut self,
         id: TxId,
         genesis: &Genesis,
         timeout: Duration,
     ) -> Result<(TransactionProof, ProvenReceipt), ClientError> {
+        let trail = EpochTrail::new(genesis);
+        let mut trail = trail.map_err(|error| ClientError::BadProof {
+            id,
+            reason: error.to_string(),
+        })?;
+        self.proof_on(id, &mut trail, timeout)
+    }
+
+    /// As [`Client::proof`], going on from the epochs that `trail` knows already. A trail remembers
+    /// the newest [`falconet_types::epoch::TRAIL_EPOCHS_KEPT`] epochs: for a transaction of an older
+    /// one begin anew.
+    pub fn proof_on(
+        &mut self,
+        id: TxId,
+        trail: &mut EpochTrail,
+        timeout: Duration,
+    ) -> Result<(TransactionProof, ProvenReceipt), ClientError> {
+        let deadline = deadline_after(timeout);
         let bytes = self.proof_bytes(id, timeout)?;
         let bad = |reason: String| ClientError::BadProof { id, reason };
         let proof = TransactionProof::from_bytes(&bytes).map_err(|e| bad(e.to_string()))?;
-        let proven = proof.verify(genesis).map_err(|e| bad(e.to_string()))?;
+        self.follow(trail, proof.epoch(), left(deadline))?;
+        let proven = proof.verify_on(trail).map_err(|e| bad(e.to_string()))?;
         if proven.tx_id != id {
             return Err(bad(format!(
                 "it proves transaction {} instead",

@@ -4,7 +4,7 @@ use std::net::SocketAddrV6;
 use std::time::Duration;
 
 use falconet_dataplane::{BindError, ConnectError};
-use falconet_types::TxId;
+use falconet_types::{Epoch, TxId};
 
 use crate::frames::FRAME_BYTES_MAX;
 
@@ -74,6 +74,24 @@ pub enum ClientError {
         "the validator has no proof of transaction {0}: it is not executed yet, or pruned; ask again in a moment, or ask another validator"
     )]
     NoProof(TxId),
+    /// The genesis document has no usable validators.
+    #[error("genesis validators: {0}")]
+    Genesis(falconet_types::validators::SetError),
+    /// The validator has no proof that the epoch is over.
+    #[error(
+        "the validator knows of no end of epoch {0}: it goes on, or the validator is behind; ask again in a moment, or ask another validator"
+    )]
+    EpochGoesOn(Epoch),
+    /// The proof does not show that the epoch is over.
+    #[error(
+        "the proof that epoch {epoch} is over is not valid: {reason}; do not trust this validator, ask another one"
+    )]
+    BadEpochProof {
+        /// The epoch.
+        epoch: Epoch,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The proof does not prove the transaction.
     #[error(
         "the proof of transaction {id} is not valid: {reason}; do not trust this validator, ask another one"

@@ -13,7 +13,7 @@ use falconet_dataplane::{
 };
 use falconet_types::message::{Admission, ClientMessage};
 use falconet_types::receipt::Receipt;
-use falconet_types::{ChainId, PublicKey, TxId};
+use falconet_types::{ChainId, Epoch, PublicKey, TxId};
 
 use crate::{ClientError, frames};
 
@@ -47,6 +47,13 @@ pub enum ClientEvent {
         /// The proof's bytes; empty when the validator has none.
         proof: Bytes,
     },
+    /// The answer to a request for an epoch's proof.
+    EpochProof {
+        /// The epoch.
+        epoch: Epoch,
+        /// The proof's bytes; empty while the epoch goes on, as far as the validator knows.
+        proof: Bytes,
+    },
     /// The connection ended, or an attempt at one failed. Submissions without a receipt may have
     /// been accepted or not; submitting the same bytes again is safe. The hub dials again.
     Disconnected {
@@ -68,6 +75,7 @@ pub struct Hub {
 
 struct LinkState {
     addr: SocketAddrV6,
+    target: TargetId,
     conn: Option<ConnId>,
 }
 
@@ -98,12 +106,24 @@ impl Hub {
         };
         let id = self.stoq.handle().connect(target)?;
         let link = Link(self.links.len());
-        self.links.push(LinkState { addr, conn: None });
+        self.links.push(LinkState {
+            addr,
+            target: id,
+            conn: None,
+        });
         self.by_target.insert(id, link);
         Ok(link)
     }
 
-    /// Number of validators.
+    /// Ends the connection and dials no more. [`ClientEvent::Disconnected`] follows if it stood.
+    pub fn hang_up(&mut self, link: Link) {
+        let target = self.links[link.0].target;
+        self.by_target.remove(&target);
+        // An error means that the network thread has stopped.
+        let _ = self.stoq.handle().disconnect(target);
+    }
+
+    /// Number of validators that were dialled.
     #[must_use]
     pub fn links(&self) -> usize {
         self.links.len()
@@ -137,6 +157,11 @@ impl Hub {
     /// Asks for the proof of an executed transaction.
     pub fn request_proof(&self, link: Link, tx_id: TxId) -> Result<(), ClientError> {
         self.send(link, &ClientMessage::GetProof(tx_id))
+    }
+
+    /// Asks for the proof that an epoch is over.
+    pub fn request_epoch_proof(&self, link: Link, epoch: Epoch) -> Result<(), ClientError> {
+        self.send(link, &ClientMessage::GetEpochProof(epoch))
     }
 
     /// The next event. Waits until `deadline` for one; without a deadline it only looks.
@@ -217,7 +242,14 @@ impl Hub {
                     Ok(ClientMessage::Proof { tx_id, proof }) => {
                         Some((link, ClientEvent::Proof { tx_id, proof }))
                     }
-                    Ok(ClientMessage::Submit { .. } | ClientMessage::GetProof(_)) => {
+                    Ok(ClientMessage::EpochProof { epoch, proof }) => {
+                        Some((link, ClientEvent::EpochProof { epoch, proof }))
+                    }
+                    Ok(
+                        ClientMessage::Submit { .. }
+                        | ClientMessage::GetProof(_)
+                        | ClientMessage::GetEpochProof(_),
+                    ) => {
                         self.refuse(conn, "a client's message came from a validator".into());
                         None
                     }

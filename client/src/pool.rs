@@ -7,18 +7,25 @@
 //! others, of which one at least is correct. Lanes may then hold a transaction twice; execution
 //! takes each nonce once, and the pool finds out where that was: the later lane reports a replay,
 //! and the proof names the execution.
+//!
+//! With the genesis document the pool follows the validators from epoch to epoch: it asks those it
+//! is connected to for the proof that the present epoch is over, verifies it with that epoch's
+//! validators, and turns to the members of the next one. Nobody's word is taken for it.
 
 use std::collections::HashMap;
 use std::net::SocketAddrV6;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use falconet_crypto::falcon::Verifier;
+use falconet_types::epoch::{EpochProof, EpochTrail};
+use falconet_types::genesis::Genesis;
 use falconet_types::message::Admission;
 use falconet_types::proof::TransactionProof;
 use falconet_types::receipt::{Outcome, Receipt};
 use falconet_types::transaction::SignedTransaction;
 use falconet_types::wire::Wire as _;
-use falconet_types::{AccountId, ChainId, PublicKey, TxId};
+use falconet_types::{AccountId, ChainId, Digest, Epoch, PublicKey, TxId};
 
 use crate::hub::deadline_after;
 use crate::{ClientError, ClientEvent, Fate, Hub, Link, frames};
@@ -32,12 +39,18 @@ const BUSY_AT_ONE_MAX: u32 = 3;
 const RETRY_MIN: Duration = Duration::from_millis(5);
 /// Wait before a proof that was not there is asked for again: some blocks have to follow.
 const PROOF_RETRY: Duration = Duration::from_millis(200);
+/// Time between two questions whether the epoch is over.
+const EPOCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Whom to connect to.
 #[derive(Debug, Clone)]
 pub struct PoolConfig {
-    /// Address and key of every validator, in the order of the set.
+    /// Address and key of every validator, in the order of the set: those of genesis, or of a later
+    /// epoch.
     pub validators: Vec<(SocketAddrV6, PublicKey)>,
+    /// The genesis document, for the pool to follow the validators from epoch to epoch; without it
+    /// `validators` are asked for ever.
+    pub genesis: Option<Genesis>,
     /// The chain; see `Genesis::chain_id`.
     pub chain_id: ChainId,
     /// How long a validator may keep a transaction without a receipt.
@@ -50,7 +63,17 @@ pub struct PoolConfig {
 #[derive(Debug)]
 pub struct Pool {
     hub: Hub,
+    /// The validators, in the order of the set.
     links: Vec<Link>,
+    /// Those of the epoch before, of which something may still be heard.
+    former: Vec<Link>,
+    /// Every validator that was dialled and not hung up, by the id of its key.
+    dialled: HashMap<Digest, (SocketAddrV6, Link)>,
+    /// As far as the epochs are known.
+    trail: Option<EpochTrail>,
+    /// Whom to ask next whether the epoch is over, and when.
+    epoch_asks: usize,
+    epoch_due: Instant,
     fail_over_after: Duration,
     next_tag: u64,
 }
@@ -81,17 +104,46 @@ impl Pool {
     pub fn open(config: &PoolConfig) -> Result<Self, ClientError> {
         assert!(!config.validators.is_empty(), "at least one validator");
         let mut hub = Hub::open(config.chain_id)?;
-        let links = config
-            .validators
-            .iter()
-            .map(|(addr, key)| hub.dial(*addr, key))
-            .collect::<Result<_, _>>()?;
+        let (mut links, mut dialled) = (Vec::new(), HashMap::new());
+        for (addr, key) in &config.validators {
+            let link = hub.dial(*addr, key)?;
+            dialled.insert(key.id(), (*addr, link));
+            links.push(link);
+        }
+        let trail = config.genesis.as_ref().map(EpochTrail::new).transpose();
         Ok(Self {
             hub,
             links,
+            former: Vec::new(),
+            dialled,
+            trail: trail.map_err(ClientError::Genesis)?,
+            epoch_asks: 0,
+            epoch_due: Instant::now(),
             fail_over_after: config.fail_over_after,
             next_tag: 1,
         })
+    }
+
+    /// The newest epoch whose validators are known; 0 without a genesis document.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        let newest = |trail: &EpochTrail| trail.newest().start.epoch;
+        self.trail.as_ref().map_or(Epoch::ZERO, newest)
+    }
+
+    /// Keeps the connections and follows the epochs for a while, with nothing to submit. Whoever
+    /// submits rarely should call it now and then: validators that left do not stay for ever.
+    pub fn idle(&mut self, time: Duration) -> Result<(), ClientError> {
+        let deadline = deadline_after(time);
+        loop {
+            self.ask_for_epochs(Instant::now());
+            let wake = self.next_ask().min(deadline);
+            if let Some((link, event)) = self.hub.poll(Some(wake))? {
+                self.epoch_heard(link, &event)?;
+            } else if Instant::now() >= deadline {
+                return Ok(());
+            }
+        }
     }
 
     /// The validator, by its place in the set, whose lane the sender's transactions go to.
@@ -135,12 +187,15 @@ impl Pool {
             if work.fates.iter().all(Option::is_some) {
                 break;
             }
+            self.ask_for_epochs(now);
             self.offer(txs, &mut work, now)?;
-            let wake = work.next_due().min(deadline);
+            let wake = work.next_due().min(deadline).min(self.next_ask());
             if let Some((link, event)) = self.hub.poll(Some(wake))? {
+                self.epoch_heard(link, &event)?;
                 self.heard(txs, &mut work, link, event);
             }
             while let Some((link, event)) = self.hub.poll(None)? {
+                self.epoch_heard(link, &event)?;
                 self.heard(txs, &mut work, link, event);
             }
         }
@@ -195,6 +250,89 @@ impl Pool {
         Ok(())
     }
 
+    fn next_ask(&self) -> Instant {
+        let never = || deadline_after(Duration::MAX);
+        self.trail.as_ref().map_or_else(never, |_| self.epoch_due)
+    }
+
+    /// Asks one after the other of those who are connected whether the epoch is over.
+    fn ask_for_epochs(&mut self, now: Instant) {
+        let Some(trail) = &self.trail else { return };
+        if self.epoch_due > now {
+            return;
+        }
+        self.epoch_due = now + EPOCH_INTERVAL;
+        let epoch = trail.newest().start.epoch;
+        let all: Vec<Link> = self.links.iter().chain(&self.former).copied().collect();
+        let turn = (0..all.len()).map(|step| all[(self.epoch_asks + step) % all.len()]);
+        if let Some(link) = turn.into_iter().find(|link| self.hub.is_connected(*link)) {
+            // An error means that the connection is gone: another one is asked next time.
+            let _ = self.hub.request_epoch_proof(link, epoch);
+        } else {
+            self.epoch_due = now + PROOF_RETRY;
+        }
+        self.epoch_asks += 1;
+    }
+
+    /// Goes over to the next epoch if the proof of it is valid, and asks on.
+    fn epoch_heard(&mut self, link: Link, event: &ClientEvent) -> Result<(), ClientError> {
+        let (Some(trail), ClientEvent::EpochProof { epoch, proof }) = (&mut self.trail, event)
+        else {
+            return Ok(());
+        };
+        if *epoch != trail.newest().start.epoch || proof.is_empty() {
+            return Ok(());
+        }
+        let proof = EpochProof::from_bytes(proof).map_err(|error| error.to_string());
+        let followed = proof.and_then(|proof| {
+            let next = trail.follow(&proof, &mut Verifier::new());
+            next.map(drop).map_err(|error| error.to_string())
+        });
+        if let Err(error) = followed {
+            tracing::warn!(%epoch, error, "a validator sent a proof of an epoch that is none");
+            return Ok(());
+        }
+        self.adopt()?;
+        let ending = self.epoch();
+        // Whoever knew of this end may know of the next.
+        let _ = self.hub.request_epoch_proof(link, ending);
+        Ok(())
+    }
+
+    /// Turns to the validators of the newest epoch.
+    fn adopt(&mut self) -> Result<(), ClientError> {
+        let trail = self.trail.as_ref().expect("it led here");
+        let mut links = Vec::new();
+        for member in &trail.newest().members {
+            let known = self.dialled.get(&member.key.id()).copied();
+            let addr = member.address.or_else(|| known.map(|(addr, _)| addr));
+            // Nobody has said where it is.
+            let Some(addr) = addr else { continue };
+            links.push(match known {
+                Some((old, link)) if old == addr => link,
+                _ => {
+                    let link = self.hub.dial(addr, &member.key)?;
+                    self.dialled.insert(member.key.id(), (addr, link));
+                    link
+                }
+            });
+        }
+        if links.is_empty() {
+            return Ok(()); // those who are known have to do
+        }
+        let left = std::mem::replace(&mut self.links, links);
+        let still = |link: &Link| !self.links.contains(link);
+        let former: Vec<Link> = left.into_iter().filter(still).collect();
+        for link in std::mem::replace(&mut self.former, former) {
+            if !self.links.contains(&link) && !self.former.contains(&link) {
+                self.hub.hang_up(link);
+                self.dialled.retain(|_, (_, other)| *other != link);
+            }
+        }
+        tracing::info!(epoch = %self.epoch(), validators = self.links.len(), "an epoch begins");
+        Ok(())
+    }
+
     fn send(
         &mut self,
         txs: &[SignedTransaction],
@@ -238,7 +376,7 @@ impl Pool {
     ) {
         let now = Instant::now();
         match event {
-            ClientEvent::Connected => {}
+            ClientEvent::Connected | ClientEvent::EpochProof { .. } => {}
             ClientEvent::Disconnected { .. } => {
                 for tx in work.open.iter_mut().filter(|tx| tx.at == Some(link)) {
                     tx.due = now;

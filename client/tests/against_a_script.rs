@@ -436,6 +436,7 @@ fn pool(home: &Scripted, other: &Scripted) -> (Pool, SignedTransaction) {
         validators.reverse();
     }
     let config = PoolConfig {
+        genesis: None,
         validators: validators
             .iter()
             .map(|v| (v.addr, v.key.public().clone()))

@@ -288,7 +288,9 @@ fn handle(core: &mut Core, now_ns: u64, Link(link): Link, event: ClientEvent) {
             was_connected: true,
             ..
         } => core.on_down(now_ns, link),
-        ClientEvent::Disconnected { .. } | ClientEvent::Proof { .. } => {}
+        ClientEvent::Disconnected { .. }
+        | ClientEvent::Proof { .. }
+        | ClientEvent::EpochProof { .. } => {}
     }
 }
 

@@ -14,6 +14,7 @@
 //! the epoch's *last block*, is the first committed one whose executed state is that of E or of a
 //! block above it: from its header on, anybody can be shown who the next validators are.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use falconet_crypto::falcon::Verifier;
@@ -300,21 +301,68 @@ impl EpochProof {
     }
 }
 
-/// Follows a chain of proofs from genesis, each checked with the validators that the one before it
-/// has proven; the epochs from 0 to the last that is proven.
-pub fn verify_all<'a>(
-    genesis: &Genesis,
-    proofs: impl IntoIterator<Item = &'a EpochProof>,
-    verifier: &mut Verifier,
-) -> Result<Vec<EpochInfo>, EpochProofError> {
-    let chain = genesis.chain_id();
-    let mut epochs = vec![EpochInfo::genesis(genesis)?];
-    for proof in proofs {
-        let current = epochs.last().expect("epoch 0 is there");
-        let next = proof.verify(chain, &genesis.params, current, verifier)?;
-        epochs.push(next);
+/// Epochs whose validators an [`EpochTrail`] remembers, the newest.
+pub const TRAIL_EPOCHS_KEPT: usize = 64;
+
+/// Somebody's way from genesis through the epochs, one proof at a time: each proof is judged by the
+/// validators that the one before it has proven, and by nobody else.
+#[derive(Debug, Clone)]
+pub struct EpochTrail {
+    genesis: Genesis,
+    chain: ChainId,
+    /// The newest epochs, at least one, at most [`TRAIL_EPOCHS_KEPT`].
+    infos: VecDeque<EpochInfo>,
+}
+
+impl EpochTrail {
+    /// At epoch 0 of a genesis document that has passed its own checks.
+    pub fn new(genesis: &Genesis) -> Result<Self, SetError> {
+        Ok(Self {
+            infos: VecDeque::from([EpochInfo::genesis(genesis)?]),
+            chain: genesis.chain_id(),
+            genesis: genesis.clone(),
+        })
     }
-    Ok(epochs)
+
+    /// The genesis document.
+    #[must_use]
+    pub fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    /// The chain.
+    #[must_use]
+    pub fn chain(&self) -> ChainId {
+        self.chain
+    }
+
+    /// The newest epoch that is known.
+    #[must_use]
+    pub fn newest(&self) -> &EpochInfo {
+        self.infos.back().expect("at least one")
+    }
+
+    /// An epoch that is remembered.
+    #[must_use]
+    pub fn get(&self, epoch: Epoch) -> Option<&EpochInfo> {
+        self.infos.iter().find(|info| info.start.epoch == epoch)
+    }
+
+    /// Takes the proof that the newest epoch is over; the next one. A proof of any other epoch, or
+    /// one that its validators did not sign, is refused and changes nothing.
+    pub fn follow(
+        &mut self,
+        proof: &EpochProof,
+        verifier: &mut Verifier,
+    ) -> Result<&EpochInfo, EpochProofError> {
+        let params = &self.genesis.params;
+        let next = proof.verify(self.chain, params, self.newest(), verifier)?;
+        self.infos.push_back(next);
+        if self.infos.len() > TRAIL_EPOCHS_KEPT {
+            self.infos.pop_front();
+        }
+        Ok(self.newest())
+    }
 }
 
 impl Wire for EpochProof {

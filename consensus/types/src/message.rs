@@ -73,6 +73,10 @@ pub mod kind {
     pub const GET_PROOF: u8 = 67;
     /// [`super::ClientMessage::Proof`]
     pub const PROOF: u8 = 68;
+    /// [`super::ClientMessage::GetEpochProof`]
+    pub const CLIENT_GET_EPOCH_PROOF: u8 = 69;
+    /// [`super::ClientMessage::EpochProof`]
+    pub const CLIENT_EPOCH_PROOF: u8 = 70;
 }
 
 /// Names a certificate without carrying it (certificate elision).
@@ -499,6 +503,15 @@ pub enum ClientMessage {
         /// The proof; empty when the validator has none.
         proof: Bytes,
     },
+    /// Client: asks for the proof that an epoch is over.
+    GetEpochProof(Epoch),
+    /// Validator: the proof ([`crate::wire::Wire`] bytes of an epoch proof), or nothing.
+    EpochProof {
+        /// The epoch.
+        epoch: Epoch,
+        /// The proof; empty while the epoch goes on.
+        proof: Bytes,
+    },
 }
 
 impl ClientMessage {
@@ -511,6 +524,8 @@ impl ClientMessage {
             Self::Receipts(_) => kind::RECEIPTS,
             Self::GetProof(_) => kind::GET_PROOF,
             Self::Proof { .. } => kind::PROOF,
+            Self::GetEpochProof(_) => kind::CLIENT_GET_EPOCH_PROOF,
+            Self::EpochProof { .. } => kind::CLIENT_EPOCH_PROOF,
         }
     }
 
@@ -543,6 +558,11 @@ impl ClientMessage {
             Self::GetProof(tx_id) => out.extend_from_slice(tx_id.as_ref()),
             Self::Proof { tx_id, proof } => {
                 out.extend_from_slice(tx_id.as_ref());
+                out.extend_from_slice(proof);
+            }
+            Self::GetEpochProof(epoch) => epoch.encode(&mut out),
+            Self::EpochProof { epoch, proof } => {
+                epoch.encode(&mut out);
                 out.extend_from_slice(proof);
             }
         }
@@ -589,6 +609,15 @@ impl ClientMessage {
                 let rest = r.bytes(r.remaining())?;
                 Self::Proof {
                     tx_id,
+                    proof: payload.slice_ref(rest),
+                }
+            }
+            kind::CLIENT_GET_EPOCH_PROOF => Self::GetEpochProof(Epoch::decode(&mut r)?),
+            kind::CLIENT_EPOCH_PROOF => {
+                let epoch = Epoch::decode(&mut r)?;
+                let rest = r.bytes(r.remaining())?;
+                Self::EpochProof {
+                    epoch,
                     proof: payload.slice_ref(rest),
                 }
             }

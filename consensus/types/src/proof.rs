@@ -14,10 +14,13 @@
 //! ```
 //!
 //! The QC of c, whose round is its parent's round + 1, commits p and all its ancestors
-//! (`docs/protocol.md`), so h and x are committed; x names the commitment of e with h <= e < x.
+//! (`docs/protocol.md`, rule C2), so h and x are committed; x names the commitment of e with
+//! h <= e < x. All headers are of one epoch: its last block names a state not below the last one
+//! that carries payload. The QC is judged by that epoch's validators, to whom a chain of
+//! [`EpochProof`]s leads from genesis.
 //!
-//! **What exactly is proven**, if less than a third of the weight of genesis' validators is
-//! Byzantine:
+//! **What exactly is proven**, if in each epoch up to the block's less than a third of the weight of
+//! its validators is Byzantine:
 //! - The bytes of the transaction stand at (lane, seq, index), and the committed block h reaches
 //!   at least that far in the lane. Header h alone does not say that the batch is new in h: the
 //!   cut is cumulative, and the parent's cut is not part of the proof.
@@ -35,15 +38,20 @@ use falconet_crypto::hash::{Digest, merkle};
 use crate::batch::{self, BATCH_TXS_MAX, Batch, BatchHeader};
 use crate::block::{Header, LaneTip};
 use crate::certificate::Qc;
+use crate::epoch::{EpochProof, EpochProofError, EpochTrail};
 use crate::genesis::{ApplicationKind, Genesis};
-use crate::ids::{ChainId, Height, Seq, TxId, ValidatorIndex};
+use crate::ids::{ChainId, Epoch, Height, Seq, TxId, ValidatorIndex};
 use crate::receipt::{Outcome, Receipt, StateRoots, fold_results};
 use crate::signing::{self, Invalid};
 use crate::transaction::{SignedTransaction, opaque_id};
 use crate::validators::{SetError, ValidatorSet};
-use crate::wire::{Reader, Wire, WireError, put_count16};
+use crate::wire::{Reader, Wire, WireError, put_count16, put_count32};
 
 const VERSION: u8 = 1;
+/// First byte of a proof that carries epoch proofs.
+const PORTABLE_VERSION: u8 = 2;
+/// Most epoch proofs beside a transaction's proof.
+pub const PORTABLE_EPOCHS_MAX: usize = 65_536;
 /// Most headers in a committed chain: how far execution may lag behind at the time of the proof.
 pub const HEADERS_MAX: usize = 512;
 /// Most batches from the transaction's to the tip of its lane in one block.
@@ -106,12 +114,22 @@ pub enum ProofError {
         "no committed header names the state commitment of height {0} that the receipt leads to"
     )]
     NotInState(Height),
+    /// Nobody has shown who the validators of the proof's epoch are.
+    #[error(
+        "the proof is of epoch {0}, whose validators are not known here: the proofs of the epochs \
+         before it are missing"
+    )]
+    UnknownEpoch(Epoch),
+    /// The epoch proofs beside it do not lead to its epoch.
+    #[error("the proofs of epochs beside it: {0}")]
+    Epochs(#[from] EpochProofError),
     /// The receipt is not among the receipts of its block (when a proof is made).
     #[error("the receipt is not among the receipts of its block")]
     NoReceipt,
 }
 
-/// Headers that a certificate commits: the last one is certified, all others are committed.
+/// Headers that a certificate commits: the last one is certified, and with it all others; those
+/// below the last one whose round follows its parent's are committed (rule C2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommittedChain {
     /// By ascending height, each the parent of the next; at least two, at most [`HEADERS_MAX`].
@@ -122,7 +140,7 @@ pub struct CommittedChain {
 }
 
 impl CommittedChain {
-    /// Checks everything but signatures; the committed headers, all but the last.
+    /// Checks everything but signatures; the committed headers, at least one.
     pub fn check_links(&self) -> Result<&[Header], ProofError> {
         check_count("headers", self.headers.len(), 2, HEADERS_MAX)?;
         for pair in self.headers.windows(2) {
@@ -135,12 +153,7 @@ impl CommittedChain {
                 return Err(ProofError::ChainBroken(child.height));
             }
         }
-        let (last, committed) = self.headers.split_last().expect("at least two headers");
-        if last.parent_round.0.checked_add(1) != Some(last.round.0) {
-            return Err(ProofError::NotCommitted(
-                "its round is not its parent's round + 1",
-            ));
-        }
+        let last = self.headers.last().expect("at least two headers");
         let certified = self.qc.block_id == last.id()
             && self.qc.epoch == last.epoch
             && self.qc.round == last.round
@@ -150,7 +163,14 @@ impl CommittedChain {
                 "the certificate is for another block",
             ));
         }
-        Ok(committed)
+        let commits = |h: &Header| h.parent_round.0.checked_add(1) == Some(h.round.0);
+        let committing = self.headers.iter().rposition(commits).unwrap_or_default();
+        if committing == 0 {
+            return Err(ProofError::NotCommitted(
+                "no header above the first has the round after its parent's",
+            ));
+        }
+        Ok(&self.headers[..committing])
     }
 
     /// Checks links and certificate; the committed headers.
@@ -308,14 +328,29 @@ impl TransactionProof {
         Ok(proof)
     }
 
-    /// Checks the whole proof against a genesis document that has passed its own checks.
+    /// Epoch of the block; not checked.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.chain.qc.epoch
+    }
+
+    /// Checks a proof of epoch 0 against a genesis document that has passed its own checks.
     pub fn verify(&self, genesis: &Genesis) -> Result<ProvenReceipt, ProofError> {
         let proven = self.check_links(genesis.application)?;
-        // Validators change only with the epoch, and there is only epoch 0: the certificate's
-        // check refuses any other.
+        // The certificate's check refuses any other epoch.
         let set = genesis.validator_set()?;
         self.chain
             .verify(genesis.chain_id(), &set, &mut Verifier::new())?;
+        Ok(proven)
+    }
+
+    /// Checks a proof of any epoch to which `trail` leads.
+    pub fn verify_on(&self, trail: &EpochTrail) -> Result<ProvenReceipt, ProofError> {
+        let proven = self.check_links(trail.genesis().application)?;
+        let epoch = self.epoch();
+        let info = trail.get(epoch).ok_or(ProofError::UnknownEpoch(epoch))?;
+        self.chain
+            .verify(trail.chain(), &info.set, &mut Verifier::new())?;
         Ok(proven)
     }
 
@@ -494,6 +529,57 @@ impl Wire for TransactionProof {
             accounts_root: r.digest()?,
             validators_root: r.digest()?,
             chain: CommittedChain::decode(r)?,
+        })
+    }
+}
+
+/// A transaction's proof with the epoch proofs that lead from genesis to its validators: all that
+/// somebody needs who has the genesis document and no network. Without epoch proofs its bytes are
+/// those of the bare proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortableProof {
+    /// The ends of the epochs from 0 to the one before the transaction's, in order.
+    pub epochs: Vec<EpochProof>,
+    /// The proof.
+    pub proof: TransactionProof,
+}
+
+impl PortableProof {
+    /// Checks everything against a genesis document that has passed its own checks.
+    pub fn verify(&self, genesis: &Genesis) -> Result<ProvenReceipt, ProofError> {
+        let mut trail = EpochTrail::new(genesis)?;
+        let mut verifier = Verifier::new();
+        for proof in &self.epochs {
+            trail.follow(proof, &mut verifier)?;
+        }
+        self.proof.verify_on(&trail)
+    }
+}
+
+impl Wire for PortableProof {
+    fn encode(&self, out: &mut Vec<u8>) {
+        if !self.epochs.is_empty() {
+            out.push(PORTABLE_VERSION);
+            put_count32(out, self.epochs.len());
+            self.epochs.iter().for_each(|proof| proof.encode(out));
+        }
+        self.proof.encode(out);
+    }
+    fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        let mut epochs = Vec::new();
+        if r.peek() == Some(PORTABLE_VERSION) {
+            r.u8()?;
+            let n = r.count32("epoch proofs", PORTABLE_EPOCHS_MAX)?;
+            if n == 0 {
+                return Err(WireError::Value("epoch proofs"));
+            }
+            for _ in 0..n {
+                epochs.push(EpochProof::decode(r)?);
+            }
+        }
+        Ok(Self {
+            epochs,
+            proof: TransactionProof::decode(r)?,
         })
     }
 }

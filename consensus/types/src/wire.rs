@@ -79,6 +79,12 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
+    /// The next byte, which stays unread.
+    #[must_use]
+    pub fn peek(&self) -> Option<u8> {
+        self.rest.first().copied()
+    }
+
     /// Bytes not yet read.
     #[must_use]
     pub fn remaining(&self) -> usize {

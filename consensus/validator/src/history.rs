@@ -175,6 +175,12 @@ impl History {
         })
     }
 
+    /// The bytes of the proof that an epoch is over; `None` while it goes on.
+    #[must_use]
+    pub fn epoch_proof(&self, epoch: Epoch) -> Option<Vec<u8>> {
+        self.chain.epochs.proof(epoch).map(|proof| proof.to_bytes())
+    }
+
     /// The proof of a transaction; otherwise why there is none.
     pub fn proof(&self, id: &TxId) -> Result<Vec<u8>, String> {
         let receipt = self
@@ -251,34 +257,50 @@ impl History {
         }))
     }
 
-    /// The same with signatures, at most `max` headers.
+    /// The same with signatures, at most `max` headers, all of one epoch.
     fn committed_headers(
         &self,
         height: Height,
         max: usize,
     ) -> Result<Option<(Vec<SignedHeader>, Qc, Height)>, StoreError> {
         let mut headers: Vec<SignedHeader> = Vec::new();
-        let mut named = None;
         let mut at = height;
-        while headers.len() < max - 1 {
+        let named = loop {
             let Some(header) = self.reader.header_at(at)? else {
                 return Ok(None);
             };
-            named = named.or((header.executed.height >= height).then_some(header.executed.height));
-            let id = header.id();
+            // A block above the epoch's end may be named in the next one only, whose validators
+            // judge other headers.
+            let strange = headers.last().is_some_and(|h| h.epoch != header.epoch);
+            if strange || headers.len() >= max - 1 {
+                return Ok(None);
+            }
+            let named = header.executed.height;
             headers.push(header);
-            if let Some(named) = named
-                && let Some(proof) = self.reader.commit_proof(at)?
-                && proof.child.parent_id == id
-                && proof.child.parent_round.next() == proof.child.round
-                && proof.committed.child_qc.block_id == proof.child.id()
-            {
-                headers.push(proof.child);
-                return Ok(Some((headers, proof.committed.child_qc, named)));
+            if named >= height {
+                break named;
             }
             at = at.next();
+        };
+        // From the certified block that commits the last of them back to it: at the end of an epoch
+        // blocks lie between that nothing in the log counts as committed (rule N2).
+        let Some(proof) = self.reader.commit_proof(at)? else {
+            return Ok(None);
+        };
+        let naming = headers.last().expect("just pushed").id();
+        let mut above = vec![proof.child];
+        while above.last().expect("at least one").parent_id != naming {
+            if headers.len() + above.len() >= max {
+                return Ok(None);
+            }
+            let parent = above.last().expect("at least one").parent_id;
+            let Some(parent) = self.reader.header(&parent)? else {
+                return Ok(None);
+            };
+            above.push(parent);
         }
-        Ok(None)
+        headers.extend(above.into_iter().rev());
+        Ok(Some((headers, proof.committed.child_qc, named)))
     }
 
     /// The receipts of a block, made again from its batches and the outcomes that are stored.
@@ -403,6 +425,11 @@ impl HistoryThread {
                         let message = PeerMessage::EpochProof(Box::new(proof));
                         self.outbound.send(to, &message);
                     }
+                }
+                HistoryRequest::ClientEpochProof { conn, epoch } => {
+                    let proof = self.history.epoch_proof(epoch).unwrap_or_default().into();
+                    self.outbound
+                        .client(conn, &ClientMessage::EpochProof { epoch, proof });
                 }
                 HistoryRequest::Batches {
                     to,

@@ -314,9 +314,14 @@ impl Inbound {
                 self.to_history(HistoryRequest::Proof { conn, tx_id });
                 Ok(Some(()))
             }
+            ClientMessage::GetEpochProof(epoch) => {
+                self.to_history(HistoryRequest::ClientEpochProof { conn, epoch });
+                Ok(Some(()))
+            }
             ClientMessage::Results { .. }
             | ClientMessage::Receipts(_)
-            | ClientMessage::Proof { .. } => Err(WireError::Value("frame kind")),
+            | ClientMessage::Proof { .. }
+            | ClientMessage::EpochProof { .. } => Err(WireError::Value("frame kind")),
         }
     }
 

@@ -187,6 +187,13 @@ pub enum HistoryRequest {
         /// The epoch.
         epoch: Epoch,
     },
+    /// The same for a client.
+    ClientEpochProof {
+        /// Who asks.
+        conn: ConnId,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// Batches of a lane, newest first.
     Batches {
         /// Who asks.

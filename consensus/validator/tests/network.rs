@@ -228,6 +228,7 @@ fn submissions_survive_the_loss_of_their_home() {
     (0..4).for_each(|i| network.start(i));
     let validators = network.stoq.iter().zip(&network.genesis.validators);
     let config = PoolConfig {
+        genesis: None,
         validators: validators.map(|(addr, v)| (*addr, v.key.clone())).collect(),
         chain_id: network.genesis.chain_id(),
         fail_over_after: Duration::from_secs(1),

@@ -8,7 +8,7 @@ use falconet_types::evidence::Evidence;
 use falconet_types::message::{
     Admission, CertRef, ClientMessage, GetBatches, GetBlocks, PeerMessage, kind,
 };
-use falconet_types::proof::{CommittedChain, TransactionProof};
+use falconet_types::proof::{CommittedChain, PortableProof, TransactionProof};
 use falconet_types::receipt::{Outcome, Receipt, StateRoots};
 use falconet_types::transaction::{SignedTransaction, TX_BYTES_MAX, Transaction};
 use falconet_types::validators::Member;
@@ -106,6 +106,7 @@ proptest! {
     fn proofs(seed: u64) {
         wire::<CommittedChain>(seed);
         wire::<TransactionProof>(seed);
+        wire::<PortableProof>(seed);
     }
 
     #[test]
@@ -145,8 +146,8 @@ proptest! {
         let message: ClientMessage = Gen::new(seed).value();
         let payload = message.payload();
         prop_assert_eq!(&ClientMessage::parse(message.kind(), &payload), &Ok(message.clone()));
-        // The proof inside a proof frame is parsed by whoever verifies it.
-        if message.kind() != kind::PROOF {
+        // The proof inside a frame is parsed by whoever verifies it.
+        if ![kind::PROOF, kind::CLIENT_EPOCH_PROOF].contains(&message.kind()) {
             let parse = |bytes: &[u8]| {
                 ClientMessage::parse(message.kind(), &Bytes::copy_from_slice(bytes))
             };

@@ -15,7 +15,7 @@ use falconet_types::evidence::Evidence;
 use falconet_types::message::{
     Admission, CertRef, ClientMessage, GetBatches, GetBlocks, PeerMessage,
 };
-use falconet_types::proof::{CommittedChain, ReceiptPath, TransactionProof};
+use falconet_types::proof::{CommittedChain, PortableProof, ReceiptPath, TransactionProof};
 use falconet_types::receipt::{Outcome, Receipt, StateRoots};
 use falconet_types::signing::Signer;
 use falconet_types::snapshot::{Chunk, GetChunk, GetSnapshot, Manifest, SnapshotOffer};
@@ -615,7 +615,7 @@ impl Generate for ClientMessage {
             let len = g.below(200) as usize;
             g.bytes(len).into()
         };
-        match g.below(5) {
+        match g.below(7) {
             0 => {
                 let mut txs = g.list(3, bytes);
                 txs.push(bytes(g));
@@ -627,10 +627,24 @@ impl Generate for ClientMessage {
             },
             2 => Self::Receipts(g.list(9, Gen::value)),
             3 => Self::GetProof(g.value()),
+            4 => Self::GetEpochProof(g.value()),
+            5 => Self::EpochProof {
+                epoch: g.value(),
+                proof: bytes(g),
+            },
             _ => Self::Proof {
                 tx_id: g.value(),
                 proof: bytes(g),
             },
+        }
+    }
+}
+
+impl Generate for PortableProof {
+    fn generate(g: &mut Gen) -> Self {
+        Self {
+            epochs: g.list(2, Gen::value),
+            proof: g.value(),
         }
     }
 }

@@ -9,3 +9,4 @@ mod evidence;
 mod generate;
 mod genesis;
 mod proofs;
+mod trails;

@@ -349,9 +349,25 @@ fn a_certificate_proves_only_what_it_commits() {
         certify(headers, &[0, 1, 3]).is_ok(),
         "another quorum is as good"
     );
-    // Height 5 has a certificate, but its round does not follow its parent's.
-    let gap = ProofError::NotCommitted("its round is not its parent's round + 1");
-    assert_eq!(certify(&headers[..4], &[0, 1, 2]), Err(gap));
+    // Height 5 has a certificate, but its round does not follow its parent's: it commits what
+    // height 3 commits, and no more.
+    let unnamed = ProofError::NotInState(Height(3));
+    assert_eq!(certify(&headers[..4], &[0, 1, 2]), Err(unnamed));
+    let gaps = CommittedChain {
+        headers: headers[1..4].to_vec(),
+        qc: story.qc(&[0, 1, 2], &headers[3]),
+    };
+    let none = "no header above the first has the round after its parent's";
+    assert_eq!(gaps.check_links(), Err(ProofError::NotCommitted(none)));
+    // A header of a later round above changes nothing about what is committed.
+    let above = story.chain.header(
+        headers.last().unwrap(),
+        12,
+        headers[4].cut.clone(),
+        headers[4].executed,
+    );
+    let longer = [headers, &[above]].concat();
+    assert_eq!(certify(&longer, &[0, 1, 2]), certify(headers, &[0, 1, 2]));
     // Height 3 commits height 2; nothing up to there names the commitment.
     let unnamed = ProofError::NotInState(Height(3));
     assert_eq!(certify(&headers[..2], &[0, 1, 2]), Err(unnamed));

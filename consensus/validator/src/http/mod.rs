@@ -4,6 +4,7 @@
 mod accounts;
 mod admin;
 mod blocks;
+mod epochs;
 mod error;
 mod gate;
 mod health;
@@ -146,6 +147,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/accounts/{id}", get(accounts::show))
         .route("/v1/validators", get(validators::show))
         .route("/v1/blocks/{height}", get(blocks::show))
+        .route("/v1/epochs/{epoch}/proof", get(epochs::proof))
         .route("/v1/status", get(health::status))
         .route("/v1/live", get(live::live))
         .route(

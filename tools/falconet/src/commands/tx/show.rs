@@ -8,8 +8,11 @@ use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use falconet_types::TxId;
+use falconet_types::epoch::EpochProof;
+use falconet_types::proof::{PORTABLE_EPOCHS_MAX, PortableProof, TransactionProof};
+use falconet_types::wire::Wire as _;
 
-use crate::http::{NodeArgs, text};
+use crate::http::{Node, NodeArgs, text};
 use crate::output;
 
 /// Show where a transaction stands and what came of it
@@ -38,10 +41,8 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let query = if self.proof { "?proof=true" } else { "" };
-        let tx = self
-            .node
-            .connect()?
-            .get(&format!("/v1/transactions/{}{query}", self.id))?;
+        let node = self.node.connect()?;
+        let tx = node.get(&format!("/v1/transactions/{}{query}", self.id))?;
         if let Some(path) = &self.out {
             let Some(proof) = tx["proof"].as_str() else {
                 bail!(
@@ -53,7 +54,7 @@ impl Args {
             let proof = BASE64
                 .decode(proof)
                 .context("the validator's proof is not base64")?;
-            write_new(path, &proof)?;
+            write_new(path, &portable(&node, &proof)?.to_bytes())?;
         }
         if self.json {
             output::json(&tx)?;
@@ -76,6 +77,31 @@ impl Args {
         output::fields(&rows)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The proof with those of all epochs before its own, as `falconet proof verify` needs it.
+fn portable(node: &Node, proof: &[u8]) -> anyhow::Result<PortableProof> {
+    let proof = TransactionProof::from_bytes(proof).context("the validator's proof is none")?;
+    let epochs = proof.epoch().0;
+    if epochs > PORTABLE_EPOCHS_MAX as u64 {
+        bail!(
+            "the transaction is of epoch {epochs}, a proof file holds at most {PORTABLE_EPOCHS_MAX}"
+        );
+    }
+    let epochs = (0..epochs).map(|epoch| epoch_proof(node, epoch));
+    Ok(PortableProof {
+        epochs: epochs.collect::<Result<_, _>>()?,
+        proof,
+    })
+}
+
+fn epoch_proof(node: &Node, epoch: u64) -> anyhow::Result<EpochProof> {
+    let answer = node.get(&format!("/v1/epochs/{epoch}/proof"))?;
+    let bytes = BASE64
+        .decode(answer["proof"].as_str().unwrap_or_default())
+        .with_context(|| format!("the validator's proof of epoch {epoch} is not base64"))?;
+    EpochProof::from_bytes(&bytes)
+        .with_context(|| format!("the validator's proof of epoch {epoch} is none"))
 }
 
 fn write_new(path: &PathBuf, bytes: &[u8]) -> anyhow::Result<()> {
