@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::process::ThreadTimes;
+
 /// Lines of one answer that are read at most.
 const LINES_MAX: usize = 20_000;
 
@@ -100,7 +102,7 @@ impl Counts {
 }
 
 /// Costs of one committed transaction, all validators together unless said otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Costs {
     /// CPU time of the validators, microseconds.
     pub cpu_us: f64,
@@ -117,13 +119,17 @@ pub struct Costs {
     pub consensus_p50_ms: Option<f64>,
     /// The same at 99 %.
     pub consensus_p99_ms: Option<f64>,
+    /// The CPU time again, thread by thread: microseconds by the thread's name. Empty where the
+    /// kernel does not count it.
+    #[serde(default)]
+    pub threads_us: BTreeMap<String, f64>,
 }
 
 impl Costs {
     /// From what was counted while `committed` transactions were committed with `cpu_s` seconds
-    /// of CPU time; nothing when none was.
+    /// of CPU time, of which the threads say more; nothing when none was.
     #[must_use]
-    pub fn of(counts: &Counts, committed: u64, cpu_s: f64) -> Option<Self> {
+    pub fn of(counts: &Counts, committed: u64, cpu_s: f64, threads: &ThreadTimes) -> Option<Self> {
         if committed == 0 {
             return None;
         }
@@ -140,6 +146,10 @@ impl Costs {
             log_bytes: each(LOG_BYTES),
             consensus_p50_ms: latency(0.5),
             consensus_p99_ms: latency(0.99),
+            threads_us: threads
+                .iter()
+                .map(|(name, time)| (name.to_owned(), time.as_secs_f64() * 1e6 / committed as f64))
+                .collect(),
         })
     }
 }
@@ -158,12 +168,12 @@ mod tests {
         let before = Counts::parse("falconet_fsync_time_seconds_count 2\n");
         let mut after = Counts::parse(TEXT);
         after.add(&Counts::parse("falconet_fsync_time_seconds_count 8\n"));
-        let costs = Costs::of(&after.since(&before), 5, 0.001).unwrap();
+        let costs = Costs::of(&after.since(&before), 5, 0.001, &ThreadTimes::default()).unwrap();
         assert!((costs.fsyncs - 2.0).abs() < 1e-9);
         assert!((costs.cpu_us - 200.0).abs() < 1e-9);
         assert!((costs.consensus_p50_ms.unwrap() - 10.0).abs() < 1e-9);
         assert!((costs.consensus_p99_ms.unwrap() - 19.8).abs() < 1e-9);
-        assert_eq!(Costs::of(&after, 0, 1.0), None);
+        assert_eq!(Costs::of(&after, 0, 1.0, &ThreadTimes::default()), None);
     }
 
     #[test]

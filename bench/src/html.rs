@@ -283,10 +283,15 @@ impl Page {
                 ("consensus p50, ms", optional(c.consensus_p50_ms)),
                 ("consensus p99, ms", optional(c.consensus_p99_ms)),
             ];
+            let rows = rows.map(|(name, value)| (name.to_owned(), value));
+            let threads = c.threads_us.iter();
+            let threads =
+                threads.map(|(name, us)| (format!("CPU of {name}, us"), format!("{us:.2}")));
             self.table(
                 &["", ""],
-                rows.map(|(name, value)| vec![name.into(), value])
-                    .into_iter(),
+                rows.into_iter()
+                    .chain(threads)
+                    .map(|(name, value)| vec![name, value]),
             );
         }
     }

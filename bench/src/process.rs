@@ -1,5 +1,6 @@
-//! Memory and CPU time of a process, from `/proc`.
+//! Memory and CPU time of a process and of its threads, from `/proc`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -29,6 +30,57 @@ impl ProcessStats {
     #[must_use]
     pub fn own() -> Option<Self> {
         Self::of(std::process::id())
+    }
+}
+
+/// CPU time of threads by name; those that differ only in the number at the end (`verify-0`,
+/// `verify-1`) are one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ThreadTimes(BTreeMap<String, Duration>);
+
+impl ThreadTimes {
+    /// Reads the threads of a process; none when it is gone or the kernel does not count
+    /// (`/proc/PID/task/TID/schedstat`, CONFIG_SCHED_INFO).
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
+        let mut times = Self::default();
+        for task in fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let read = |file| fs::read_to_string(task.path().join(file)).ok();
+            // A thread that ends meanwhile is left out.
+            if let (Some(name), Some(stat)) = (read("comm"), read("schedstat")) {
+                times.count(&name, &stat);
+            }
+        }
+        times
+    }
+
+    fn count(&mut self, name: &str, schedstat: &str) {
+        let name = name
+            .trim_end()
+            .trim_end_matches(|c: char| c.is_ascii_digit());
+        let name = name.strip_suffix('-').unwrap_or(name);
+        let nanos = schedstat
+            .split(' ')
+            .next()
+            .and_then(|first| first.parse().ok());
+        *self.0.entry(name.to_owned()).or_default() += Duration::from_nanos(nanos.unwrap_or(0));
+    }
+
+    /// Adds what the threads of one process used since `before`.
+    pub fn add_since(&mut self, after: &Self, before: &Self) {
+        for (name, time) in &after.0 {
+            let was = before.0.get(name).copied().unwrap_or_default();
+            *self.0.entry(name.clone()).or_default() += time.saturating_sub(was);
+        }
+    }
+
+    /// Names and times.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Duration)> {
+        self.0.iter().map(|(name, time)| (name.as_str(), *time))
     }
 }
 
@@ -68,6 +120,27 @@ mod tests {
         assert_eq!(stats.cpu, Duration::from_secs(2));
         assert_eq!(stats.threads, 7);
         assert_eq!(parse("", stat, 100), None);
+    }
+
+    #[test]
+    fn threads_that_differ_in_their_number_are_one() {
+        let mut times = ThreadTimes::default();
+        for (name, stat) in [
+            ("verify-0\n", "2000 1 1\n"),
+            ("verify-1\n", "1000 1 1"),
+            ("core\n", "5 0 0"),
+        ] {
+            times.count(name, stat);
+        }
+        let mut spent = ThreadTimes::default();
+        let mut before = ThreadTimes::default();
+        before.count("verify", "500 0 0");
+        spent.add_since(&times, &before);
+        let spent: Vec<_> = spent
+            .iter()
+            .map(|(name, time)| (name, time.as_nanos()))
+            .collect();
+        assert_eq!(spent, [("core", 5), ("verify", 2500)]);
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub struct Bucket {
 
 /// Bounds of [`Report::latency_histogram`] grow by this factor, from 0.1 ms on.
 const BUCKET_FACTOR: f64 = 1.25;
+/// Threads that the report for people names, those that used most first.
+const THREADS_SHOWN: usize = 8;
 const BUCKET_FIRST_US: u64 = 100;
 
 fn buckets(latency_us: &Histogram<u64>) -> Vec<Bucket> {
@@ -336,6 +338,13 @@ impl fmt::Display for Report {
                 ),
             )?;
         }
+        if let Some(costs) = self.costs.as_ref().filter(|c| !c.threads_us.is_empty()) {
+            let mut threads: Vec<_> = costs.threads_us.iter().collect();
+            threads.sort_by(|a, b| b.1.total_cmp(a.1));
+            let shown = threads.iter().take(THREADS_SHOWN);
+            let each = shown.map(|(name, us)| format!("{name} {us:.1}"));
+            row(f, "  us by thread", each.collect::<Vec<_>>().join("  "))?;
+        }
         row(f, "busy, refused, failed", {
             let c = &self.counters;
             format!("{}, {}, {}", c.busy, c.refused, c.failed)
@@ -427,7 +436,7 @@ mod tests {
             usage: vec![Some(Usage::between(&before, &after, 10.0)), None],
             generator_cpu_cores: 0.2,
             died: vec![1],
-            costs: Costs::of(&crate::costs::Counts::default(), 1_000, 5.0),
+            costs: Costs::of(&Default::default(), 1_000, 5.0, &Default::default()),
             noise: Noise::default(),
         };
         let machine = Machine {

@@ -24,7 +24,7 @@ use crate::environment::{Environment, NoiseMeter};
 use crate::http::{HttpError, next_nonce};
 use crate::load::{BusyPolicy, LiveSnapshot, Load, LoadError, LoadOutcome, LoadSpec};
 use crate::machine::cache_dir;
-use crate::process::ProcessStats;
+use crate::process::{ProcessStats, ThreadTimes};
 use crate::progress::{OnProgress, Progress};
 use crate::report::{Report, Subject, Usage};
 use crate::supply::presigned::{FIRST_NONCE, Presigned, PresignedError, TransferPlan};
@@ -370,8 +370,15 @@ pub fn measure(
             .map(|index| running.process_stats(index))
             .collect()
     };
+    let threads = |running: &Running| -> Vec<ThreadTimes> {
+        (0..running.len())
+            .map(|index| running.thread_times(index))
+            .collect()
+    };
     let (before, own_before) = (stats(running), ProcessStats::own());
+    let threads_before = threads(running);
     let (mut after, mut own_after) = (before.clone(), own_before);
+    let mut threads_after = threads_before.clone();
     let mut seconds = 0.0;
     let mut died = Vec::new();
     while !load.is_finished() {
@@ -387,6 +394,7 @@ pub fn measure(
             load.stop();
         }
         (after, own_after) = (stats(running), ProcessStats::own());
+        threads_after = threads(running);
         seconds = began.elapsed().as_secs_f64();
     }
     let outcome = load.join()?;
@@ -394,12 +402,16 @@ pub fn measure(
         let spent = after.as_ref()?.cpu.saturating_sub(before.as_ref()?.cpu);
         Some(spent.as_secs_f64())
     });
+    let mut by_thread = ThreadTimes::default();
+    for (before, after) in threads_before.iter().zip(&threads_after) {
+        by_thread.add_since(after, before);
+    }
     // A validator that died does not answer; then nothing is said about costs.
     let costs = counts_before
         .zip(counts(running))
         .and_then(|(before, after)| {
             let committed = outcome.counters.committed;
-            Costs::of(&after.since(&before), committed, cpu_s.sum())
+            Costs::of(&after.since(&before), committed, cpu_s.sum(), &by_thread)
         });
     let statuses: Vec<_> = running
         .nodes()

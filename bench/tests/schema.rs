@@ -8,6 +8,7 @@ use falconet_bench::costs::{Costs, Counts};
 use falconet_bench::environment::{Environment, Noise};
 use falconet_bench::load::{Counters, Interval, LoadOutcome};
 use falconet_bench::net::{NetBench, compare};
+use falconet_bench::process::ThreadTimes;
 use falconet_bench::report::{Report, Subject, Usage};
 use falconet_bench::sweep::{Limits, Step, Sweep, why_not_held};
 use falconet_bench::{hlog, html, ledger, store};
@@ -174,7 +175,12 @@ fn cluster() -> Report {
         usage: vec![Some(Usage::default()), None],
         generator_cpu_cores: 0.1,
         died: vec![],
-        costs: Costs::of(&Counts::default(), 2, 0.1),
+        costs: Costs::of(
+            &Counts::default(),
+            2,
+            0.1,
+            &ThreadTimes::of(std::process::id()),
+        ),
         noise: Noise::default(),
     };
     Report::new(subject, &outcome, Environment::detect())

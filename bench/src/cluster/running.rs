@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Namespaces, RootsCheck, Testnet, ValidatorFiles, check_roots};
 use crate::http::Node;
-use crate::process::ProcessStats;
+use crate::process::{ProcessStats, ThreadTimes};
 
 /// How often a child is asked whether it ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -231,6 +231,12 @@ impl Running {
     #[must_use]
     pub fn process_stats(&self, index: usize) -> Option<ProcessStats> {
         ProcessStats::of(self.pid(index)?)
+    }
+
+    /// CPU time of a validator's threads; none when it does not run.
+    #[must_use]
+    pub fn thread_times(&self, index: usize) -> ThreadTimes {
+        self.pid(index).map(ThreadTimes::of).unwrap_or_default()
     }
 
     /// Something that kills all processes at once.
