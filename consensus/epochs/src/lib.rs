@@ -13,14 +13,17 @@
 //! | [`timeline`] | the epochs that a node knows |
 //! | [`chronicle`] | what is read back from the log: cuts, payloads, proofs |
 //! | [`ending`] | what execution knows of the end of an epoch |
+//! | [`reporter`] | what a node tells the chain: misbehaviour, and that it follows |
 //! | [`handover`] | from one epoch to the next, and what becomes of messages that come too early |
 
 pub mod chronicle;
 pub mod ending;
 pub mod handover;
+pub mod reporter;
 pub mod timeline;
 
 pub use chronicle::{Chronicle, ProveError, cut_after, parent_cut, payload_of, prove};
 pub use ending::{EndWatch, Ending};
 pub use handover::{Handover, NextEpoch, Place};
+pub use reporter::Reporter;
 pub use timeline::Timeline;

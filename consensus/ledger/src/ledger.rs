@@ -91,6 +91,19 @@ impl Ledger {
         .expect("a checked genesis has distinct accounts, matching keys and a supply below 2^64")
     }
 
+    /// Has signatures checked by another verifier than this machine's: for simulations, in which
+    /// signatures are not FALCON's. Before anybody has a view.
+    ///
+    /// # Panics
+    /// If there is a view already.
+    #[must_use]
+    pub fn with_verifier(mut self, verifier: fn() -> Verifier) -> Self {
+        let shared = Arc::get_mut(&mut self.shared);
+        shared.expect("nobody has a view").verifier = verifier;
+        self.verifier = verifier();
+        self
+    }
+
     /// The state after the block at `height`, from all rows that were ever written, each account
     /// with its last state, in any order. Accounts that no block wrote may be missing: they are
     /// taken from genesis. Rows of the registry are complete, unless `height` is 0. The caller
@@ -151,6 +164,7 @@ impl Ledger {
             chain_id: genesis.chain_id(),
             fee_min: genesis.params.fee_min,
             keys: KeyCache::with_capacity(PREPARED_KEYS_MAX),
+            verifier: Verifier::new,
             state: RwLock::new(State {
                 height,
                 table,

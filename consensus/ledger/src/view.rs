@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) chain_id: ChainId,
     pub(crate) fee_min: u64,
     pub(crate) keys: KeyCache,
+    /// Makes verifiers; a simulation has one of its own.
+    pub(crate) verifier: fn() -> Verifier,
     pub(crate) state: RwLock<State>,
 }
 
@@ -70,7 +72,7 @@ impl View {
         }
         // Signatures inside are checked as well: a transaction that fails pays nothing, so what
         // cannot succeed must not get into a block.
-        staking::check(&registry, tx, stake, &mut Verifier::new())
+        staking::check(&registry, tx, stake, &mut (self.shared.verifier)())
     }
 
     /// The registry of validators after the last executed block.

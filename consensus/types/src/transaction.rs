@@ -35,6 +35,7 @@ use falconet_crypto::hash;
 
 use crate::evidence::EVIDENCE_BYTES_MAX;
 use crate::ids::{AccountId, ChainId, TxId};
+use crate::signing::Signer;
 use crate::stake::Stake;
 use crate::wire::{Reader, Wire, WireError};
 
@@ -92,14 +93,16 @@ impl Transaction {
     /// Encodes and signs. The key must be the sender's.
     #[must_use]
     pub fn sign(&self, key: &KeyPair) -> SignedTransaction {
-        assert_eq!(
-            key.public().id(),
-            self.sender,
-            "the key is not the sender's"
-        );
+        self.sign_by(key)
+    }
+
+    /// As [`Transaction::sign`], by whoever holds the key.
+    #[must_use]
+    pub fn sign_by(&self, key: &dyn Signer) -> SignedTransaction {
+        assert_eq!(key.key_id(), self.sender, "the key is not the sender's");
         let mut bytes = self.to_bytes();
         let id = id_of(&bytes);
-        let signature = key.sign(&SigningMessage::new(TAG_TX, id).as_bytes());
+        let signature = key.sign(&SigningMessage::new(TAG_TX, id));
         bytes.extend_from_slice(signature.as_bytes());
         SignedTransaction {
             tx: self.clone(),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, after, never, select_biased};
 use falconet_dataplane::ConnId;
-use falconet_epochs::Place;
+use falconet_epochs::{Place, Reporter};
 use falconet_hotstuff::HotStuff;
 use falconet_mempool::Mempool;
 use falconet_probes as probes;
@@ -31,7 +31,6 @@ use crate::metrics::stages::{Clock as StageClock, Queue};
 use crate::peers::score::Fault;
 use crate::peers::standing::Standing;
 use crate::pipeline::{Checked, CoreInput, Executed, ReplyTo, To, Turn};
-use crate::reporter::Reporter;
 use crate::status::{CoreStatus, StatusBoard};
 use crate::trace;
 use crate::verdicts::VerdictTable;

@@ -20,7 +20,6 @@
 //! | [`peers`], [`inbound`], [`outbound`] | between the transport and the stages |
 //! | [`verify`], [`door`], [`verdicts`] | signatures and the door |
 //! | [`core`] | HotStuff and mempool in one loop |
-//! | [`reporter`] | what this validator itself tells the chain: evidence, and that it follows |
 //! | [`byzantine`] | test networks only: a validator that breaks the protocol |
 //! | [`log`] | group commit: record, fsync, send |
 //! | [`execute`], [`clients`] | the ledger and its receipts |
@@ -57,7 +56,6 @@ pub mod peers;
 pub mod pipeline;
 mod preflight;
 mod privileges;
-pub mod reporter;
 pub mod snapshots;
 pub mod status;
 pub mod trace;

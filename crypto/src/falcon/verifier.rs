@@ -137,7 +137,13 @@ enum Engine {
     #[cfg(target_arch = "x86_64")]
     Avx2(Batch<Avx2>),
     Portable,
+    #[cfg(feature = "simulation")]
+    Simulated(Accepts),
 }
+
+/// Says whether a signature in a simulation is good, without the mathematics.
+#[cfg(feature = "simulation")]
+pub type Accepts = fn(key: &PreparedKey, message: &[u8], signature: &[u8]) -> bool;
 
 thread_local! {
     /// The verifier of this thread.
@@ -179,6 +185,13 @@ impl Verifier {
         })
     }
 
+    /// A verifier for simulations, in which signatures are a function of key and message: it asks
+    /// `accepts`.
+    #[cfg(feature = "simulation")]
+    pub fn simulated(accepts: Accepts) -> Self {
+        Self(Engine::Simulated(accepts))
+    }
+
     /// The backend in use.
     pub fn backend(&self) -> Backend {
         match self.0 {
@@ -187,6 +200,8 @@ impl Verifier {
             #[cfg(target_arch = "x86_64")]
             Engine::Avx2(_) => Backend::Avx2,
             Engine::Portable => Backend::Portable,
+            #[cfg(feature = "simulation")]
+            Engine::Simulated(_) => Backend::Portable,
         }
     }
 
@@ -207,7 +222,9 @@ impl Verifier {
             Engine::Avx512(batch) => batch.verify(jobs, accept),
             #[cfg(target_arch = "x86_64")]
             Engine::Avx2(batch) => batch.verify(jobs, accept),
-            Engine::Portable => verify_one_by_one(jobs, accept),
+            Engine::Portable => verify_one_by_one(jobs, portable::verify, accept),
+            #[cfg(feature = "simulation")]
+            Engine::Simulated(accepts) => verify_one_by_one(jobs, *accepts, accept),
         }
     }
 }
@@ -224,13 +241,17 @@ impl fmt::Debug for Verifier {
     }
 }
 
-fn verify_one_by_one(jobs: &[Job<'_>], mut accept: impl FnMut(usize)) {
+fn verify_one_by_one(
+    jobs: &[Job<'_>],
+    verify: impl Fn(&PreparedKey, &[u8], &[u8]) -> bool,
+    mut accept: impl FnMut(usize),
+) {
     for (index, job) in jobs.iter().enumerate() {
         let valid = match job.key {
-            Key::Prepared(key) => portable::verify(key, job.message, job.signature),
+            Key::Prepared(key) => verify(key, job.message, job.signature),
             Key::Encoded { scheme, bytes } => {
                 PreparedKey::with_backend(Backend::Portable, scheme, bytes)
-                    .is_ok_and(|key| portable::verify(&key, job.message, job.signature))
+                    .is_ok_and(|key| verify(&key, job.message, job.signature))
             }
         };
         if valid {

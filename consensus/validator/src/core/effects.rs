@@ -1,5 +1,6 @@
 //! What the two cores want done, put into the turn.
 
+use falconet_epochs::reporter::provable;
 use falconet_probes as probes;
 use falconet_probes::id;
 use falconet_store::{Committed, Record};
@@ -10,7 +11,6 @@ use falconet_types::wire::Wire;
 
 use crate::peers::score::Fault;
 use crate::pipeline::{HistoryRequest, To, Turn};
-use crate::reporter::provable;
 use crate::trace;
 
 use super::{Core, Layers};

@@ -37,7 +37,6 @@ use crate::pipeline::{
     CORE_QUEUE_MAX, CoreInput, EXECUTE_QUEUE_MAX, HISTORY_QUEUE_MAX, TURN_QUEUE_MAX,
     VERIFY_QUEUE_MAX,
 };
-use crate::reporter::Reporter;
 use crate::snapshots::{SnapshotThread, Snapshots};
 use crate::status::{CoreStatus, ExecutionStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
@@ -180,7 +179,12 @@ impl Assembly<'_> {
             standing: Arc::clone(&standing),
             clock: Clock::new(),
             bent,
-            reporter: Reporter::new(chain.id, self.key.clone(), view.clone()),
+            reporter: falconet_epochs::Reporter::new(
+                chain.id,
+                Box::new(self.key.clone()),
+                self.key.scheme(),
+                view.clone(),
+            ),
             waiting: BTreeMap::new(),
             submissions: 0,
             backlog: found.unexecuted,

@@ -8,13 +8,13 @@
 
 use std::collections::VecDeque;
 
-use falconet_crypto::falcon::KeyPair;
 use falconet_ledger::{Registry, View};
-use falconet_types::ChainId;
 use falconet_types::evidence::Evidence;
+use falconet_types::signing::Signer;
 use falconet_types::stake::Stake;
 use falconet_types::time::Now;
 use falconet_types::transaction::{Body, SignedTransaction, Transaction};
+use falconet_types::{ChainId, Digest, Scheme};
 
 /// Pieces of evidence that may wait; one a validator and epoch is enough.
 pub const EVIDENCE_PENDING_MAX: usize = 256;
@@ -34,7 +34,8 @@ struct Pending {
 /// Tells the chain what this validator knows.
 pub struct Reporter {
     chain: ChainId,
-    key: KeyPair,
+    key: Box<dyn Signer>,
+    scheme: Scheme,
     /// `None` when nothing is ever to be told: the application has no validators.
     view: Option<View>,
     pending: VecDeque<Pending>,
@@ -44,11 +45,12 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter that speaks with the validator's key.
     #[must_use]
-    pub fn new(chain: ChainId, key: KeyPair, view: Option<View>) -> Self {
+    pub fn new(chain: ChainId, key: Box<dyn Signer>, scheme: Scheme, view: Option<View>) -> Self {
         let view = view.filter(|view| view.registry().has_epochs());
         Self {
             chain,
             key,
+            scheme,
             view,
             pending: VecDeque::new(),
             ready_us: 0,
@@ -99,7 +101,7 @@ impl Reporter {
         }
         if self.ready_us <= now.mono_us {
             self.ready_us = now.mono_us + READY_INTERVAL_US;
-            said.extend(ready(&registry, &self.key));
+            said.extend(ready(&registry, &self.key.key_id()));
         }
         let say = |stake| self.sign(stake, now.wall_ms);
         said.into_iter().map(say).collect()
@@ -115,21 +117,21 @@ impl Reporter {
 
     fn sign(&self, stake: Stake, wall_ms: u64) -> SignedTransaction {
         let tx = Transaction {
-            scheme: self.key.scheme(),
+            scheme: self.scheme,
             chain_id: self.chain,
-            sender: self.key.public().id(),
+            sender: self.key.key_id(),
             nonce: 0,
             valid_until_ms: wall_ms + VALID_MS,
             fee: 0,
             body: Body::Stake(Box::new(stake)),
         };
-        tx.sign(&self.key)
+        tx.sign_by(self.key.as_ref())
     }
 }
 
 /// What a validator that waits to join has to say, if it has not said so in this epoch.
-fn ready(registry: &Registry, key: &KeyPair) -> Option<Stake> {
-    let (id, row) = registry.candidate_by_key(&key.public().id())?;
+fn ready(registry: &Registry, key_id: &Digest) -> Option<Stake> {
+    let (id, row) = registry.candidate_by_key(key_id)?;
     let epoch = registry.epoch();
     let waits = !registry.is_member(id)
         && row.ready != Some(epoch)
@@ -161,8 +163,8 @@ pub fn provable(evidence: falconet_hotstuff::Evidence) -> Option<Evidence> {
 
 #[cfg(test)]
 mod tests {
-    use falconet_crypto::falcon::Scheme;
     use falconet_ledger::{Application, Block, Ledger, Verdicts};
+    use falconet_types::KeyPair;
     use falconet_types::batch::Batch;
     use falconet_types::block::LaneTip;
     use falconet_types::certificate::Vote;
@@ -170,7 +172,7 @@ mod tests {
         ApplicationKind, Genesis, GenesisValidator, Params, StakeParams,
     };
     use falconet_types::receipt::Outcome;
-    use falconet_types::{Digest, Epoch, Height, Round, ValidatorIndex};
+    use falconet_types::{Epoch, Height, Round, ValidatorIndex};
 
     use super::*;
 
@@ -223,7 +225,7 @@ mod tests {
         let genesis = genesis(100);
         let chain = genesis.chain_id();
         let mut ledger = Ledger::from_genesis(&genesis);
-        let mut reporter = Reporter::new(chain, key(0), ledger.view());
+        let mut reporter = Reporter::new(chain, Box::new(key(0)), Scheme::Falcon512, ledger.view());
         assert!(reporter.due(at(0)).is_empty());
 
         assert!(reporter.found(evidence(chain, 0, 5)));
@@ -261,7 +263,7 @@ mod tests {
         let genesis = genesis(0);
         let chain = genesis.chain_id();
         let ledger = Ledger::from_genesis(&genesis);
-        let mut reporter = Reporter::new(chain, key(0), ledger.view());
+        let mut reporter = Reporter::new(chain, Box::new(key(0)), Scheme::Falcon512, ledger.view());
         assert!(!reporter.found(evidence(chain, 0, 5)));
         assert_eq!(reporter.next_deadline_us(), None);
         assert!(reporter.due(at(1)).is_empty());
