@@ -1,4 +1,5 @@
-//! The epochs that a node knows, from genesis to the current one.
+//! The epochs that a node knows, from genesis to the current one, and beyond it as far as it was
+//! shown proofs of epochs that it has not executed.
 
 use std::sync::Arc;
 
@@ -15,8 +16,10 @@ pub const INFOS_MAX: usize = 64;
 pub struct Timeline {
     /// Where each epoch starts, from 0.
     starts: Vec<EpochStart>,
-    /// The newest epochs; the last is the current one.
+    /// The newest epochs that are known.
     infos: Vec<Arc<EpochInfo>>,
+    /// The epoch that the node is in.
+    current: Arc<EpochInfo>,
 }
 
 impl Timeline {
@@ -24,19 +27,27 @@ impl Timeline {
     #[must_use]
     pub fn new(genesis: EpochInfo) -> Self {
         assert_eq!(genesis.start.epoch, Epoch::ZERO, "time begins with genesis");
+        let current = Arc::new(genesis);
         Self {
-            starts: vec![genesis.start],
-            infos: vec![Arc::new(genesis)],
+            starts: vec![current.start],
+            infos: vec![Arc::clone(&current)],
+            current,
         }
     }
 
     /// The epoch that the node is in.
     #[must_use]
     pub fn current(&self) -> &Arc<EpochInfo> {
+        &self.current
+    }
+
+    /// The newest epoch that is known: the current one, or a later one.
+    #[must_use]
+    pub fn newest_known(&self) -> &Arc<EpochInfo> {
         self.infos.last().expect("epoch 0 is there")
     }
 
-    /// The newest epochs, oldest first.
+    /// The newest epochs that are known, oldest first.
     #[must_use]
     pub fn newest(&self) -> &[Arc<EpochInfo>] {
         &self.infos
@@ -45,21 +56,35 @@ impl Timeline {
     /// An epoch with its validators, if it is one of the newest.
     #[must_use]
     pub fn info(&self, epoch: Epoch) -> Option<&Arc<EpochInfo>> {
-        self.infos.iter().find(|info| info.start.epoch == epoch)
+        let mut known = self.infos.iter().chain([&self.current]);
+        known.find(|info| info.start.epoch == epoch)
     }
 
-    /// Where an epoch starts.
+    /// The epoch in which a node is whose last committed block is at this height: the newest that
+    /// starts there or below.
     #[must_use]
-    pub fn start(&self, epoch: Epoch) -> Option<EpochStart> {
-        let at = usize::try_from(epoch.0).ok()?;
-        self.starts.get(at).copied()
+    pub fn epoch_at(&self, committed: Height) -> Epoch {
+        let after = self
+            .starts
+            .partition_point(|start| start.height <= committed);
+        Epoch(after as u64 - 1)
     }
 
-    /// The next epoch begins.
+    /// The node is in this epoch, which is known; later ones stay known.
+    ///
+    /// # Panics
+    /// If it is not known.
+    pub fn settle(&mut self, info: Arc<EpochInfo>) {
+        let start = self.start(info.start.epoch);
+        assert_eq!(start, Some(info.start), "a known epoch");
+        self.current = info;
+    }
+
+    /// A later epoch has been proven: the next one after those that are known.
     ///
     /// # Panics
     /// If it is not the next one.
-    pub fn push(&mut self, info: EpochInfo) {
+    pub fn learn(&mut self, info: EpochInfo) {
         assert_eq!(
             info.start.epoch.0,
             self.starts.len() as u64,
@@ -70,6 +95,44 @@ impl Timeline {
         if self.infos.len() > INFOS_MAX {
             self.infos.remove(0);
         }
+    }
+
+    /// Where an epoch starts.
+    #[must_use]
+    pub fn start(&self, epoch: Epoch) -> Option<EpochStart> {
+        let at = usize::try_from(epoch.0).ok()?;
+        self.starts.get(at).copied()
+    }
+
+    /// The next epoch begins. If it was known and starts elsewhere, more than a third of the weight
+    /// of this epoch is faulty: what was executed here counts, and what was shown is forgotten.
+    /// False then.
+    ///
+    /// # Panics
+    /// If it is not the next one.
+    pub fn push(&mut self, info: EpochInfo) -> bool {
+        let epoch = info.start.epoch;
+        assert_eq!(
+            epoch,
+            self.current.start.epoch.next(),
+            "epochs follow one another"
+        );
+        let consistent = match self.start(epoch) {
+            None => {
+                self.learn(info.clone());
+                true
+            }
+            Some(start) if start == info.start => true,
+            Some(_) => {
+                self.starts
+                    .truncate(self.current.start.epoch.0 as usize + 1);
+                self.infos.retain(|other| other.start.epoch < epoch);
+                self.learn(info.clone());
+                false
+            }
+        };
+        self.current = Arc::new(info);
+        consistent
     }
 
     /// True for the block at the last height of its epoch, from which the next set is computed.
@@ -95,5 +158,90 @@ impl Timeline {
 
     fn end_of(&self, params: &Params, header: &Header) -> Option<Height> {
         self.start(header.epoch)?.end(params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use falconet_types::genesis::{ApplicationKind, Genesis, GenesisValidator, StakeParams};
+    use falconet_types::{Digest, KeyPair, Scheme};
+
+    use super::*;
+
+    fn genesis() -> EpochInfo {
+        let genesis = Genesis {
+            name: "test".into(),
+            time_ms: 1,
+            application: ApplicationKind::Opaque,
+            params: Params::default(),
+            validators: vec![GenesisValidator {
+                name: "v0".into(),
+                key: KeyPair::from_seed(Scheme::Falcon512, &[1; 32])
+                    .public()
+                    .clone(),
+                weight: 1,
+                owner: None,
+                address: None,
+            }],
+            stake: StakeParams::default(),
+            accounts: Vec::new(),
+        };
+        EpochInfo::genesis(&genesis).unwrap()
+    }
+
+    /// The epoch after `info`, ten heights later.
+    fn after(info: &EpochInfo, id: u8) -> EpochInfo {
+        let mut next = info.clone();
+        next.start.epoch = info.start.epoch.next();
+        next.start.height.0 += 10;
+        next.start.id = Digest([id; 32]);
+        next
+    }
+
+    #[test]
+    fn a_node_is_in_the_epoch_of_its_last_committed_block_whatever_it_was_shown() {
+        let first = genesis();
+        let mut timeline = Timeline::new(first.clone());
+        let second = after(&first, 2);
+        let third = after(&second, 3);
+        timeline.learn(second.clone());
+        timeline.learn(third.clone());
+        assert_eq!(timeline.current().start.epoch, Epoch(0));
+        assert_eq!(timeline.newest_known().start.epoch, Epoch(2));
+        for (height, epoch) in [(0, 0), (9, 0), (10, 1), (19, 1), (20, 2), (500, 2)] {
+            assert_eq!(timeline.epoch_at(Height(height)), Epoch(epoch), "{height}");
+        }
+        assert!(timeline.push(second), "as it was shown");
+        assert_eq!(timeline.current().start.epoch, Epoch(1));
+        assert_eq!(timeline.newest_known().start.epoch, Epoch(2), "still known");
+        timeline.settle(Arc::new(first));
+        assert_eq!(timeline.current().start.epoch, Epoch(0));
+    }
+
+    #[test]
+    fn what_was_executed_counts_more_than_what_was_shown() {
+        let first = genesis();
+        let mut timeline = Timeline::new(first.clone());
+        let shown = after(&first, 2);
+        timeline.learn(shown.clone());
+        timeline.learn(after(&shown, 3));
+        assert!(!timeline.push(after(&first, 4)));
+        assert_eq!(timeline.newest_known().start.id, Digest([4; 32]));
+        assert_eq!(timeline.start(Epoch(2)), None);
+    }
+
+    #[test]
+    fn the_current_epoch_is_remembered_however_far_ahead_others_are() {
+        let first = genesis();
+        let mut timeline = Timeline::new(first.clone());
+        let mut info = first;
+        for _ in 0..2 * INFOS_MAX {
+            info = after(&info, 7);
+            timeline.learn(info.clone());
+        }
+        assert_eq!(timeline.newest().len(), INFOS_MAX);
+        assert!(timeline.info(Epoch(0)).is_some());
+        assert!(timeline.info(Epoch(1)).is_none());
+        assert_eq!(timeline.start(Epoch(1)).unwrap().height, Height(10));
     }
 }

@@ -311,6 +311,10 @@ pub struct Recovered {
     /// Why the safety record cannot be used although it exists (checksum, unknown version); the
     /// node then runs without signing.
     pub safety_damage: Option<String>,
+    /// The data directory began with a snapshot: nobody knows what this key signed in epochs up to
+    /// this one, in which it therefore signs nothing (rule Z8). The mark that says so stands in the
+    /// place of the safety record until an epoch begins after it.
+    pub forfeited: Option<Epoch>,
 }
 
 /// Why a core cannot start from what was recovered.

@@ -62,6 +62,8 @@ pub struct HotStuff {
     /// The epoch's last block, once it is committed: this core has nothing more to say in the epoch.
     pub(crate) ended: Option<Arc<SignedHeader>>,
     /// The proof that led into the current epoch.
+    /// The last epoch in which this node must not sign (rule Z8).
+    pub(crate) forfeited: Option<Epoch>,
     pub(crate) came_by: Option<Arc<EpochProof>>,
     pub(crate) tree: Tree,
     pub(crate) certificates: Certificates,

@@ -55,7 +55,12 @@ impl HotStuff {
         let genesis = Qc::genesis(set.epoch(), set.genesis());
         self.rules.start_epoch(me, genesis.clone());
         if !self.silent_for_good {
-            self.not_signing = not_a_member(&set, me);
+            self.not_signing =
+                not_a_member(&set, me).or_else(|| forfeits(self.forfeited, set.epoch()));
+        }
+        if forfeits(self.forfeited, set.epoch()).is_some() {
+            // The mark in the place of the record stays (rule Z8).
+            self.rules.forget_change();
         }
         self.tree = Tree::new(Parent::start(&start, set.len()), None);
         self.certificates = Certificates::new(genesis);
@@ -175,6 +180,16 @@ impl HotStuff {
 /// Nothing is known of anybody: members by index, then followers by slot.
 pub(crate) fn no_peers() -> Vec<Peer> {
     vec![Peer::default(); VALIDATORS_MAX + FOLLOWERS_MAX]
+}
+
+/// Why a node does not sign in an epoch of which it does not know what it signed (rule Z8).
+pub(crate) fn forfeits(through: Option<Epoch>, epoch: Epoch) -> Option<String> {
+    let through = through.filter(|through| *through >= epoch)?;
+    Some(format!(
+        "the data directory began with a snapshot, so nobody knows what this key signed before: it \
+         signs again from epoch {} on",
+        through.next()
+    ))
 }
 
 /// Why a node outside the set does not sign.

@@ -57,6 +57,7 @@ impl HotStuff {
             not_signing: self.not_signing.clone(),
             silent_for_good: self.silent_for_good,
             ended: self.ended.clone(),
+            forfeited: self.forfeited,
             came_by: self.came_by.clone(),
             tree: self.tree.clone(),
             certificates: self.certificates.clone(),

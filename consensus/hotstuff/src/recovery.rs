@@ -12,7 +12,7 @@ use falconet_types::{Height, Round, ValidatorIndex};
 use crate::api::{Config, Counters, Effect, RecoverError, Recovered};
 use crate::certificates::Certificates;
 use crate::core::{HotStuff, Pace, Slot};
-use crate::epochs::{no_peers, not_a_member};
+use crate::epochs::{forfeits, no_peers, not_a_member};
 use crate::leading::NOTHING_ANNOUNCED;
 use crate::limits::Times;
 use crate::pulls::Pulls;
@@ -54,7 +54,7 @@ impl HotStuff {
         // A record of an earlier epoch is replaced at once, like a missing one (N6).
         let first = refused.is_none()
             && (recovered.safety.as_ref()).is_none_or(|record| record.epoch < epoch);
-        let not_signing = refused.or_else(|| not_a_member(&config.set, me));
+        let not_signing = not_a_member(&config.set, me).or(refused);
         let headers: Vec<_> = recovered.headers.into_iter().map(Arc::new).collect();
         let tree = recover_tree(&config, recovered.committed, &headers)?;
         let shelf = headers
@@ -92,6 +92,7 @@ impl HotStuff {
             not_signing,
             silent_for_good: false,
             ended,
+            forfeited: recovered.forfeited,
             came_by: None,
             tree,
             certificates,
@@ -161,6 +162,13 @@ fn refusal(recovered: &Recovered, fresh: &SafetyRecord, config: &Config) -> Opti
             fresh.epoch
         ));
     }
+    if let Some(through) = recovered.forfeited {
+        return forfeits(recovered.forfeited, fresh.epoch).or_else(|| {
+            // As with an older record: the next epoch's stands before anything of it.
+            (!is_untouched(recovered, config))
+                .then(|| format!("the mark of epoch {through} is not followed by a safety record"))
+        });
+    }
     let Some(record) = &recovered.safety else {
         let used = recovered.committed.is_some()
             || !recovered.headers.is_empty()
@@ -188,15 +196,7 @@ fn refusal(recovered: &Recovered, fresh: &SafetyRecord, config: &Config) -> Opti
     }
     // The turn that starts an epoch begins with its record. So an older record is right as long
     // as the log holds nothing of the epoch (N6).
-    let untouched = recovered
-        .committed
-        .map_or(Height::ZERO, |(height, _)| height)
-        == config.start.height
-        && recovered
-            .headers
-            .iter()
-            .all(|header| header.epoch < fresh.epoch);
-    if record.epoch < fresh.epoch && untouched {
+    if record.epoch < fresh.epoch && is_untouched(recovered, config) {
         return None;
     }
     if record.epoch != fresh.epoch {
@@ -223,6 +223,16 @@ fn refusal(recovered: &Recovered, fresh: &SafetyRecord, config: &Config) -> Opti
             record.last_voted_round
         )
     })
+}
+
+/// True if the log holds nothing of the epoch.
+fn is_untouched(recovered: &Recovered, config: &Config) -> bool {
+    let committed = recovered.committed;
+    committed.map_or(Height::ZERO, |(height, _)| height) == config.start.height
+        && recovered
+            .headers
+            .iter()
+            .all(|header| header.epoch < config.start.epoch)
 }
 
 /// The root from the committed header. Headers above it are certified only as far as a QC says

@@ -58,6 +58,11 @@ impl SafetyRules {
         self.dirty = true;
     }
 
+    /// The record of this epoch is not written: something else must stay in its place.
+    pub(crate) fn forget_change(&mut self) {
+        self.dirty = false;
+    }
+
     pub(crate) fn record(&self) -> &SafetyRecord {
         &self.record
     }

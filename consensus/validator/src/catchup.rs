@@ -2,12 +2,17 @@
 //! what it hands out under `data/sync`, and asks for a restart of the stages when a snapshot is
 //! complete. [`install`] then puts it into the store, before anything else is opened.
 //!
+//! A snapshot belongs to an epoch, whose validators certify it. A node that is behind by epochs
+//! follows their proofs first, each judged by the validators that the one before it has proven
+//! (rule Z9), and asks those of the newest epoch that it knows.
+//!
 //! ```text
 //! data/sync/manifest   what is being gathered; named `ready` once every chunk is there and durable
 //! data/sync/chunks     u32 length, chunk as on the wire; appended as they arrive, judged again
 //!                      when they are read
 //! ```
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{DirBuilder, File};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
@@ -18,19 +23,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use falconet_crypto::falcon::Verifier;
-use falconet_dataplane::FrameLease;
+use falconet_dataplane::{ConnId, FrameLease};
+use falconet_hotstuff::SafetyRecord;
 use falconet_ledger::snapshot::{BUCKET_COUNT, Rows, registry_rows, verify_chunk};
-use falconet_store::{BlockRow, Committed, Record, StateInstaller, Store, StoreConfig, StoreError};
+use falconet_store::{
+    BlockRow, Committed, Record, Recovered, Safety, StateInstaller, Store, StoreConfig, StoreError,
+};
 use falconet_sync::{Config, Download, Effect, Input, Resume, check_manifest, head_of};
+use falconet_types::certificate::Qc;
+use falconet_types::epoch::{EpochInfo, EpochProof};
+use falconet_types::message::PeerMessage;
 use falconet_types::signing::{self, Verified};
 use falconet_types::snapshot::{CHUNK_BYTES_MAX, Chunk, Manifest, SnapshotOffer};
 use falconet_types::time::Now;
 use falconet_types::wire::Wire;
-use falconet_types::{Digest, Height, ValidatorIndex};
+use falconet_types::{Digest, Epoch, Height, ValidatorIndex};
 
 use crate::chain::Chain;
 use crate::clock::Clock;
+use crate::epochs::EpochsError;
+use crate::neighbours::Neighbours;
 use crate::outbound::Outbound;
+use crate::peers::Peers;
 use crate::peers::score::Fault;
 use crate::peers::standing::Standing;
 use crate::status::StatusBoard;
@@ -39,35 +53,63 @@ use crate::status::StatusBoard;
 pub const CATCHUP_QUEUE_MAX: usize = 64;
 /// How often the machine is told how far this node is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// A node that is behind and executes nothing for this long asks whether its epoch is over.
+const EPOCHS_ASK_AFTER: Duration = Duration::from_millis(500);
+/// Time between two rounds of that question.
+const EPOCHS_ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// Peers that are asked in one round.
+const EPOCHS_ASKED: usize = 3;
 /// Longest manifest on disk, bytes.
 const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 /// Longest chunk on disk, bytes: rows, siblings and the fields around them.
 const FRAME_BYTES_MAX: usize = CHUNK_BYTES_MAX + 4_096;
 
-/// Stands in the place of a safety record in a directory that began with a snapshot.
-pub const FORFEITED: &[u8] = b"forfeited: the directory began with a snapshot";
+/// Stands in the place of a safety record in a directory that began with a snapshot; the last epoch
+/// that is forfeited follows, eight bytes.
+const FORFEITED: &[u8] = b"forfeited: the directory began with a snapshot";
+
+/// What stands in the place of a safety record that is forfeited through an epoch.
+fn forfeit(through: Epoch) -> Bytes {
+    [FORFEITED, &through.0.to_le_bytes()].concat().into()
+}
+
+/// The last epoch that is forfeited, if this is the mark of it and no safety record.
+#[must_use]
+pub fn forfeited(record: &[u8]) -> Option<Epoch> {
+    let epoch = record.strip_prefix(FORFEITED)?;
+    // A mark that cannot be read forfeits every epoch.
+    let epoch = epoch.try_into().map_or(u64::MAX, u64::from_le_bytes);
+    Some(Epoch(epoch))
+}
 
 /// What reaches the thread.
 pub enum CatchupInput {
-    /// A validator is connected.
-    PeerUp(ValidatorIndex),
+    /// A node that proved its key is connected.
+    PeerUp(ConnId),
     /// It no longer is.
-    PeerDown(ValidatorIndex),
+    PeerDown(ConnId),
     /// A peer says which snapshots it has.
     Offer {
         /// The peer.
-        from: ValidatorIndex,
+        conn: ConnId,
         /// Verified.
         offer: Verified<SnapshotOffer>,
     },
     /// A part of a snapshot.
     Chunk {
         /// The peer.
-        from: ValidatorIndex,
+        conn: ConnId,
         /// The part.
         chunk: Chunk,
         /// Held until it is judged.
         lease: FrameLease,
+    },
+    /// An epoch that this node knows is over.
+    EpochProof {
+        /// Who showed it.
+        conn: ConnId,
+        /// Judged by the validators of its epoch.
+        proof: Verified<EpochProof>,
     },
 }
 
@@ -87,6 +129,9 @@ pub enum CatchupError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An epoch's proof cannot be kept.
+    #[error(transparent)]
+    Epochs(#[from] EpochsError),
 }
 
 /// What is being gathered, on disk.
@@ -94,6 +139,11 @@ struct Incoming {
     dir: PathBuf,
     chunks: Option<File>,
     end: u64,
+    manifest: Option<Manifest>,
+    /// First and last bucket of each chunk that is held.
+    held: Vec<(u16, u16)>,
+    /// Every chunk is there: it waits for the next start of the stages.
+    complete: bool,
 }
 
 impl Incoming {
@@ -114,16 +164,32 @@ impl Incoming {
             .open(path)
     }
 
-    /// What an earlier process gathered, as far as it is good. Leaves nothing else behind.
-    fn load(data: &Path, chain: &Chain) -> Result<(Self, Option<Resume>), CatchupError> {
-        let mut incoming = Self {
+    fn new(data: &Path) -> Self {
+        Self {
             dir: data.join("sync"),
             chunks: None,
             end: 0,
-        };
+            manifest: None,
+            held: Vec::new(),
+            complete: false,
+        }
+    }
+
+    /// What there is to go on with.
+    fn resume(&self) -> Option<Resume> {
+        let manifest = self.manifest.clone()?;
+        Some(Resume {
+            manifest: Verified::trusted(manifest),
+            held: self.held.clone(),
+        })
+    }
+
+    /// What an earlier process gathered, as far as it is good. Leaves nothing else behind.
+    fn load(data: &Path, chain: &Chain) -> Result<Self, CatchupError> {
+        let mut incoming = Self::new(data);
         let Some(manifest) = incoming.manifest("manifest", chain)? else {
             incoming.abandon()?;
-            return Ok((incoming, None));
+            return Ok(incoming);
         };
         let mut held = Vec::new();
         let end = incoming.for_each_chunk(&manifest, |chunk| {
@@ -134,8 +200,8 @@ impl Incoming {
         let file = file.and_then(|file| file.set_len(end).map(|()| file));
         incoming.chunks = Some(file.map_err(|e| incoming.error("open", "chunks", e))?);
         incoming.end = end;
-        let manifest = Verified::trusted(manifest);
-        Ok((incoming, Some(Resume { manifest, held })))
+        (incoming.manifest, incoming.held) = (Some(manifest), held);
+        Ok(incoming)
     }
 
     /// Reads a manifest and checks it as if a peer had sent it.
@@ -153,7 +219,8 @@ impl Incoming {
         let manifest = Manifest::from_bytes(&bytes).ok();
         let verified = manifest.and_then(|manifest| {
             let mut verifier = Verifier::new();
-            signing::verify(manifest, chain.id, &chain.set(), &mut verifier).ok()
+            let info = chain.epochs.info(manifest.anchor().epoch)?;
+            signing::verify(manifest, chain.id, &info.set, &mut verifier).ok()
         });
         let good = verified
             .map(Verified::into_inner)
@@ -215,6 +282,7 @@ impl Incoming {
         let chunks = write().map_err(|e| self.error("write", "manifest", e))?;
         self.chunks = Some(chunks);
         self.end = 0;
+        self.manifest = Some(manifest.clone());
         Ok(())
     }
 
@@ -228,6 +296,7 @@ impl Incoming {
         file.write_all_at(&frame, self.end)
             .map_err(|e| self.error("write", "chunks", e))?;
         self.end += frame.len() as u64;
+        self.held.push((chunk.first, chunk.last));
         Ok(())
     }
 
@@ -240,12 +309,15 @@ impl Incoming {
         };
         end().map_err(|e| self.error("complete", "chunks", e))?;
         self.chunks = None;
+        self.complete = true;
         Ok(())
     }
 
     fn abandon(&mut self) -> Result<(), CatchupError> {
         self.chunks = None;
         self.end = 0;
+        self.manifest = None;
+        self.held.clear();
         for name in ["ready", "manifest", "manifest.tmp", "chunks"] {
             match std::fs::remove_file(self.dir.join(name)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -271,14 +343,10 @@ fn judge(manifest: &Manifest, chunk: &Chunk) -> Result<(), falconet_ledger::snap
 
 /// Puts a snapshot that is complete into the store of a data directory that nobody has open. After
 /// a crash anywhere in here it is done again; a snapshot that turns out to be of no use is deleted.
-/// The safety record of a validator that took part is left as it is; one whose directory was empty
-/// forfeits its signature (rule Z8).
+/// The safety record of a validator that took part is left as it is, or gives way to that of the
+/// snapshot's epoch; one whose directory was empty forfeits its signature (rule Z8).
 pub fn install(data: &Path, config: &StoreConfig, chain: &Chain) -> Result<(), CatchupError> {
-    let mut incoming = Incoming {
-        dir: data.join("sync"),
-        chunks: None,
-        end: 0,
-    };
+    let mut incoming = Incoming::new(data);
     if !incoming.dir.join("ready").exists() {
         return Ok(());
     }
@@ -311,6 +379,9 @@ pub fn install(data: &Path, config: &StoreConfig, chain: &Chain) -> Result<(), C
         drop(store);
         return incoming.abandon();
     }
+    if let Some(record) = safety_record(&recovered, manifest.anchor().epoch, config, chain) {
+        store.log.append(&Record::Safety(record))?;
+    }
     // The log first: it must hold the block at which the state will stand.
     for header in &manifest.headers {
         if store.reader.header(&header.id())?.is_none() {
@@ -329,13 +400,6 @@ pub fn install(data: &Path, config: &StoreConfig, chain: &Chain) -> Result<(), C
             child_qc: manifest.qc.clone(),
         }))?;
     }
-    // Rule Z8. What this key signed before is unknown, though it may have given up first rounds
-    // since. A follower has signed nothing.
-    if recovered.committed.is_none() && !chain.is_follower() {
-        store
-            .log
-            .append(&Record::Safety(Bytes::from_static(FORFEITED)))?;
-    }
     store.log.sync()?;
     drop(store);
     let accounts_root = head_of(&manifest).accounts_root();
@@ -353,6 +417,36 @@ pub fn install(data: &Path, config: &StoreConfig, chain: &Chain) -> Result<(), C
     incoming.abandon()
 }
 
+/// What must stand in the place of the safety record before the log holds anything of the snapshot's
+/// epoch (rule Z8); `None` if what stands there is right.
+fn safety_record(
+    recovered: &Recovered,
+    epoch: Epoch,
+    config: &StoreConfig,
+    chain: &Chain,
+) -> Option<Bytes> {
+    // What this key signed before is unknown, though it may have given up first rounds since. A
+    // crash in here finds the mark, and leaves it.
+    let newest = chain.epochs.newest_known().start.epoch;
+    if recovered.committed.is_none() {
+        return Some(forfeit(newest));
+    }
+    let Safety::Intact(bytes) = &recovered.safety else {
+        return None;
+    };
+    let record = SafetyRecord::from_bytes(bytes).ok()?;
+    // A record of an earlier epoch says that nothing was signed in this one: had this node begun to,
+    // a record of it would stand there.
+    let is_ours = (record.chain_id, record.key_id) == (config.chain_id, config.key_id);
+    if !is_ours || record.epoch >= epoch {
+        return None;
+    }
+    let info = chain.epochs.info(epoch)?;
+    let genesis = Qc::genesis(epoch, info.set.genesis());
+    let fresh = SafetyRecord::fresh(config.chain_id, config.key_id, genesis);
+    Some(fresh.to_bytes().into())
+}
+
 /// Everything that the thread owns.
 pub struct CatchupThread {
     /// Data directory.
@@ -363,6 +457,10 @@ pub struct CatchupThread {
     pub inputs: Receiver<CatchupInput>,
     /// The way out.
     pub outbound: Outbound,
+    /// Who is connected.
+    pub peers: Arc<Peers>,
+    /// Whom to trust and dial.
+    pub neighbours: Arc<Neighbours>,
     /// How far this node is, and whom to ask for a restart of the stages.
     pub board: Arc<StatusBoard>,
     /// Who sent wrong bytes.
@@ -382,15 +480,12 @@ impl CatchupThread {
     }
 
     fn serve(&self) -> Result<(), CatchupError> {
-        let (mut incoming, resume) = Incoming::load(&self.data, &self.chain)?;
-        let config = Config {
-            set: self.chain.set(),
-            me: self.chain.me(),
-            genesis: Arc::new(self.chain.genesis.clone()),
-        };
+        let mut incoming = Incoming::load(&self.data, &self.chain)?;
+        let mut sources = Sources::default();
         let mut effects = Vec::new();
-        let mut machine = Download::new(config, resume, &mut effects);
-        self.carry_out(&mut incoming, &mut effects)?;
+        let mut machine = self.machine(&incoming, &mut sources, &mut effects);
+        self.carry_out(&mut incoming, &sources, &mut effects)?;
+        let mut asking = Asking::new(self.clock.now());
         loop {
             let now = self.clock.now();
             let wait = machine.next_deadline_us().map_or(PROGRESS_INTERVAL, |at| {
@@ -398,45 +493,140 @@ impl CatchupThread {
             });
             let next = self.inputs.recv_timeout(wait);
             let now = self.clock.now();
-            self.progress(&mut machine, now, &mut effects);
+            // An epoch began, or is known by now: others are asked, with other indices.
+            let newest = self.chain.epochs.newest_known().start.epoch;
+            if sources.epoch != newest && !incoming.complete {
+                machine = self.machine(&incoming, &mut sources, &mut effects);
+            }
+            self.progress(&mut machine, now, &mut asking, &mut effects);
             let (input, _lease) = match next {
-                Ok(CatchupInput::PeerUp(peer)) => (Input::PeerUp(peer), None),
-                Ok(CatchupInput::PeerDown(peer)) => (Input::PeerDown(peer), None),
-                Ok(CatchupInput::Offer { from, offer }) => (Input::Offer { from, offer }, None),
-                Ok(CatchupInput::Chunk { from, chunk, lease }) => {
-                    (Input::Chunk { from, chunk }, Some(lease))
+                Ok(CatchupInput::PeerUp(conn)) => {
+                    let key = self.peers.key(conn);
+                    let up = key.and_then(|key| sources.up(conn, key));
+                    (up.map(Input::PeerUp), None)
                 }
-                Err(RecvTimeoutError::Timeout) => (Input::Tick, None),
+                Ok(CatchupInput::PeerDown(conn)) => (sources.down(conn).map(Input::PeerDown), None),
+                Ok(CatchupInput::Offer { conn, offer }) => {
+                    let from = sources.index(conn);
+                    (from.map(|from| Input::Offer { from, offer }), None)
+                }
+                Ok(CatchupInput::Chunk { conn, chunk, lease }) => {
+                    let from = sources.index(conn);
+                    (from.map(|from| Input::Chunk { from, chunk }), Some(lease))
+                }
+                Ok(CatchupInput::EpochProof { conn, proof }) => {
+                    self.learn(conn, &proof, &asking)?;
+                    (None, None)
+                }
+                Err(RecvTimeoutError::Timeout) => (None, None),
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             };
-            machine.handle(now, input, &mut effects);
-            self.carry_out(&mut incoming, &mut effects)?;
+            machine.handle(now, input.unwrap_or(Input::Tick), &mut effects);
+            self.carry_out(&mut incoming, &sources, &mut effects)?;
+            self.ask_for_epochs(now, &sources, &mut asking);
             *self.board.catchup.lock() = machine.status();
         }
     }
 
-    fn progress(&self, machine: &mut Download, now: Now, effects: &mut Vec<Effect>) {
+    /// A machine that asks the validators of the newest known epoch, and goes on with what is held.
+    fn machine(
+        &self,
+        incoming: &Incoming,
+        sources: &mut Sources,
+        effects: &mut Vec<Effect>,
+    ) -> Download {
+        let info = self.chain.epochs.newest_known();
+        let me = info.set.by_key(&self.chain.key);
+        let config = Config {
+            set: Arc::clone(&info.set),
+            me: me.unwrap_or(ValidatorIndex::NOBODY),
+            genesis: Arc::new(self.chain.genesis.clone()),
+        };
+        let mut machine = Download::new(config, incoming.resume(), effects);
+        for peer in sources.follow(&info) {
+            machine.handle(self.clock.now(), Input::PeerUp(peer), effects);
+        }
+        machine
+    }
+
+    fn progress(
+        &self,
+        machine: &mut Download,
+        now: Now,
+        asking: &mut Asking,
+        effects: &mut Vec<Effect>,
+    ) {
         let executed = Height(self.board.execution.lock().height);
+        let epochs = &self.chain.epochs;
         let behind = {
             let core = self.board.core.lock();
             let waiting = core.hotstuff.committed_height > executed;
-            core.hotstuff.syncing || (waiting && core.mempool.fetch_debt_batches > 0)
+            core.hotstuff.syncing
+                || (waiting && core.mempool.fetch_debt_batches > 0)
+                || epochs.newest_known().start.epoch > epochs.current().start.epoch
         };
+        asking.progress(now, executed, behind);
         let input = Input::Progress { executed, behind };
         machine.handle(now, input, effects);
+    }
+
+    /// Rule Z9: one that is stuck asks some of its peers whether the newest epoch that it knows is
+    /// over.
+    fn ask_for_epochs(&self, now: Now, sources: &Sources, asking: &mut Asking) {
+        if !asking.is_due(now) {
+            return;
+        }
+        asking.asked_us = Some(now.mono_us);
+        let conns: Vec<ConnId> = sources.conns().collect();
+        let message = PeerMessage::GetEpochProof(sources.epoch);
+        for step in 0..conns.len().min(EPOCHS_ASKED) {
+            let conn = conns[(asking.turn + step) % conns.len()];
+            self.outbound.send_on(conn, &message);
+        }
+        asking.turn = asking.turn.wrapping_add(EPOCHS_ASKED);
+    }
+
+    fn learn(
+        &self,
+        conn: ConnId,
+        proof: &Verified<EpochProof>,
+        asking: &Asking,
+    ) -> Result<(), CatchupError> {
+        // One that keeps up goes over by what it executes.
+        if !asking.is_stuck(self.clock.now()) || !self.chain.epochs.learn(proof)? {
+            return Ok(());
+        }
+        let newest = self.chain.epochs.newest_known();
+        tracing::info!(
+            epoch = newest.start.epoch.0,
+            height = newest.start.height.0,
+            validators = newest.set.len(),
+            "an epoch ahead of this node is known"
+        );
+        self.neighbours.reach(&self.chain);
+        // Whoever knew of this end may know of the next.
+        let message = PeerMessage::GetEpochProof(newest.start.epoch);
+        self.outbound.send_on(conn, &message);
+        Ok(())
     }
 
     fn carry_out(
         &self,
         incoming: &mut Incoming,
+        sources: &Sources,
         effects: &mut Vec<Effect>,
     ) -> Result<(), CatchupError> {
         for effect in effects.drain(..) {
             match effect {
-                Effect::Send { to, message } => self.outbound.send(to, &message),
+                Effect::Send { to, message } => {
+                    if let Some(conn) = sources.conn(to) {
+                        self.outbound.send_on(conn, &message);
+                    }
+                }
                 Effect::Begin(manifest) => {
                     tracing::info!(
                         height = manifest.height().0,
+                        epoch = manifest.anchor().epoch.0,
                         rows_bytes = manifest.rows_bytes,
                         "peers no longer have the next block: fetching a snapshot"
                     );
@@ -454,10 +644,109 @@ impl CatchupThread {
                 }
                 Effect::Misbehaved { peer, why } => {
                     tracing::warn!(validator = peer.0, why, "a peer sent wrong bytes");
-                    self.standing.fault(peer, Fault::Invalid, 1);
+                    let index = sources.conn(peer).and_then(|conn| self.peers.index(conn));
+                    if let Some(index) = index {
+                        self.standing.fault(index, Fault::Invalid, 1);
+                    }
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// When to ask whether epochs are over.
+struct Asking {
+    executed: Height,
+    /// Since when this node is behind without executing anything.
+    stuck_since_us: Option<u64>,
+    asked_us: Option<u64>,
+    turn: usize,
+}
+
+impl Asking {
+    fn new(now: Now) -> Self {
+        Self {
+            executed: Height::ZERO,
+            stuck_since_us: None,
+            asked_us: None,
+            turn: now.wall_ms as usize,
+        }
+    }
+
+    fn progress(&mut self, now: Now, executed: Height, behind: bool) {
+        if executed > self.executed || !behind {
+            self.stuck_since_us = None;
+        }
+        self.executed = executed;
+        if behind {
+            self.stuck_since_us.get_or_insert(now.mono_us);
+        }
+    }
+
+    fn is_stuck(&self, now: Now) -> bool {
+        let after_us = EPOCHS_ASK_AFTER.as_micros() as u64;
+        self.stuck_since_us
+            .is_some_and(|since| now.mono_us >= since + after_us)
+    }
+
+    fn is_due(&self, now: Now) -> bool {
+        let interval_us = EPOCHS_ASK_INTERVAL.as_micros() as u64;
+        let due = self
+            .asked_us
+            .is_none_or(|at| now.mono_us >= at + interval_us);
+        due && self.is_stuck(now)
+    }
+}
+
+/// The connections behind the indices of the newest known epoch.
+#[derive(Default)]
+struct Sources {
+    epoch: Epoch,
+    index_of: HashMap<Digest, ValidatorIndex>,
+    conn_of: Vec<Option<ConnId>>,
+    key_of: BTreeMap<ConnId, Digest>,
+}
+
+impl Sources {
+    /// Indices are those of this epoch from now on; who of it is connected.
+    fn follow(&mut self, info: &EpochInfo) -> Vec<ValidatorIndex> {
+        self.epoch = info.start.epoch;
+        let members = info.set.iter().map(|v| (v.key.id(), v.index));
+        self.index_of = members.collect();
+        self.conn_of = vec![None; info.set.len()];
+        let known = std::mem::take(&mut self.key_of).into_iter();
+        let present = known.filter_map(|(conn, key)| self.up(conn, key));
+        present.collect()
+    }
+
+    /// A connection is up; the index behind it.
+    fn up(&mut self, conn: ConnId, key: Digest) -> Option<ValidatorIndex> {
+        self.key_of.insert(conn, key);
+        let index = *self.index_of.get(&key)?;
+        self.conn_of[index.at()] = Some(conn);
+        Some(index)
+    }
+
+    /// A connection is gone; who can no longer be reached.
+    fn down(&mut self, conn: ConnId) -> Option<ValidatorIndex> {
+        let index = *self.index_of.get(&self.key_of.remove(&conn)?)?;
+        (self.conn_of[index.at()] == Some(conn)).then(|| {
+            self.conn_of[index.at()] = None;
+            index
+        })
+    }
+
+    fn index(&self, conn: ConnId) -> Option<ValidatorIndex> {
+        self.index_of.get(self.key_of.get(&conn)?).copied()
+    }
+
+    fn conn(&self, index: ValidatorIndex) -> Option<ConnId> {
+        self.conn_of.get(index.at()).copied().flatten()
+    }
+
+    /// Everybody who proved a key.
+    fn conns(&self) -> impl Iterator<Item = ConnId> {
+        self.key_of.keys().copied()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use falconet_crypto::falcon::{PublicKey, Verifier};
 use falconet_types::epoch::EpochInfo;
@@ -19,8 +20,8 @@ pub struct Chain {
     pub genesis: Genesis,
     /// This node's key.
     pub key: PublicKey,
-    /// The key was in no validator's place when the node started: it shows validators no key.
-    pub follows: bool,
+    /// No validator would trust this node's key: it shows them none.
+    anonymous: AtomicBool,
     /// The epochs up to the current one. The core thread moves on; all others look.
     pub epochs: Epochs,
     /// Name of the signature verifier's code path.
@@ -43,14 +44,17 @@ impl Chain {
     /// whose key this is; with another key the node follows.
     pub fn load(genesis: &Path, data: &Path, key: &PublicKey) -> Result<Self, ChainError> {
         let document = Genesis::load(genesis)?;
-        let set = document.validator_set().map_err(GenesisError::from)?;
         let epochs = Epochs::open(data, &document)?;
-        let is_member = set.by_key(key).is_some() || epochs.current().set.by_key(key).is_some();
+        // Validators trust the keys of as many epochs as they remember.
+        let is_trusted = epochs
+            .newest()
+            .iter()
+            .any(|info| info.set.by_key(key).is_some());
         Ok(Self {
             id: document.chain_id(),
             genesis: document,
             key: key.clone(),
-            follows: !is_member,
+            anonymous: AtomicBool::new(!is_trusted),
             epochs,
             verifier_backend: format!("{:?}", Verifier::new().backend()).to_lowercase(),
         })
@@ -96,11 +100,22 @@ impl Chain {
             .unwrap_or_else(|| "follower".into())
     }
 
-    /// True for a node that started without a place among the validators: it commits, executes,
-    /// serves and never signs.
+    /// True while this node has no place among the validators: it commits, executes, serves and
+    /// does not sign.
     #[must_use]
     pub fn is_follower(&self) -> bool {
-        self.follows
+        self.me() == ValidatorIndex::NOBODY
+    }
+
+    /// True for a node that shows validators no key, because none would trust it.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.anonymous.load(Ordering::Acquire)
+    }
+
+    /// The key is a validator's from now on; false if it was one's before.
+    pub fn show_key(&self) -> bool {
+        self.anonymous.swap(false, Ordering::AcqRel)
     }
 
     /// `ledger` or `opaque`.

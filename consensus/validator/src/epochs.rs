@@ -1,5 +1,5 @@
 //! The epochs that this node knows, from genesis to the current one, and the proofs that lead from
-//! each to the next.
+//! each to the next; also of epochs beyond the current one, for a node that fell behind.
 //!
 //! Each proof is a file of its own, `epochs/<epoch>.proof` in the data directory, written before
 //! anything of the epoch that it leads to leaves this node or reaches the log. So whatever the log
@@ -21,9 +21,10 @@ use falconet_types::certificate::Qc;
 use falconet_types::epoch::{EpochInfo, EpochProof, EpochProofError, EpochStart};
 use falconet_types::genesis::{Genesis, Params};
 use falconet_types::receipt::StateRoots;
+use falconet_types::signing::Verified;
 use falconet_types::wire::{Wire, WireError};
 use falconet_types::{BlockId, ChainId, Digest, Epoch, Height};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 pub use falconet_epochs::{Ending, ProveError};
 
@@ -70,7 +71,10 @@ pub struct Epochs {
     dir: PathBuf,
     chain: ChainId,
     params: Params,
+    genesis: EpochInfo,
     known: RwLock<Timeline>,
+    /// Held while a file is written: the log's thread and that of catching up both do.
+    writing: Mutex<()>,
 }
 
 impl Epochs {
@@ -78,8 +82,9 @@ impl Epochs {
     /// it has proven.
     pub fn open(data: &Path, genesis: &Genesis) -> Result<Self, EpochsError> {
         let dir = data.join("epochs");
-        let mut current = Arc::new(EpochInfo::genesis(genesis)?);
-        let mut known = Timeline::new(EpochInfo::clone(&current));
+        let first = EpochInfo::genesis(genesis)?;
+        let mut current = Arc::new(first.clone());
+        let mut known = Timeline::new(first.clone());
         let chain = genesis.chain_id();
         let mut verifier = Verifier::new();
         loop {
@@ -104,7 +109,9 @@ impl Epochs {
             dir,
             chain,
             params: genesis.params.clone(),
+            genesis: first,
             known: RwLock::new(known),
+            writing: Mutex::new(()),
         })
     }
 
@@ -114,7 +121,74 @@ impl Epochs {
         Arc::clone(self.known.read().current())
     }
 
-    /// The newest epochs, oldest first.
+    /// The newest epoch that is known: the current one, or a later one.
+    #[must_use]
+    pub fn newest_known(&self) -> Arc<EpochInfo> {
+        Arc::clone(self.known.read().newest_known())
+    }
+
+    /// An epoch with its validators, if it is the current one or among the newest.
+    #[must_use]
+    pub fn info(&self, epoch: Epoch) -> Option<Arc<EpochInfo>> {
+        self.known.read().info(epoch).map(Arc::clone)
+    }
+
+    /// The log ends at this height: the node is in the epoch that this belongs to, whichever others
+    /// are known.
+    pub fn settle(&self, committed: Height) -> Result<(), EpochsError> {
+        let epoch = self.known.read().epoch_at(committed);
+        let info = match self.info(epoch) {
+            Some(info) => info,
+            None => Arc::new(self.walk_to(epoch)?),
+        };
+        self.known.write().settle(info);
+        Ok(())
+    }
+
+    /// An epoch that is no longer in memory, from the proofs on disk, which were verified when they
+    /// were read first.
+    fn walk_to(&self, epoch: Epoch) -> Result<EpochInfo, EpochsError> {
+        let mut info = self.genesis.clone();
+        while info.start.epoch < epoch {
+            let path = path_of(&self.dir, info.start.epoch);
+            let bytes = fs::read(&path).map_err(|source| EpochsError::Io {
+                what: "read",
+                path: path.clone(),
+                source,
+            })?;
+            let proof = EpochProof::from_bytes(&bytes).map_err(|source| EpochsError::Damaged {
+                path: path.clone(),
+                source,
+            })?;
+            let next = proof.check_links(self.chain, &self.params, &info);
+            info = next.map_err(|source| EpochsError::Wrong { path, source })?;
+        }
+        Ok(info)
+    }
+
+    /// Takes a proof that the newest known epoch is over, which its validators signed, although this
+    /// node is not there yet. False, and without effect, for any other.
+    pub fn learn(&self, proof: &Verified<EpochProof>) -> Result<bool, EpochsError> {
+        let newest = self.newest_known();
+        if proof.epoch() != newest.start.epoch {
+            return Ok(false);
+        }
+        let next = proof.check_links(self.chain, &self.params, &newest);
+        let next = next.map_err(|source| EpochsError::Wrong {
+            path: path_of(&self.dir, proof.epoch()),
+            source,
+        })?;
+        self.persist(proof)?;
+        let mut known = self.known.write();
+        // The core thread may have gone over meanwhile.
+        if known.newest_known().start.epoch != proof.epoch() {
+            return Ok(false);
+        }
+        known.learn(next);
+        Ok(true)
+    }
+
+    /// The newest epochs that are known, oldest first.
     #[must_use]
     pub fn newest(&self) -> Vec<Arc<EpochInfo>> {
         self.known.read().newest().to_vec()
@@ -167,11 +241,24 @@ impl Epochs {
     /// The next epoch begins. Its proof becomes durable with [`Epochs::persist`], before anything
     /// else of the epoch.
     pub fn begin(&self, next: EpochInfo) {
-        self.known.write().push(next);
+        let epoch = next.start.epoch;
+        if !self.known.write().push(next) {
+            tracing::error!(
+                %epoch,
+                "validators signed another end of the epoch before than the one that was executed \
+                 here: more than a third of their weight is faulty"
+            );
+            // What was shown of later epochs followed from that.
+            let mut later = epoch;
+            while fs::remove_file(path_of(&self.dir, later)).is_ok() {
+                later = later.next();
+            }
+        }
     }
 
     /// Makes a proof durable.
     pub fn persist(&self, proof: &EpochProof) -> Result<(), EpochsError> {
+        let _writing = self.writing.lock();
         let path = path_of(&self.dir, proof.epoch());
         let temporary = path.with_extension("tmp");
         let write = || -> io::Result<()> {
@@ -199,10 +286,19 @@ impl Epochs {
         })
     }
 
+    /// The proof that the current epoch is over, if this node was shown it.
+    #[must_use]
+    pub fn shown(&self) -> Option<EpochProof> {
+        let current = self.current().start.epoch;
+        (self.newest_known().start.epoch > current)
+            .then(|| self.proof(current))
+            .flatten()
+    }
+
     /// The proof that an epoch is over, from disk.
     #[must_use]
     pub fn proof(&self, epoch: Epoch) -> Option<EpochProof> {
-        if epoch >= self.current().start.epoch {
+        if epoch >= self.newest_known().start.epoch {
             return None;
         }
         let bytes = fs::read(path_of(&self.dir, epoch)).ok()?;

@@ -28,7 +28,7 @@ use crate::pipeline::Turn;
 /// What the core thread needs for, and knows of, the change of epochs.
 pub struct Handover {
     /// What follows the validator set.
-    pub neighbours: Neighbours,
+    pub neighbours: Arc<Neighbours>,
     /// The log.
     pub history: History,
     /// This node in the current epoch.
@@ -42,7 +42,7 @@ pub struct Handover {
 impl Handover {
     /// Nobody is connected, nothing has ended.
     #[must_use]
-    pub fn new(neighbours: Neighbours, history: History, me: ValidatorIndex) -> Self {
+    pub fn new(neighbours: Arc<Neighbours>, history: History, me: ValidatorIndex) -> Self {
         Self {
             neighbours,
             history,
@@ -83,7 +83,10 @@ impl Core {
             return self.judge_early(now, vec![(conn, message)], turn);
         }
         self.handover.end.keep(conn, message);
-        if self.handover.end.last.is_none() {
+        // After the last block the proof is made of what was executed. A node that began with a
+        // snapshot may not know enough for that, and needs a peer's.
+        let end = &self.handover.end;
+        if end.last.is_none() || (end.ending.is_none() && end.shown.is_none()) {
             let epoch = epoch.next();
             let input = falconet_hotstuff::Input::OtherEpoch { from, epoch };
             self.hotstuff(now, input, turn);
@@ -93,6 +96,10 @@ impl Core {
     /// Starts the next epoch, if the current one is over and executed.
     pub(crate) fn hand_over(&mut self, now: Now, turn: &mut Turn) {
         let handover = &mut self.handover;
+        let end = &mut handover.end;
+        if end.last.is_some() && end.shown.is_none() {
+            end.shown = self.chain.epochs.shown().map(Box::new);
+        }
         let next = handover.end.next(
             (self.chain.id, &self.chain.genesis.params),
             &self.chain.info(),

@@ -12,6 +12,7 @@ use falconet_types::signing::Verified;
 use falconet_types::wire::WireError;
 
 use crate::catchup::CatchupInput;
+use crate::chain::Chain;
 use crate::filter::Guard;
 use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
@@ -46,8 +47,8 @@ pub struct Inbound {
     pub bulk: Sender<Bulk>,
     /// The way out, for a follower to introduce itself.
     pub outbound: Outbound,
-    /// This node follows.
-    pub follows: bool,
+    /// Whether this node shows a key.
+    pub chain: Arc<Chain>,
     /// Time.
     pub clock: crate::clock::Clock,
     /// Everything that needs no signature check.
@@ -93,14 +94,14 @@ impl Inbound {
                         return Some(());
                     };
                     tracing::info!(validator = index.0, %addr, "connected");
-                    if self.follows {
+                    if self.chain.is_anonymous() {
                         self.outbound.follow(conn);
                     }
                     if let Some(guard) = &self.guard {
                         guard.validator_up(conn, *addr.ip());
                     }
                     // An error means that the process stops.
-                    let _ = self.catchup.send(CatchupInput::PeerUp(index));
+                    let _ = self.catchup.send(CatchupInput::PeerUp(conn));
                     self.to_core(CoreInput::PeerUp(conn))
                 }
                 Remote::Anonymous => {
@@ -124,18 +125,15 @@ impl Inbound {
                     ban.into_iter().for_each(|ban| guard.block(ban));
                 }
                 self.count();
-                match index {
-                    Some(index) if index.follower_slot().is_some() => {
-                        tracing::info!(follower = index.0, %reason, "disconnected");
-                        self.to_core(CoreInput::PeerDown(conn))
-                    }
-                    Some(index) => {
-                        tracing::info!(validator = index.0, %reason, "disconnected");
-                        let _ = self.catchup.send(CatchupInput::PeerDown(index));
-                        self.to_core(CoreInput::PeerDown(conn))
-                    }
-                    None => Some(()),
+                let Some(index) = index else {
+                    return Some(());
+                };
+                match index.follower_slot() {
+                    Some(_) => tracing::info!(follower = index.0, %reason, "disconnected"),
+                    None => tracing::info!(validator = index.0, %reason, "disconnected"),
                 }
+                let _ = self.catchup.send(CatchupInput::PeerDown(conn));
+                self.to_core(CoreInput::PeerDown(conn))
             }
             Event::Frame {
                 conn,
@@ -238,7 +236,7 @@ impl Inbound {
                 // One that finds no place is asked for again.
                 let _ = self
                     .catchup
-                    .try_send(CatchupInput::Chunk { from, chunk, lease });
+                    .try_send(CatchupInput::Chunk { conn, chunk, lease });
                 Some(())
             }
             // Validators do not follow.

@@ -1,12 +1,12 @@
 //! Who may connect as a validator and whom this node dials, as the validator set changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::sync::Arc;
 
-use falconet_dataplane::{ConnId, PeerTarget, StoqHandle};
+use falconet_dataplane::{ConnId, PeerTarget, StoqHandle, TargetId};
 use falconet_types::epoch::EpochInfo;
-use falconet_types::{PublicKey, ValidatorIndex};
+use falconet_types::{Digest, KeyPair, PublicKey, ValidatorIndex};
 
 use crate::chain::Chain;
 use crate::filter::Guard;
@@ -17,6 +17,8 @@ use crate::peers::standing::Standing;
 pub struct Neighbours {
     /// The endpoint.
     pub stoq: StoqHandle,
+    /// This node's key, to be shown once it is a validator's.
+    pub key: Arc<KeyPair>,
     /// The table of connections.
     pub peers: Arc<Peers>,
     /// How validators stand.
@@ -30,24 +32,62 @@ pub struct Neighbours {
 impl Neighbours {
     /// Goes over to the current epoch: who is trusted, dialled, allowed. Returns who is connected,
     /// with the indices of this epoch.
-    ///
-    /// Of each pair of validators the one with the lower key id dials. Keys of earlier epochs stay
-    /// trusted as far as they are remembered: their nodes serve what they know, and ask.
     pub fn follow(&self, chain: &Chain) -> Vec<(ValidatorIndex, ConnId)> {
         let info = chain.info();
+        self.standing.set_validators(&info.set);
+        if chain.me() != ValidatorIndex::NOBODY && chain.show_key() {
+            self.show_key();
+        }
+        let present = self.peers.start_epoch(Arc::clone(&info.set), chain.me());
+        self.reach(chain);
+        present
+    }
+
+    /// Trusts and dials the validators of the current epoch, and of the newest that is known: a
+    /// node that fell behind finds there what those of its own epoch may not have any more.
+    ///
+    /// Of each pair of validators the one with the lower key id dials; one that is in no validator's
+    /// place dials all. Keys of earlier epochs stay trusted as far as they are remembered: their
+    /// nodes serve what they know, and ask.
+    pub fn reach(&self, chain: &Chain) {
         let known = chain.epochs.newest();
-        let keys: Vec<&PublicKey> = known
-            .iter()
+        let current = chain.info();
+        let infos = || known.iter().chain([&current]);
+        let keys: Vec<&PublicKey> = infos()
             .flat_map(|info| info.members.iter().map(|member| &member.key))
             .collect();
         self.stoq.set_trusted(keys.iter().copied());
-        self.standing.set_validators(&info.set);
+        let newest = chain.epochs.newest_known();
         if let Some(guard) = &self.guard {
-            guard.set_validators(self.homes(&info));
+            guard.set_validators([self.homes(&current), self.homes(&newest)].concat());
         }
-        let present = self.peers.start_epoch(Arc::clone(&info.set), chain.me());
-        self.dial(chain, &info);
-        present
+        let mut dialled = self.peers.dialled();
+        let remembered: HashSet<Digest> = keys.iter().map(|key| key.id()).collect();
+        dialled.retain(|id, (_, target)| {
+            let keep = remembered.contains(id);
+            if !keep {
+                // An error means that the endpoint has stopped.
+                let _ = self.stoq.disconnect(*target);
+            }
+            keep
+        });
+        self.dial(chain, &current, &mut dialled);
+        if newest.start.epoch > current.start.epoch {
+            self.dial(chain, &newest, &mut dialled);
+        }
+    }
+
+    /// This node proves its key from now on. Connections are made anew: those that stand were made
+    /// by nobody.
+    fn show_key(&self) {
+        tracing::info!("the key is a validator's now: connections are made anew to prove it");
+        if let Err(error) = self.stoq.set_identity(Arc::clone(&self.key)) {
+            tracing::error!(%error, "the key cannot be proven before the next start");
+            return;
+        }
+        for (_, (_, target)) in self.peers.dialled().drain() {
+            let _ = self.stoq.disconnect(target);
+        }
     }
 
     fn address(&self, name: &str, on_chain: Option<SocketAddrV6>) -> Option<SocketAddrV6> {
@@ -60,12 +100,17 @@ impl Neighbours {
         homes.collect()
     }
 
-    fn dial(&self, chain: &Chain, info: &EpochInfo) {
+    fn dial(
+        &self,
+        chain: &Chain,
+        info: &EpochInfo,
+        dialled: &mut HashMap<Digest, (SocketAddrV6, TargetId)>,
+    ) {
         let mine = chain.key.id();
+        let is_member = info.members.iter().any(|member| member.key == chain.key);
         for member in &info.members {
             let id = member.key.id();
-            // A follower dials all: nobody knows it.
-            if id <= mine && !chain.is_follower() {
+            if id == mine || (id < mine && is_member) {
                 continue;
             }
             let name = &member.name;
@@ -76,17 +121,22 @@ impl Neighbours {
                 );
                 continue;
             };
+            match dialled.get(&id) {
+                Some((old, _)) if *old == addr => continue,
+                Some((_, target)) => {
+                    let _ = self.stoq.disconnect(*target);
+                    dialled.remove(&id);
+                }
+                None => {}
+            }
             let target = PeerTarget {
                 addr,
                 key: member.key.clone(),
                 persistent: true,
             };
-            if !self.peers.claim_dial(id) {
-                continue;
-            }
-            if let Err(error) = self.stoq.connect(target) {
-                self.peers.unclaim_dial(&id);
-                tracing::warn!(name, %addr, %error, "cannot dial");
+            match self.stoq.connect(target) {
+                Ok(target) => drop(dialled.insert(id, (addr, target))),
+                Err(error) => tracing::warn!(name, %addr, %error, "cannot dial"),
             }
         }
     }

@@ -216,12 +216,13 @@ impl Node {
         let key = LockedKey::open(&config.key)?;
         let public = key.key().public();
         let chain = Chain::load(&config.genesis, &config.data, public)?;
-        let my_name = (!chain.is_follower()).then(|| chain.my_name());
+        let my_name = (!chain.is_anonymous()).then(|| chain.my_name());
         config.check_peers(path, &chain.genesis, my_name.as_deref())?;
         if chain.is_follower() {
             tracing::warn!(
                 key = %config.key.display(),
-                "the key is in no validator's place: this node follows the chain and signs nothing"
+                "the key is in no validator's place yet: this node follows the chain, and signs from \
+                 the first epoch on of which its key is a member"
             );
         }
         let chain = Arc::new(chain);
@@ -336,10 +337,10 @@ impl Node {
             peers: &self.peers,
         }
         .assemble(&self.events, &self.listener)?;
-        for (index, conn) in self.peers.present() {
+        for (_, conn) in self.peers.present() {
             // An error means that a stage has failed, which the board shows.
             let _ = stages.core.send(CoreInput::PeerUp(conn));
-            let _ = stages.catchup.send(CatchupInput::PeerUp(index));
+            let _ = stages.catchup.send(CatchupInput::PeerUp(conn));
         }
         self.stages = Some(stages);
         Ok(self)
@@ -394,7 +395,7 @@ fn bind_stoq(
     keep: Option<CapabilitySet>,
 ) -> Result<(Stoq, Receiver<Event>), BindError> {
     let mut stoq = StoqConfig::new(config.stoq.listen, chain.id);
-    if chain.is_follower() {
+    if chain.is_anonymous() {
         // It shows no key, which nobody trusts; what it fetches comes in frames of one channel.
         stoq.limits.client_frame_bytes_max = FOLLOWER_FRAME_BYTES_MAX;
         stoq.limits.anonymous_window_bytes = FOLLOWER_WINDOW_BYTES;

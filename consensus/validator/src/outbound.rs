@@ -11,6 +11,7 @@ use falconet_dataplane::{Channel, ConnId, SendError, StoqHandle};
 use falconet_types::ValidatorIndex;
 use falconet_types::message::{ClientMessage, PeerMessage};
 
+use crate::chain::Chain;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 
@@ -19,19 +20,24 @@ use crate::peers::Peers;
 pub struct Outbound {
     stoq: StoqHandle,
     peers: Arc<Peers>,
-    /// This node shows no key, so it has one channel only.
-    follows: bool,
+    /// A node that shows no key has one channel only.
+    chain: Arc<Chain>,
     metrics: Arc<Metrics>,
 }
 
 impl Outbound {
     /// Sends over `stoq` to whoever `peers` lists.
     #[must_use]
-    pub fn new(stoq: StoqHandle, peers: Arc<Peers>, follows: bool, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        stoq: StoqHandle,
+        peers: Arc<Peers>,
+        chain: Arc<Chain>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             stoq,
             peers,
-            follows,
+            chain,
             metrics,
         }
     }
@@ -56,13 +62,18 @@ impl Outbound {
     /// Sends to one validator or follower, if it is connected.
     pub fn send(&self, to: ValidatorIndex, message: &PeerMessage) {
         if let Some(conn) = self.peers.conn(to) {
-            let channel = if self.peers.is_anonymous(conn) {
-                Channel::Client
-            } else {
-                self.channel(message)
-            };
-            self.frame(conn, channel, message.kind(), message.payload());
+            self.send_on(conn, message);
         }
+    }
+
+    /// Sends over a connection with a validator or follower.
+    pub fn send_on(&self, conn: ConnId, message: &PeerMessage) {
+        let channel = if self.peers.is_anonymous(conn) {
+            Channel::Client
+        } else {
+            self.channel(message)
+        };
+        self.frame(conn, channel, message.kind(), message.payload());
     }
 
     /// A follower tells a validator that it is one.
@@ -72,7 +83,7 @@ impl Outbound {
     }
 
     fn channel(&self, message: &PeerMessage) -> Channel {
-        if self.follows {
+        if self.chain.is_anonymous() {
             Channel::Client
         } else {
             channel_of(message)

@@ -5,14 +5,15 @@ pub mod score;
 pub mod standing;
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddrV6;
 use std::sync::Arc;
 
 use falconet_crypto::hash::Digest;
-use falconet_dataplane::ConnId;
+use falconet_dataplane::{ConnId, TargetId};
 use falconet_types::ValidatorIndex;
 use falconet_types::ids::FOLLOWERS_MAX;
 use falconet_types::validators::ValidatorSet;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use self::score::{Bucket, Rate};
 
@@ -21,8 +22,8 @@ use self::score::{Bucket, Rate};
 /// of followers.
 pub struct Peers {
     table: RwLock<Table>,
-    /// Keys of the nodes that this one keeps dialling.
-    dialled: Mutex<HashSet<Digest>>,
+    /// The nodes that this one keeps dialling, by the ids of their keys.
+    dialled: Mutex<HashMap<Digest, (SocketAddrV6, TargetId)>>,
 }
 
 struct Table {
@@ -129,15 +130,10 @@ impl Peers {
         present
     }
 
-    /// True once for each key: whoever asks first dials it.
-    #[must_use]
-    pub fn claim_dial(&self, key_id: Digest) -> bool {
-        self.dialled.lock().insert(key_id)
-    }
-
-    /// Gives the claim back: dialling did not begin.
-    pub fn unclaim_dial(&self, key_id: &Digest) {
-        self.dialled.lock().remove(key_id);
+    /// Which nodes this one keeps dialling, and where; by the ids of their keys. It outlives the
+    /// stages, as the endpoint does.
+    pub fn dialled(&self) -> MutexGuard<'_, HashMap<Digest, (SocketAddrV6, TargetId)>> {
+        self.dialled.lock()
     }
 
     /// Who is connected.
@@ -213,6 +209,13 @@ impl Peers {
             None => table.conn_of[index.at()] = None,
         }
         Some(index)
+    }
+
+    /// The id of the key that was proven on a connection, whether it is a validator's now or was
+    /// one's or will be.
+    #[must_use]
+    pub fn key(&self, conn: ConnId) -> Option<Digest> {
+        self.table.read().key_of.get(&conn).copied()
     }
 
     /// The validator behind a connection.

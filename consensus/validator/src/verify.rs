@@ -23,6 +23,7 @@ use falconet_types::epoch::{EpochInfo, EpochProof};
 use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::receipt::Outcome;
 use falconet_types::signing::{self, Invalid, Verified};
+use falconet_types::snapshot::SnapshotOffer;
 use falconet_types::transaction::{Body, SignedTransaction};
 use falconet_types::{Epoch, ValidatorIndex, transaction};
 
@@ -167,6 +168,8 @@ impl VerifyWorker {
             leases.push(lease);
             if let PeerMessage::EpochProof(proof) = message {
                 self.proof((from, conn), *proof, &info, verifier)?;
+            } else if let PeerMessage::Snapshot(offer) = message {
+                self.offer((from, conn), *offer, verifier);
             } else if let Some(message) = self.of_epoch(conn, message, info.start.epoch)? {
                 froms.push((from, conn));
                 messages.push(message);
@@ -186,7 +189,7 @@ impl VerifyWorker {
         self.count(signatures, start);
         for ((from, conn), result) in froms.into_iter().zip(results) {
             match result {
-                Ok(message) => self.pass((from, conn), message)?,
+                Ok(message) => self.pass(conn, message)?,
                 Err(error) => {
                     self.metrics.refused("signature");
                     self.standing.fault(from, fault_of(&error), 1);
@@ -197,23 +200,8 @@ impl VerifyWorker {
         Ok(())
     }
 
-    fn pass(
-        &self,
-        (from, conn): (ValidatorIndex, ConnId),
-        message: Verified<PeerMessage>,
-    ) -> Result<(), Stopped> {
-        match message.into_inner() {
-            PeerMessage::Snapshot(offer) => {
-                let offer = Verified::trusted(*offer);
-                // One that finds no place is asked for again.
-                let _ = self.catchup.try_send(CatchupInput::Offer { from, offer });
-                Ok(())
-            }
-            message => {
-                let message = Verified::trusted(message);
-                self.to_core(CoreInput::Peer { conn, message })
-            }
-        }
+    fn pass(&self, conn: ConnId, message: Verified<PeerMessage>) -> Result<(), Stopped> {
+        self.to_core(CoreInput::Peer { conn, message })
     }
 
     /// A message of the current epoch (rule N4: each is judged by its own epoch's validators only).
@@ -232,7 +220,35 @@ impl VerifyWorker {
         Ok(None)
     }
 
-    /// A proof that the current epoch is over; others are of no use here.
+    /// What a peer has to offer to a node that fell behind: a manifest is judged by the validators of
+    /// its own epoch, if they are known here (rule Z9).
+    fn offer(
+        &self,
+        (from, conn): (ValidatorIndex, ConnId),
+        offer: SnapshotOffer,
+        verifier: &mut Verifier,
+    ) {
+        let epoch = offer.manifest.as_ref().map(|m| m.anchor().epoch);
+        let epochs = &self.chain.epochs;
+        let Some(info) = epochs.info(epoch.unwrap_or_default()).or_else(|| {
+            // Without a manifest there is nothing to judge.
+            epoch.is_none().then(|| epochs.current())
+        }) else {
+            return; // of an epoch that this node has not been shown yet, or that is long over
+        };
+        match signing::verify(offer, self.chain.id, &info.set, verifier) {
+            // One that finds no place is asked for again.
+            Ok(offer) => drop(self.catchup.try_send(CatchupInput::Offer { conn, offer })),
+            Err(error) => {
+                self.metrics.refused("signature");
+                self.standing.fault(from, fault_of(&error), 1);
+                tracing::debug!(validator = from.0, %error, "offer of a snapshot refused");
+            }
+        }
+    }
+
+    /// A proof that the current epoch is over, or the newest one that is known to a node that fell
+    /// behind; others are of no use here.
     fn proof(
         &self,
         (from, conn): (ValidatorIndex, ConnId),
@@ -240,23 +256,33 @@ impl VerifyWorker {
         info: &EpochInfo,
         verifier: &mut Verifier,
     ) -> Result<(), Stopped> {
-        if proof.epoch() != info.start.epoch {
+        let newest = self.chain.epochs.newest_known();
+        let is_current = proof.epoch() == info.start.epoch;
+        let is_newest = proof.epoch() == newest.start.epoch;
+        if !is_current && !is_newest {
             return Ok(());
         }
+        let judge = if is_current { info } else { &*newest };
         let params = &self.chain.genesis.params;
-        match proof.verify(self.chain.id, params, info, verifier) {
-            Ok(_) => {
-                let message = PeerMessage::EpochProof(Box::new(proof));
-                let message = Verified::trusted(message); // just checked
-                self.to_core(CoreInput::Peer { conn, message })
-            }
-            Err(error) => {
-                self.metrics.refused("signature");
-                self.standing.fault(from, Fault::Invalid, 1);
-                tracing::debug!(validator = from.0, %error, "proof of an epoch refused");
-                Ok(())
-            }
+        if let Err(error) = proof.verify(self.chain.id, params, judge, verifier) {
+            self.metrics.refused("signature");
+            self.standing.fault(from, Fault::Invalid, 1);
+            tracing::debug!(validator = from.0, %error, "proof of an epoch refused");
+            return Ok(());
         }
+        if is_newest {
+            let proof = Verified::trusted(proof.clone());
+            // One that finds no place is asked for again.
+            let _ = self
+                .catchup
+                .try_send(CatchupInput::EpochProof { conn, proof });
+        }
+        if !is_current {
+            return Ok(());
+        }
+        let message = PeerMessage::EpochProof(Box::new(proof));
+        let message = Verified::trusted(message); // just checked
+        self.to_core(CoreInput::Peer { conn, message })
     }
 
     /// Gathers bulk work, verifies it in pieces, and passes it on.

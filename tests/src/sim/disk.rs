@@ -113,6 +113,7 @@ impl Disk {
             qcs: self.last_qc.iter().cloned().collect(),
             tcs: self.tc.iter().cloned().collect(),
             safety_damage: None,
+            forfeited: None,
         }
     }
 

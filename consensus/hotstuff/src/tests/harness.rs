@@ -643,6 +643,7 @@ impl Log {
             qcs: self.qcs.values().cloned().collect(),
             tcs: self.tcs.clone(),
             safety_damage: None,
+            forfeited: None,
         }
     }
 }

@@ -10,7 +10,7 @@ use falconet_types::block::SignedHeader;
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Height};
 
-use crate::catchup::{self, FORFEITED};
+use crate::catchup;
 use crate::chain::{Chain, ChainError};
 use crate::config::Config;
 use crate::core::COMMITMENTS_MAX;
@@ -56,6 +56,11 @@ pub(super) fn recover(
         mut state,
     } = store;
     let images = state.take_images();
+    let height = recovered.committed.as_ref().map(|mark| mark.height);
+    chain
+        .epochs
+        .settle(height.unwrap_or(Height::ZERO))
+        .map_err(ChainError::from)?;
     let committed = recovered
         .committed
         .as_ref()
@@ -98,15 +103,15 @@ pub(super) fn recover(
     let (safety, safety_damage) = match &recovered.safety {
         Safety::Absent => (None, None),
         Safety::Corrupt { why } => (None, Some(why.clone())),
-        Safety::Intact(bytes) if bytes[..] == *FORFEITED => {
-            let why = "the data directory began with a snapshot, so nobody knows what this key \
-                       signed before";
-            (None, Some(why.into()))
-        }
+        Safety::Intact(bytes) if catchup::forfeited(bytes).is_some() => (None, None),
         Safety::Intact(bytes) => match SafetyRecord::from_bytes(bytes) {
             Ok(record) => (Some(record), None),
             Err(error) => (None, Some(error.to_string())),
         },
+    };
+    let forfeited = match &recovered.safety {
+        Safety::Intact(bytes) => catchup::forfeited(bytes),
+        _ => None,
     };
     let mut qcs = recovered.qcs;
     qcs.extend(recovered.committed.iter().map(|mark| mark.child_qc.clone()));
@@ -120,6 +125,7 @@ pub(super) fn recover(
             qcs,
             tcs: recovered.tcs,
             safety_damage,
+            forfeited,
         },
         mempool: falconet_mempool::Recovered {
             executed,

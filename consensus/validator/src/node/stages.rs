@@ -97,10 +97,10 @@ impl Assembly<'_> {
         listener: &std::net::TcpListener,
     ) -> Result<Stages, RunError> {
         let chain = self.chain;
-        let set = chain.set();
         let listener = listener.try_clone().map_err(RunError::Control)?;
         let snapshots = Arc::new(Snapshots::open(&self.config.data, Arc::clone(chain))?);
         let found = recover(self.config, chain, self.key, &snapshots)?;
+        let set = chain.set();
         let peers = Arc::clone(self.peers);
         let metrics = Metrics::new(self.stoq.handle(), self.guard.as_ref());
         let counts = Counts {
@@ -113,7 +113,7 @@ impl Assembly<'_> {
         let outbound = Outbound::new(
             self.stoq.handle(),
             Arc::clone(&peers),
-            chain.is_follower(),
+            Arc::clone(chain),
             Arc::clone(&metrics),
         );
         let verdicts = Arc::new(VerdictTable::default());
@@ -155,13 +155,14 @@ impl Assembly<'_> {
         ));
         metrics.executed_height.set(height.0 as i64);
 
-        let neighbours = Neighbours {
+        let neighbours = Arc::new(Neighbours {
             stoq: self.stoq.handle(),
+            key: Arc::new(self.key.clone()),
             peers: Arc::clone(&peers),
             standing: Arc::clone(&standing),
             guard: self.guard.clone(),
             addresses: self.config.peers.clone(),
-        };
+        });
         neighbours.follow(chain);
         metrics.epoch.set(chain.info().start.epoch.0 as i64);
         let core = Core {
@@ -191,7 +192,7 @@ impl Assembly<'_> {
             cut,
             stage: metrics.stages.clock(Stage::Core),
             watch: crate::trace::Watch::default(),
-            handover: Handover::new(neighbours, history.clone(), chain.me()),
+            handover: Handover::new(Arc::clone(&neighbours), history.clone(), chain.me()),
         };
         let log = LogThread {
             chain: Arc::clone(chain),
@@ -233,6 +234,8 @@ impl Assembly<'_> {
             chain: Arc::clone(chain),
             inputs: catchup_out,
             outbound: outbound.clone(),
+            peers: Arc::clone(&peers),
+            neighbours,
             board: Arc::clone(&board),
             standing: Arc::clone(&standing),
             clock: Clock::new(),
@@ -249,7 +252,7 @@ impl Assembly<'_> {
             urgent: urgent_in,
             bulk: bulk_in.clone(),
             outbound,
-            follows: chain.is_follower(),
+            chain: Arc::clone(chain),
             clock: Clock::new(),
             core: core_in.clone(),
             catchup: catchup_in.clone(),

@@ -14,14 +14,19 @@ use falconet_types::{KeyPair, Scheme};
 use falconet_validator::config::{Config, HttpSection, StoqSection, StoreSection};
 use serde_json::Value;
 
-use crate::harness::{Running, free_ports, wait_for};
+use crate::harness::{Running, falconet, free_ports, wait_for};
 use crate::network::{Network, local};
 
 /// Blocks as fast as they come, the shortest history, the smallest files of the log.
 fn short_history(accounts: usize) -> Network {
+    short_history_with_epochs(accounts, 0)
+}
+
+fn short_history_with_epochs(accounts: usize, epoch_heights: u64) -> Network {
     let params = Params {
         block_interval_ms_idle: 5,
         history_heights_min: 1,
+        epoch_heights,
         ..Params::default()
     };
     let store = StoreSection {
@@ -255,6 +260,77 @@ fn a_fresh_node_joins_by_snapshot_although_it_is_killed_on_the_way() {
             (executed(network, 0) > height).then_some(())
         });
         same_state(network, &follower.url);
+        follower.running.take().expect("it runs").stop();
+    });
+    network.agree();
+    network.stop();
+}
+
+/// Rule Z9: who knows genesis and nothing else, and who slept through epochs, follow the proofs of
+/// the epochs to a snapshot.
+#[test]
+fn a_fresh_node_and_one_that_slept_catch_up_across_epochs_whose_history_is_gone() {
+    let mut network = short_history_with_epochs(4, 150);
+    under_load(&mut network, |network| {
+        wait_for("some blocks", || (executed(network, 3) > 50).then_some(()));
+        let left = executed(network, 3);
+        network.kill(3);
+        until_forgotten(network, left + 160);
+        let epoch = |status: &Value| number(status, "epoch");
+        let present = epoch(&network.get(0, "/v1/status").1);
+        assert!(present >= 3, "epoch {present}");
+
+        network.start(3);
+        let mut follower = Follower::new(network, 79);
+        follower.start();
+        same_state(network, &follower.url);
+        same_state(network, &network.url(3));
+        for url in [&follower.url, &network.url(3)] {
+            let first = ureq::get(format!("{url}/v1/blocks/{}", left + 160)).call();
+            assert!(first.is_err(), "it never had what is gone");
+            // It can lead others the same way.
+            let proof = ureq::get(format!("{url}/v1/epochs/0/proof")).call();
+            assert!(proof.is_ok(), "{proof:?}");
+        }
+        assert!(epoch(&follower.status()) >= present);
+        assert_eq!(follower.status()["follower"], true);
+        // It signed nothing in the epochs that it slept through, and knows it.
+        wait_for("validator 3 to sign", || {
+            (network.get(3, "/v1/status").1["signing"] == true).then_some(())
+        });
+        // Both go on through the next epoch's beginning with blocks.
+        let next = epoch(&network.get(0, "/v1/status").1) + 1;
+        for url in [&follower.url, &network.url(3)] {
+            wait_for("the next epoch", || {
+                let mut answer = ureq::get(format!("{url}/v1/status")).call().ok()?;
+                let body = answer.body_mut().read_to_vec().ok()?;
+                let status: Value = serde_json::from_slice(&body).ok()?;
+                (epoch(&status) >= next).then_some(())
+            });
+        }
+        same_state(network, &follower.url);
+        // What a client is told about a transaction of a late epoch holds for who knows genesis.
+        let mut wallet = network.wallet(3);
+        let tx = wallet.transfer(network.account(0), 1);
+        let (code, answer) = network.post(0, tx.bytes());
+        assert_eq!(code, 202, "{answer}");
+        wait_for("the transfer", || network.committed(1, tx.id()));
+        let id = tx.id().to_string();
+        let url = network.url(1);
+        wait_for("its proof", || {
+            let show = ["tx", "show", &id, "--proof", "--out", "late.proof"];
+            let said = falconet(network.dir(), &[&show[..], &["--http", &url]].concat());
+            (said.code == 0).then_some(())
+        });
+        let verify = ["proof", "verify", "--genesis", "genesis.json", "late.proof"];
+        let said = falconet(network.dir(), &[&verify[..], &["--json"]].concat()).json();
+        assert_eq!(said["valid"], true);
+        assert!(number(&said, "epoch") >= present, "{said}");
+        let mut client = network.client(2);
+        let (_, proven) = client
+            .proof(tx.id(), &network.genesis, Duration::from_secs(60))
+            .unwrap();
+        assert_eq!(proven.tx_id, tx.id());
         follower.running.take().expect("it runs").stop();
     });
     network.agree();
