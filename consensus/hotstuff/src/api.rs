@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use falconet_types::block::{Cut, Executed, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::epoch::{EpochProof, EpochStart};
 use falconet_types::genesis::Params;
 use falconet_types::message::{CertRef, GetBlocks, PeerMessage};
@@ -74,6 +75,13 @@ pub enum Input {
         from: ValidatorIndex,
         /// The vote.
         vote: Verified<Vote>,
+    },
+    /// A vote to commit.
+    CommitVote {
+        /// The peer that sent it.
+        from: ValidatorIndex,
+        /// The vote.
+        vote: Verified<CommitVote>,
     },
     /// A timeout.
     Timeout {
@@ -266,6 +274,9 @@ pub struct Committed {
 /// not see, is final because of blocks above it: then `child` is a later block, and the headers
 /// between the two, which are in the log, belong to the proof. Somewhere among them, at or above
 /// the block, stand two headers of consecutive rounds.
+///
+/// A block that commit votes made final (rule C5) comes before what proves it: `child` is then the
+/// certified block itself, or one above it. The proof of a later block completes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitProof {
     /// The next block.
@@ -370,6 +381,10 @@ pub enum Evidence {
     /// A vote for a child of a certified block, and a timeout of the same or a later round that
     /// names a lower QC than the voter must have held.
     LockViolation(Vote, Timeout),
+    /// Two commit votes of one voter, epoch and round.
+    CommitVotes(CommitVote, CommitVote),
+    /// A vote to commit a block, and a timeout of its round or a later one that names a lower QC.
+    CommitViolation(CommitVote, Timeout),
     /// Two timeouts of one author, epoch and round. A warning: correct nodes resend bytes, but a
     /// second one harms nobody.
     Timeouts(Timeout, Timeout),
@@ -471,6 +486,10 @@ pub struct Counters {
     pub headers_proposed: u64,
     /// Votes signed.
     pub votes_signed: u64,
+    /// Commit votes signed.
+    pub commit_votes_signed: u64,
+    /// Blocks committed by commit votes, before a child's QC could (of those above).
+    pub commits_by_votes: u64,
     /// Timeouts signed.
     pub timeouts_signed: u64,
     /// QCs made from votes received.

@@ -77,13 +77,11 @@ impl HotStuff {
             }
             None
         });
-        match found {
-            Some((id, proof)) => {
-                self.commit(&id, proof, out);
-                true
-            }
-            None => false,
+        let by_chain = found.is_some();
+        if let Some((id, proof)) = found {
+            self.commit(&id, proof, out);
         }
+        self.try_commit_by_votes(out) || by_chain
     }
 
     /// Headers that a peer sent (rule Y2): judged by content alone.
@@ -214,7 +212,7 @@ impl HotStuff {
     }
 
     /// Commits up to `id`, or up to the epoch's last block below it (rule N2).
-    fn commit(&mut self, id: &BlockId, proof: CommitProof, out: &mut Vec<Effect>) {
+    pub(crate) fn commit(&mut self, id: &BlockId, proof: CommitProof, out: &mut Vec<Effect>) {
         // The proof nearest above each block: its own child's, when that is certified and
         // consecutive, else that of the block after it.
         let path = self.tree.path(id);

@@ -18,6 +18,7 @@ use crate::api::{
     Alarm, Config, Counters, Effect, Evidence, Input, Payload, Progress, Record, Status,
 };
 use crate::certificates::{self, Certificates};
+use crate::commit_votes::CommitVotes;
 use crate::limits::{ROUNDS_AHEAD_MAX, ROUNDS_BEHIND_MAX, STEPS_PER_INPUT_MAX, Times};
 use crate::misbehaviour::Misbehaviour;
 use crate::pulls::Pulls;
@@ -68,6 +69,7 @@ pub struct HotStuff {
     pub(crate) tree: Tree,
     pub(crate) certificates: Certificates,
     pub(crate) votes: Votes,
+    pub(crate) commit_votes: CommitVotes,
     pub(crate) timeouts: Timeouts,
     pub(crate) slots: BTreeMap<(Round, HeaderKind), Slot>,
     /// Headers above the committed block that the log gave back, until they are committed.
@@ -183,7 +185,7 @@ impl HotStuff {
         Round(self.pace.round.0.saturating_sub(ROUNDS_BEHIND_MAX))
     }
 
-    fn window_end(&self) -> Round {
+    pub(crate) fn window_end(&self) -> Round {
         Round(self.pace.round.0.saturating_add(ROUNDS_AHEAD_MAX))
     }
 
@@ -243,6 +245,9 @@ impl HotStuff {
                 self.on_header(now, from, Arc::new(header.into_inner()), out);
             }
             Input::Vote { from, vote } => self.on_vote(now, from, vote.into_inner(), out),
+            Input::CommitVote { from, vote } => {
+                self.on_commit_vote(now, from, vote.into_inner(), out);
+            }
             Input::Timeout { from, timeout } => {
                 self.on_timeout(now, from, timeout.into_inner(), out);
             }
@@ -283,6 +288,7 @@ impl HotStuff {
             self.propose_due_us = None;
             let progress = self.try_connect(now, out)
                 || self.try_commit(out)
+                || self.try_commit_vote(out)
                 || self.try_tc(now, out)
                 || self.try_propose(now, payload, out)
                 || self.try_vote(now, payload, out)
@@ -454,12 +460,18 @@ impl HotStuff {
         }
     }
 
-    /// Rule E3, for each timeout that arrives and for each vote; once a round and author.
-    fn look_for_violation(&mut self, timeout: &Timeout, out: &mut Vec<Effect>) {
-        if let Some(vote) = tally::lock_violation(&self.votes, timeout)
+    /// Rules E3 and E6, for each timeout that arrives and for each vote; once a round and author.
+    pub(crate) fn look_for_violation(&mut self, timeout: &Timeout, out: &mut Vec<Effect>) {
+        let vote = tally::lock_violation(&self.votes, timeout);
+        let vote = vote.map(|vote| Evidence::LockViolation(vote, timeout.clone()));
+        let evidence = vote.or_else(|| {
+            let vote = self.commit_votes.violated_by(timeout)?;
+            Some(Evidence::CommitViolation(vote, timeout.clone()))
+        });
+        if let Some(evidence) = evidence
             && self.timeouts.is_first_violation(timeout)
         {
-            self.report(Evidence::LockViolation(vote, timeout.clone()), out);
+            self.report(evidence, out);
         }
     }
 
@@ -539,6 +551,7 @@ impl HotStuff {
         self.pace.deadline_us = now.mono_us + timer;
         self.pace.resend_us = now.mono_us + self.times.resend_us;
         self.votes.prune_below(self.window_start());
+        self.commit_votes.prune_below(self.window_start());
         self.timeouts.prune_below(round);
         let leader = self.config.set.leader(round);
         if by_tc && leader != self.config.me {

@@ -22,6 +22,7 @@ use falconet_types::{Epoch, Round, ValidatorIndex};
 
 use crate::api::{Effect, NextEpoch};
 use crate::certificates::Certificates;
+use crate::commit_votes::CommitVotes;
 use crate::core::{HotStuff, Pace};
 use crate::leading::NOTHING_ANNOUNCED;
 use crate::pulls::Pulls;
@@ -65,6 +66,7 @@ impl HotStuff {
         self.tree = Tree::new(Parent::start(&start, set.len()), None);
         self.certificates = Certificates::new(genesis);
         self.votes = Votes::default();
+        self.commit_votes = CommitVotes::default();
         self.timeouts = Timeouts::default();
         self.slots.clear();
         self.shelf.clear();

@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub qcs: Vec<(Round, BlockId)>,
     /// Votes held.
     pub votes: Vec<(Round, ValidatorIndex, BlockId)>,
+    /// Commit votes held.
+    pub commit_votes: Vec<(Round, ValidatorIndex, BlockId)>,
     /// Timeouts held: author, round, QC named.
     pub timeouts: Vec<(ValidatorIndex, Round, Round)>,
     /// Proposals held.
@@ -62,6 +64,7 @@ impl HotStuff {
             tree: self.tree.clone(),
             certificates: self.certificates.clone(),
             votes: self.votes.clone(),
+            commit_votes: self.commit_votes.clone(),
             timeouts: self.timeouts.clone(),
             slots: self.slots.clone(),
             shelf: self.shelf.clone(),
@@ -99,6 +102,11 @@ impl HotStuff {
                 .collect(),
             votes: self
                 .votes
+                .all()
+                .map(|vote| (vote.round, vote.voter, vote.block_id))
+                .collect(),
+            commit_votes: self
+                .commit_votes
                 .all()
                 .map(|vote| (vote.round, vote.voter, vote.block_id))
                 .collect(),

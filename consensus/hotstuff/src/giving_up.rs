@@ -88,6 +88,11 @@ impl HotStuff {
         {
             words.push(PeerMessage::Vote(vote.clone()));
         }
+        if let Some(vote) = &record.last_commit_vote
+            && vote.round > self.tree.root().round
+        {
+            words.push(PeerMessage::CommitVote(vote.clone()));
+        }
         if let Some(timeout) = &record.last_timeout
             && timeout.round >= round
         {

@@ -24,6 +24,7 @@
 mod api;
 mod certificates;
 mod chain;
+mod commit_votes;
 mod core;
 mod epochs;
 #[cfg(feature = "misbehave")]

@@ -28,6 +28,10 @@ pub enum Misbehaviour {
     QuorumByHeads,
     /// Counts a vote as often as it arrives when it makes a QC (against C1).
     DuplicateSigner,
+    /// Votes to commit a block of a round that it gave up (against C4).
+    CommitVoteAfterTimeout,
+    /// Votes to commit a block and does not lock it (against S6).
+    CommitVoteWithoutLock,
     /// Goes on when its own key signs elsewhere (against S5): one of two twins.
     Twin,
 }

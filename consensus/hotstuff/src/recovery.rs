@@ -11,6 +11,7 @@ use falconet_types::{Height, Round, ValidatorIndex};
 
 use crate::api::{Config, Counters, Effect, RecoverError, Recovered};
 use crate::certificates::Certificates;
+use crate::commit_votes::CommitVotes;
 use crate::core::{HotStuff, Pace, Slot};
 use crate::epochs::{forfeits, no_peers, not_a_member};
 use crate::leading::NOTHING_ANNOUNCED;
@@ -97,6 +98,7 @@ impl HotStuff {
             tree,
             certificates,
             votes: Votes::default(),
+            commit_votes: CommitVotes::default(),
             timeouts: Timeouts::default(),
             slots: BTreeMap::new(),
             shelf,
@@ -140,6 +142,10 @@ impl HotStuff {
         }
         if let Some(vote) = record.last_vote.filter(|vote| vote.round >= start) {
             self.count_vote(now, vote, out);
+        }
+        let vote = record.last_commit_vote;
+        if let Some(vote) = vote.filter(|vote| vote.round >= start) {
+            self.count_commit_vote(vote, out);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use falconet_types::block::{Header, HeaderKind, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::signing::Signer;
 use falconet_types::{ChainId, Round, ValidatorIndex};
 
@@ -131,6 +132,38 @@ impl SafetyRules {
         vote
     }
 
+    /// Rule C4: gave up neither `round` nor a later one, and voted to commit nothing of `round` or
+    /// later.
+    pub(crate) fn may_commit_vote(&self, round: Round) -> bool {
+        let last = self.record.last_commit_vote.as_ref();
+        let on_time = round > self.record.highest_timeout_round
+            || self.misbehaving.by(Misbehaviour::CommitVoteAfterTimeout);
+        on_time && round > last.map_or(Round::ZERO, |last| last.round)
+    }
+
+    /// Signs a vote to commit the block that `qc` certifies.
+    pub(crate) fn commit_vote(&mut self, qc: &Qc) -> CommitVote {
+        assert!(
+            self.may_commit_vote(qc.round),
+            "C4: commit vote in round {}",
+            qc.round
+        );
+        if !self.misbehaving.by(Misbehaviour::CommitVoteWithoutLock) {
+            self.lock(qc);
+        }
+        let vote = CommitVote::sign(
+            qc.epoch,
+            qc.round,
+            qc.block_id,
+            self.me,
+            self.chain_id,
+            &*self.signer,
+        );
+        self.record.last_commit_vote = Some(vote.clone());
+        self.dirty = true;
+        vote
+    }
+
     /// Signs a timeout of `round`. `entered` says that this node holds the certificate that leads
     /// into the round.
     pub(crate) fn time_out(&mut self, round: Round, high_qc: &Qc, tc: Option<&Tc>) -> Timeout {
@@ -243,6 +276,7 @@ impl SafetyRules {
         self.record.highest_timeout_round = Round::ZERO;
         self.record.last_vote = None;
         self.record.last_timeout = None;
+        self.record.last_commit_vote = None;
     }
 
     /// Remembers the highest QC that a signed message relies on, so that this node can always

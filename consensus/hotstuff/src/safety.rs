@@ -8,10 +8,13 @@
 
 use falconet_types::block::{HeaderKind, SignedHeader};
 use falconet_types::certificate::{Qc, Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::wire::{Reader, Wire, WireError};
 use falconet_types::{ChainId, Digest, Epoch, Round};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The record before there were commit votes.
+const VERSION_WITHOUT_COMMIT_VOTE: u8 = 1;
 
 /// What a validator must never forget.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct SafetyRecord {
     pub last_normal: Option<SignedHeader>,
     /// The last recovery header, as sent.
     pub last_recovery: Option<SignedHeader>,
+    /// The last commit vote, as sent.
+    pub last_commit_vote: Option<CommitVote>,
 }
 
 impl SafetyRecord {
@@ -53,6 +58,7 @@ impl SafetyRecord {
             last_timeout: None,
             last_normal: None,
             last_recovery: None,
+            last_commit_vote: None,
         }
     }
 
@@ -79,11 +85,12 @@ impl Wire for SafetyRecord {
         put_option(out, self.last_timeout.as_ref());
         put_option(out, self.last_normal.as_ref());
         put_option(out, self.last_recovery.as_ref());
+        put_option(out, self.last_commit_vote.as_ref());
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
         let version = r.u8()?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_WITHOUT_COMMIT_VOTE {
             return Err(WireError::Version {
                 what: "safety record",
                 found: version,
@@ -100,6 +107,7 @@ impl Wire for SafetyRecord {
             last_timeout: option(r)?,
             last_normal: option(r)?,
             last_recovery: option(r)?,
+            last_commit_vote: if version == VERSION { option(r)? } else { None },
         })
     }
 }

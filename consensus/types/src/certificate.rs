@@ -99,7 +99,7 @@ impl Wire for Vote {
     }
 }
 
-fn check_epoch(found: Epoch, set: &ValidatorSet) -> Result<(), Invalid> {
+pub(crate) fn check_epoch(found: Epoch, set: &ValidatorSet) -> Result<(), Invalid> {
     if found == set.epoch() {
         Ok(())
     } else {

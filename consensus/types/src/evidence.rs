@@ -9,15 +9,18 @@
 //! | headers | one author, epoch, round and kind; different ids |
 //! | votes | one voter, epoch and round; different blocks or parent rounds |
 //! | lock violation | a vote in round *r* for a child of round *p*, and a timeout of a round at or above *r* that names a QC below *p* |
+//! | commit votes | one voter, epoch and round; different blocks |
+//! | commit violation | a commit vote in round *r*, and a timeout of a round at or above *r* that names a QC below *r* |
 //! | batches | one lane and epoch; one sequence number and different hashes, or neighbours of which the second does not name the first |
 //!
-//! Rules E1 to E4 of `docs/protocol.md`.
+//! Rules E1 to E6 of `docs/protocol.md`.
 
 use falconet_crypto::falcon::Verifier;
 
 use crate::batch::{BatchHeader, SignedBatchHeader};
 use crate::block::SignedHeader;
 use crate::certificate::{Timeout, Vote};
+use crate::commit_vote::CommitVote;
 use crate::ids::{ChainId, Epoch, ValidatorIndex};
 use crate::signing::{self, Claim, Invalid, Signed};
 use crate::validators::ValidatorSet;
@@ -39,6 +42,11 @@ pub enum Evidence {
     LockViolation(Box<Vote>, Box<Timeout>),
     /// Two batches that cannot both be in one lane.
     Batches(Box<SignedBatchHeader>, Box<SignedBatchHeader>),
+    /// Two commit votes of one voter, epoch and round.
+    CommitVotes(Box<CommitVote>, Box<CommitVote>),
+    /// A vote to commit a block, and a timeout of its round or a later one that names a lower QC
+    /// than the block's, which the voter held.
+    CommitViolation(Box<CommitVote>, Box<Timeout>),
 }
 
 impl Evidence {
@@ -49,6 +57,7 @@ impl Evidence {
             Self::Headers(a, _) => a.epoch,
             Self::Votes(a, _) | Self::LockViolation(a, _) => a.epoch,
             Self::Batches(a, _) => a.header.epoch,
+            Self::CommitVotes(a, _) | Self::CommitViolation(a, _) => a.epoch,
         }
     }
 
@@ -59,6 +68,7 @@ impl Evidence {
             Self::Headers(a, _) => a.author,
             Self::Votes(a, _) | Self::LockViolation(a, _) => a.voter,
             Self::Batches(a, _) => a.header.lane,
+            Self::CommitVotes(a, _) | Self::CommitViolation(a, _) => a.voter,
         }
     }
 
@@ -70,6 +80,8 @@ impl Evidence {
             Self::Votes(..) => "votes",
             Self::LockViolation(..) => "lock_violation",
             Self::Batches(..) => "batches",
+            Self::CommitVotes(..) => "commit_votes",
+            Self::CommitViolation(..) => "commit_violation",
         }
     }
 
@@ -91,6 +103,15 @@ impl Evidence {
                     && timeout.hqc_round < vote.parent_round
             }
             Self::Batches(a, b) => batches_conflict(&a.header, &b.header),
+            Self::CommitVotes(a, b) => {
+                (a.voter, a.epoch, a.round) == (b.voter, b.epoch, b.round)
+                    && a.block_id != b.block_id
+            }
+            Self::CommitViolation(vote, timeout) => {
+                (vote.voter, vote.epoch) == (timeout.author, timeout.epoch)
+                    && timeout.round >= vote.round
+                    && timeout.hqc_round < vote.round
+            }
         }
     }
 
@@ -145,6 +166,14 @@ impl Signed for Evidence {
                 a.claims(chain, set, out)?;
                 b.claims(chain, set, out)
             }
+            Self::CommitVotes(a, b) => {
+                a.claims(chain, set, out)?;
+                b.claims(chain, set, out)
+            }
+            Self::CommitViolation(vote, timeout) => {
+                vote.claims(chain, set, out)?;
+                timeout.claims(chain, set, out)
+            }
         }
     }
 }
@@ -173,6 +202,16 @@ impl Wire for Evidence {
                 a.encode(out);
                 b.encode(out);
             }
+            Self::CommitVotes(a, b) => {
+                out.push(5);
+                a.encode(out);
+                b.encode(out);
+            }
+            Self::CommitViolation(vote, timeout) => {
+                out.push(6);
+                vote.encode(out);
+                timeout.encode(out);
+            }
         }
     }
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -191,6 +230,8 @@ impl Wire for Evidence {
             2 => Self::Votes(boxed(r)?, boxed(r)?),
             3 => Self::LockViolation(boxed(r)?, boxed(r)?),
             4 => Self::Batches(boxed(r)?, boxed(r)?),
+            5 => Self::CommitVotes(boxed(r)?, boxed(r)?),
+            6 => Self::CommitViolation(boxed(r)?, boxed(r)?),
             _ => return Err(WireError::Value("evidence kind")),
         };
         Ok(evidence)

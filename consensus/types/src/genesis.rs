@@ -80,6 +80,9 @@ pub struct Params {
     pub epoch_heights: u64,
     /// The next leader proposes right after its vote, before the parent's QC exists (rule H5).
     pub optimistic_proposals: bool,
+    /// Whoever holds a block's QC says so with a commit vote; a quorum of those commits the block
+    /// (rule C4).
+    pub commit_votes: bool,
 }
 
 impl Default for Params {
@@ -98,6 +101,7 @@ impl Default for Params {
             fee_min: 1,
             epoch_heights: 0,
             optimistic_proposals: false,
+            commit_votes: false,
         }
     }
 }
@@ -512,6 +516,7 @@ impl Genesis {
             p.fee_min,
             p.epoch_heights,
             u64::from(p.optimistic_proposals),
+            u64::from(p.commit_votes),
             self.stake.unit,
             self.stake.bond_min,
             self.stake.slash_basis_points,

@@ -27,6 +27,7 @@
 pub mod batch;
 pub mod block;
 pub mod certificate;
+pub mod commit_vote;
 pub mod epoch;
 pub mod evidence;
 pub mod genesis;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::batch::Watermark;
 use crate::block::SignedHeader;
 use crate::certificate::{Qc, Tc, Timeout, Vote};
+use crate::commit_vote::CommitVote;
 use crate::epoch::EpochProof;
 use crate::ids::{BlockId, ChainId, Epoch, Height, Round, Seq, TxId, ValidatorIndex};
 use crate::receipt::{Outcome, Receipt};
@@ -63,6 +64,8 @@ pub mod kind {
     pub const EPOCH_PROOF: u8 = 34;
     /// [`super::PeerMessage::Relay`]
     pub const RELAY: u8 = 35;
+    /// [`super::PeerMessage::CommitVote`]
+    pub const COMMIT_VOTE: u8 = 36;
     /// [`super::ClientMessage::Submit`]
     pub const SUBMIT: u8 = 64;
     /// [`super::ClientMessage::Results`]
@@ -215,6 +218,8 @@ pub enum PeerMessage {
     Header(SignedHeader),
     /// A vote.
     Vote(Vote),
+    /// A vote to commit a certified block.
+    CommitVote(CommitVote),
     /// A timeout.
     Timeout(Timeout),
     /// A QC, asked for or volunteered.
@@ -266,6 +271,7 @@ impl PeerMessage {
         match self {
             Self::Header(_) => kind::HEADER,
             Self::Vote(_) => kind::VOTE,
+            Self::CommitVote(_) => kind::COMMIT_VOTE,
             Self::Timeout(_) => kind::TIMEOUT,
             Self::Qc(_) => kind::QC,
             Self::Tc(_) => kind::TC,
@@ -293,6 +299,7 @@ impl PeerMessage {
         match self {
             Self::Header(m) => m.to_bytes().into(),
             Self::Vote(m) => m.to_bytes().into(),
+            Self::CommitVote(m) => m.to_bytes().into(),
             Self::Timeout(m) => m.to_bytes().into(),
             Self::Qc(m) => m.to_bytes().into(),
             Self::Tc(m) => m.to_bytes().into(),
@@ -336,6 +343,7 @@ impl PeerMessage {
         match self {
             Self::Header(m) => Some(m.epoch),
             Self::Vote(m) => Some(m.epoch),
+            Self::CommitVote(m) => Some(m.epoch),
             Self::Timeout(m) => Some(m.epoch),
             Self::Qc(m) => Some(m.epoch),
             Self::Tc(m) => Some(m.epoch),
@@ -353,6 +361,7 @@ impl PeerMessage {
         let message = match kind {
             kind::HEADER => Self::Header(SignedHeader::decode(&mut r)?),
             kind::VOTE => Self::Vote(Vote::decode(&mut r)?),
+            kind::COMMIT_VOTE => Self::CommitVote(CommitVote::decode(&mut r)?),
             kind::TIMEOUT => Self::Timeout(Timeout::decode(&mut r)?),
             kind::QC => Self::Qc(Qc::decode(&mut r)?),
             kind::TC => Self::Tc(Tc::decode(&mut r)?),
@@ -404,6 +413,7 @@ impl Signed for PeerMessage {
         match self {
             Self::Header(m) => m.claims(chain, set, out),
             Self::Vote(m) => m.claims(chain, set, out),
+            Self::CommitVote(m) => m.claims(chain, set, out),
             Self::Timeout(m) => m.claims(chain, set, out),
             Self::Qc(m) => m.claims(chain, set, out),
             Self::Tc(m) => m.claims(chain, set, out),
