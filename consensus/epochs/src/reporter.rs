@@ -157,6 +157,10 @@ pub fn provable(evidence: falconet_hotstuff::Evidence) -> Option<Evidence> {
         E::LockViolation(vote, timeout) => {
             Evidence::LockViolation(Box::new(vote), Box::new(timeout))
         }
+        E::CommitVotes(a, b) => Evidence::CommitVotes(Box::new(a), Box::new(b)),
+        E::CommitViolation(vote, timeout) => {
+            Evidence::CommitViolation(Box::new(vote), Box::new(timeout))
+        }
         E::Timeouts(..) => return None,
     })
 }

@@ -180,6 +180,10 @@ impl Input {
                 from,
                 vote: Verified::trusted(vote),
             },
+            PeerMessage::CommitVote(vote) => Self::CommitVote {
+                from,
+                vote: Verified::trusted(vote),
+            },
             PeerMessage::Timeout(timeout) => Self::Timeout {
                 from,
                 timeout: Verified::trusted(timeout),
@@ -388,6 +392,19 @@ pub enum Evidence {
     /// Two timeouts of one author, epoch and round. A warning: correct nodes resend bytes, but a
     /// second one harms nobody.
     Timeouts(Timeout, Timeout),
+}
+
+impl Evidence {
+    /// Who signed both.
+    #[must_use]
+    pub fn accused(&self) -> ValidatorIndex {
+        match self {
+            Self::Headers(header, _) => header.author,
+            Self::Votes(vote, _) | Self::LockViolation(vote, _) => vote.voter,
+            Self::CommitVotes(vote, _) | Self::CommitViolation(vote, _) => vote.voter,
+            Self::Timeouts(timeout, _) => timeout.author,
+        }
+    }
 }
 
 /// What must not happen while fewer than a third of the weight is faulty.

@@ -11,7 +11,7 @@ use crate::signing::{self, Claim, Invalid, Signed, Signer};
 use crate::validators::ValidatorSet;
 use crate::wire::{Reader, Wire, WireError, put_signature};
 
-const TAG_COMMIT_VOTE: &str = "falconet/commit-vote";
+const TAG_COMMIT_VOTE: &str = "falconet/commit";
 
 /// A validator's vote to commit a certified block.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -372,6 +372,7 @@ impl Core {
         let round = match message {
             PeerMessage::Header(header) => header.round,
             PeerMessage::Vote(vote) => vote.round,
+            PeerMessage::CommitVote(vote) => vote.round,
             PeerMessage::Timeout(timeout) => timeout.round,
             _ => return,
         };

@@ -282,25 +282,49 @@ impl History {
             }
             at = at.next();
         };
-        // From the certified block that commits the last of them back to it: at the end of an epoch
-        // blocks lie between that nothing in the log counts as committed (rule N2).
-        let Some(proof) = self.reader.commit_proof(at)? else {
-            return Ok(None);
-        };
-        let naming = headers.last().expect("just pushed").id();
-        let mut above = vec![proof.child];
-        while above.last().expect("at least one").parent_id != naming {
-            if headers.len() + above.len() >= max {
-                return Ok(None);
-            }
-            let parent = above.last().expect("at least one").parent_id;
-            let Some(parent) = self.reader.header(&parent)? else {
+        // From the certified block that commits the last of them back to it. One that commit votes
+        // made final is marked before there is such a block; a later mark has it.
+        let naming = headers.last().expect("just pushed").clone();
+        while headers.len() < max && at.0 - height.0 < max as u64 {
+            let Some(proof) = self.reader.commit_proof(at)? else {
                 return Ok(None);
             };
-            above.push(parent);
+            let room = max - headers.len();
+            let above = self.down_to(proof.child, &naming, room)?;
+            let commits = |header: &SignedHeader| header.parent_round.next() == header.round;
+            if let Some(above) = above
+                && above.iter().any(commits)
+            {
+                headers.extend(above.into_iter().rev());
+                return Ok(Some((headers, proof.committed.child_qc, named)));
+            }
+            at = at.next();
         }
-        headers.extend(above.into_iter().rev());
-        Ok(Some((headers, proof.committed.child_qc, named)))
+        Ok(None)
+    }
+
+    /// The headers from `top` down to the one above `bottom`, at most so many. At the end of an
+    /// epoch blocks lie between that nothing in the log counts as committed (rule N2).
+    fn down_to(
+        &self,
+        top: SignedHeader,
+        bottom: &SignedHeader,
+        max: usize,
+    ) -> Result<Option<Vec<SignedHeader>>, StoreError> {
+        let mut headers = Vec::new();
+        let mut at = Some(top);
+        let end = bottom.id();
+        while let Some(header) = at {
+            if header.id() == end {
+                return Ok(Some(headers));
+            }
+            if headers.len() >= max || header.height <= bottom.height {
+                return Ok(None);
+            }
+            at = self.reader.header(&header.parent_id)?;
+            headers.push(header);
+        }
+        Ok(None)
     }
 
     /// The receipts of a block, made again from its batches and the outcomes that are stored.

@@ -199,6 +199,7 @@ impl Inbound {
             }),
             PeerMessage::Header(_)
             | PeerMessage::Vote(_)
+            | PeerMessage::CommitVote(_)
             | PeerMessage::Timeout(_)
             | PeerMessage::Qc(_)
             | PeerMessage::Tc(_)

@@ -112,6 +112,7 @@ fn is_for_followers(message: &PeerMessage) -> bool {
         message,
         PeerMessage::Header(_)
             | PeerMessage::Vote(_)
+            | PeerMessage::CommitVote(_)
             | PeerMessage::Timeout(_)
             | PeerMessage::Qc(_)
             | PeerMessage::Tc(_)

@@ -543,11 +543,7 @@ impl Live {
 }
 
 fn accused(evidence: &Evidence) -> usize {
-    match evidence {
-        Evidence::Headers(header, _) => header.author.at(),
-        Evidence::Votes(vote, _) | Evidence::LockViolation(vote, _) => vote.voter.at(),
-        Evidence::Timeouts(timeout, _) => timeout.author.at(),
-    }
+    evidence.accused().at()
 }
 
 /// Executes a block as the validator does.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use falconet_types::block::SignedHeader;
 use falconet_types::epoch::{EpochProof, EpochStart};
+use falconet_types::genesis::Params;
 use falconet_types::message::PeerMessage;
 use falconet_types::signing::Verified;
 use falconet_types::time::Now;
@@ -13,7 +14,7 @@ use falconet_types::validators::ValidatorSet;
 use falconet_types::{BlockId, Round, ValidatorIndex};
 
 use super::harness::{
-    CHAIN, FakeSigner, GENESIS_MS, Log, Maker, Said, TestPayload, config, set_of, signer,
+    CHAIN, FakeSigner, GENESIS_MS, Log, Maker, Said, TestPayload, config, params, set_of, signer,
 };
 use crate::{Effect, HotStuff, Input, NextEpoch, Recovered};
 
@@ -55,7 +56,7 @@ pub(super) struct Cluster {
     pub members: Vec<Vec<usize>>,
     /// What the epochs turned out to start from.
     pub starts: Vec<(EpochStart, Arc<ValidatorSet>)>,
-    epoch_heights: u64,
+    params: Params,
 }
 
 impl Cluster {
@@ -65,6 +66,19 @@ impl Cluster {
 
     /// `n` nodes, of which `members[e]` are the validators of epoch e.
     pub(super) fn with_epochs(n: usize, members: Vec<Vec<usize>>, epoch_heights: u64) -> Self {
+        let params = Params {
+            epoch_heights,
+            ..params()
+        };
+        Self::make(n, members, params)
+    }
+
+    /// `n` validators on a chain with these parameters.
+    pub(super) fn with_params(n: usize, params: Params) -> Self {
+        Self::make(n, vec![(0..n).collect()], params)
+    }
+
+    fn make(n: usize, members: Vec<Vec<usize>>, params: Params) -> Self {
         let set = set_of(0, &members[0]);
         let mut cluster = Self {
             nodes: Vec::new(),
@@ -74,7 +88,7 @@ impl Cluster {
             pass: Box::new(|_, _, _| true),
             members,
             starts: vec![(EpochStart::genesis(CHAIN, GENESIS_MS), set)],
-            epoch_heights,
+            params,
         };
         for i in 0..n {
             let core = cluster.core(i, 0, Recovered::default());
@@ -100,7 +114,7 @@ impl Cluster {
         let (start, set) = self.starts[epoch].clone();
         let mut config = config(&set, self.member(epoch, i));
         config.start = start;
-        config.params.epoch_heights = self.epoch_heights;
+        config.params = self.params.clone();
         let key: Box<FakeSigner> = Box::new(signer(ValidatorIndex(i as u16)));
         HotStuff::new(config, key, recovered).unwrap()
     }

@@ -324,7 +324,7 @@ impl Solo {
         Self::start(me, params, Recovered::default())
     }
 
-    fn start(me: u16, params: Params, recovered: Recovered) -> Self {
+    pub(super) fn start(me: u16, params: Params, recovered: Recovered) -> Self {
         let set = set(4);
         let me = ValidatorIndex(me);
         let config = Config {

@@ -2,6 +2,7 @@
 
 mod chain;
 mod cluster;
+mod commit_votes;
 mod epochs;
 mod evidence;
 mod following;

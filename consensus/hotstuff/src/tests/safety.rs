@@ -289,8 +289,13 @@ fn s1_the_record_round_trips_and_rejects_every_truncation() {
     let mut longer = bytes.clone();
     longer.push(0);
     assert!(SafetyRecord::from_bytes(&longer).is_err());
+    // A record from before there were commit votes.
+    assert_eq!(record.last_commit_vote, None);
+    let mut older = bytes[..bytes.len() - 1].to_vec();
+    older[0] = 1;
+    assert_eq!(SafetyRecord::from_bytes(&older).unwrap(), record);
     let mut other_version = bytes;
-    other_version[0] = 2;
+    other_version[0] = 3;
     assert!(SafetyRecord::from_bytes(&other_version).is_err());
 }
 

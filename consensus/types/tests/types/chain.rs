@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use falconet_crypto::falcon::{KeyPair, Scheme};
 use falconet_types::block::{Cut, Executed, Header, HeaderKind};
 use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::genesis::{ApplicationKind, Genesis, GenesisValidator, Params, StakeParams};
 use falconet_types::validators::ValidatorSet;
 use falconet_types::{BlockId, ChainId, Digest, Epoch, Height, Round, ValidatorIndex};
@@ -66,6 +67,12 @@ impl Chain {
             self.id,
             &key(voter),
         )
+    }
+
+    pub fn commit_vote(&self, voter: u8, round: u64, block_id: BlockId) -> CommitVote {
+        let index = ValidatorIndex(voter.into());
+        let (epoch, round) = (Epoch::ZERO, Round(round));
+        CommitVote::sign(epoch, round, block_id, index, self.id, &key(voter))
     }
 
     pub fn qc(&self, voters: &[u8], round: u64, parent_round: u64, block_id: BlockId) -> Qc {

@@ -11,6 +11,7 @@ use falconet_crypto::hash::Hasher;
 use falconet_types::batch::{Batch, BatchHeader, SignedBatchHeader, Watermark};
 use falconet_types::block::{Cut, Executed, Header, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::epoch::EpochProof;
 use falconet_types::evidence::Evidence;
 use falconet_types::message::{
@@ -68,6 +69,7 @@ fn found() -> BTreeMap<String, String> {
         ("header", wire::<Header>()),
         ("signed_header", wire::<SignedHeader>()),
         ("vote", wire::<Vote>()),
+        ("commit_vote", wire::<CommitVote>()),
         ("timeout", wire::<Timeout>()),
         ("qc", wire::<Qc>()),
         ("tc", wire::<Tc>()),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use falconet_types::batch::{Batch, BatchHeader, SignedBatchHeader, Watermark};
 use falconet_types::block::{Cut, Executed, Header, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::evidence::Evidence;
 use falconet_types::message::{
     Admission, CertRef, ClientMessage, GetBatches, GetBlocks, PeerMessage, kind,
@@ -97,6 +98,7 @@ proptest! {
     #[test]
     fn votes_and_certificates(seed: u64) {
         wire::<Vote>(seed);
+        wire::<CommitVote>(seed);
         wire::<Timeout>(seed);
         wire::<Qc>(seed);
         wire::<Tc>(seed);

@@ -68,6 +68,51 @@ fn a_vote_and_a_timeout_below_its_lock() {
 }
 
 #[test]
+fn two_commit_votes_of_a_round() {
+    let chain = Chain::new();
+    let votes = |a, b| Evidence::CommitVotes(Box::new(a), Box::new(b));
+    let twice = votes(chain.commit_vote(2, 5, A), chain.commit_vote(2, 5, B));
+    assert_eq!(judge(&chain, &twice), Ok(ValidatorIndex(2)));
+    let fine = [
+        votes(chain.commit_vote(2, 5, A), chain.commit_vote(2, 5, A)),
+        votes(chain.commit_vote(2, 5, A), chain.commit_vote(2, 6, B)),
+        votes(chain.commit_vote(2, 5, A), chain.commit_vote(1, 5, B)),
+    ];
+    for evidence in fine {
+        assert_eq!(judge(&chain, &evidence), NO_CONFLICT);
+    }
+    let mut framed = chain.commit_vote(1, 5, B);
+    framed.voter = ValidatorIndex(2);
+    let framed = votes(chain.commit_vote(2, 5, A), framed);
+    assert_eq!(
+        judge(&chain, &framed),
+        Err(Invalid::Signature(ValidatorIndex(2)))
+    );
+}
+
+#[test]
+fn a_commit_vote_and_a_timeout_below_it() {
+    let chain = Chain::new();
+    let low = chain.qc(&[0, 1, 3], 4, 3, A);
+    let same = chain.qc(&[0, 1, 3], 5, 4, B);
+    let pair = |vote, timeout| Evidence::CommitViolation(Box::new(vote), Box::new(timeout));
+    let vote = || chain.commit_vote(1, 5, B);
+    for round in [5, 6, 9] {
+        let broken = pair(vote(), chain.timeout(1, round, &low));
+        assert_eq!(judge(&chain, &broken), Ok(ValidatorIndex(1)));
+    }
+    // The lock is respected; the timeout is of a round before; somebody else gave up.
+    let fine = [
+        pair(vote(), chain.timeout(1, 6, &same)),
+        pair(chain.commit_vote(1, 6, B), chain.timeout(1, 5, &low)),
+        pair(vote(), chain.timeout(2, 5, &low)),
+    ];
+    for evidence in fine {
+        assert_eq!(judge(&chain, &evidence), NO_CONFLICT);
+    }
+}
+
+#[test]
 fn two_headers_of_a_round() {
     let chain = Chain::new();
     let signed = |change: &dyn Fn(&mut falconet_types::block::Header)| {

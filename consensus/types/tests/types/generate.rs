@@ -10,6 +10,7 @@ use falconet_crypto::falcon::{PublicKey, Scheme, Signature, SigningMessage};
 use falconet_types::batch::{Batch, BatchHeader, SignedBatchHeader, Watermark};
 use falconet_types::block::{Cut, Executed, Header, HeaderKind, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::epoch::{EpochProof, NextMembers};
 use falconet_types::evidence::Evidence;
 use falconet_types::message::{
@@ -180,6 +181,18 @@ impl Generate for SignedHeader {
     }
 }
 
+impl Generate for CommitVote {
+    fn generate(g: &mut Gen) -> Self {
+        CommitVote {
+            epoch: g.value(),
+            round: g.value(),
+            block_id: g.value(),
+            voter: g.value(),
+            signature: g.value(),
+        }
+    }
+}
+
 impl Generate for Vote {
     fn generate(g: &mut Gen) -> Self {
         Vote {
@@ -343,10 +356,12 @@ impl Generate for SignedBatchHeader {
 
 impl Generate for Evidence {
     fn generate(g: &mut Gen) -> Self {
-        match g.below(4) {
+        match g.below(6) {
             0 => Evidence::Headers(Box::new(g.value()), Box::new(g.value())),
             1 => Evidence::Votes(Box::new(g.value()), Box::new(g.value())),
             2 => Evidence::LockViolation(Box::new(g.value()), Box::new(g.value())),
+            3 => Evidence::CommitVotes(Box::new(g.value()), Box::new(g.value())),
+            4 => Evidence::CommitViolation(Box::new(g.value()), Box::new(g.value())),
             _ => Evidence::Batches(Box::new(g.value()), Box::new(g.value())),
         }
     }
@@ -517,7 +532,7 @@ impl Generate for EpochProof {
 
 impl Generate for PeerMessage {
     fn generate(g: &mut Gen) -> Self {
-        match g.below(20) {
+        match g.below(21) {
             0 => Self::Header(g.value()),
             1 => Self::Vote(g.value()),
             2 => Self::Timeout(g.value()),
@@ -537,6 +552,7 @@ impl Generate for PeerMessage {
             18 => Self::Relay(g.bytes(100).into()),
             16 => Self::GetEpochProof(g.value()),
             17 => Self::EpochProof(Box::new(g.value())),
+            19 => Self::CommitVote(g.value()),
             _ => Self::Batch(g.value::<Batch>().bytes().clone()),
         }
     }

@@ -128,15 +128,14 @@ impl Core {
                 }
                 Effect::Evidence(evidence) => {
                     use falconet_hotstuff::Evidence as E;
-                    let (who, fault) = match evidence.as_ref() {
-                        E::Headers(header, _) => (header.author, Fault::Proven),
-                        E::Votes(vote, _) | E::LockViolation(vote, _) => {
-                            (vote.voter, Fault::Proven)
-                        }
-                        // A warning: it harms nobody.
-                        E::Timeouts(timeout, _) => (timeout.author, Fault::Invalid),
+                    // Two timeouts are a warning: they harm nobody.
+                    let warning = matches!(evidence.as_ref(), E::Timeouts(..));
+                    let fault = if warning {
+                        Fault::Invalid
+                    } else {
+                        Fault::Proven
                     };
-                    self.standing.fault(who, fault, 1);
+                    self.standing.fault(evidence.accused(), fault, 1);
                     tracing::warn!(?evidence, "misbehaviour");
                     if let Some(evidence) = provable(*evidence) {
                         self.reporter.found(evidence);

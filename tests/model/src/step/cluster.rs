@@ -118,6 +118,7 @@ impl Cluster {
                 message,
                 PeerMessage::Header(_)
                     | PeerMessage::Vote(_)
+                    | PeerMessage::CommitVote(_)
                     | PeerMessage::Timeout(_)
                     | PeerMessage::Qc(_)
                     | PeerMessage::Tc(_)

@@ -243,7 +243,10 @@ impl Running {
                 }
                 Effect::Alarm(_) => self.node.alarms += 1,
                 Effect::Broadcast(message) | Effect::Send { message, .. } => {
-                    let signed = matches!(message, PeerMessage::Vote(_) | PeerMessage::Timeout(_));
+                    let signed = matches!(
+                        message,
+                        PeerMessage::Vote(_) | PeerMessage::CommitVote(_) | PeerMessage::Timeout(_)
+                    );
                     if signed && !self.node.said.contains(message) {
                         self.node.said.push(message.clone());
                     }
@@ -293,6 +296,7 @@ fn input(from: ValidatorIndex, message: &PeerMessage) -> Option<Input> {
         input,
         Input::Header { .. }
             | Input::Vote { .. }
+            | Input::CommitVote { .. }
             | Input::Timeout { .. }
             | Input::Qc { .. }
             | Input::Tc { .. }

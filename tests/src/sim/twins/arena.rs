@@ -369,6 +369,7 @@ impl Arena {
         let round = match &message {
             PeerMessage::Header(header) => header.round,
             PeerMessage::Vote(vote) => vote.round,
+            PeerMessage::CommitVote(vote) => vote.round,
             PeerMessage::Timeout(timeout) => timeout.round,
             _ => Round::ZERO,
         };
@@ -422,11 +423,7 @@ impl Arena {
     }
 
     fn evidence(&mut self, node: usize, evidence: &Evidence) {
-        let accused = match evidence {
-            Evidence::Headers(header, _) => header.author,
-            Evidence::Votes(vote, _) | Evidence::LockViolation(vote, _) => vote.voter,
-            Evidence::Timeouts(timeout, _) => timeout.author,
-        };
+        let accused = evidence.accused();
         if self.correct(node) && accused.at() >= self.cast.twins {
             self.broken(format!("node {node} accuses {accused}, which is correct"));
         }

@@ -125,6 +125,10 @@ impl<'a> Renamed<'a> {
                     name.add(self.round(vote.round));
                     name.add_wide(self.block(&vote.block_id));
                 }
+                PeerMessage::CommitVote(vote) => {
+                    name.add(self.round(vote.round));
+                    name.add_wide(self.block(&vote.block_id));
+                }
                 PeerMessage::Timeout(timeout) => {
                     name.add(self.round(timeout.round));
                     name.add(self.round(timeout.hqc_round));

@@ -48,6 +48,9 @@ pub(super) fn brief(message: &PeerMessage) -> String {
             h.id().short()
         ),
         PeerMessage::Vote(v) => format!("vote round {} {}", v.round, v.block_id.short()),
+        PeerMessage::CommitVote(v) => {
+            format!("commit vote round {} {}", v.round, v.block_id.short())
+        }
         PeerMessage::Timeout(t) => format!("timeout round {} with {}", t.round, t.hqc_round),
         PeerMessage::Qc(qc) => format!("QC round {} {}", qc.round, qc.block_id.short()),
         PeerMessage::Tc(tc) => format!("TC round {} max {}", tc.round, tc.max_hqc_round()),
