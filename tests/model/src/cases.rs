@@ -101,10 +101,23 @@ const EPOCHS: Options = Options {
     ..PLAIN
 };
 
+const COMMIT_VOTES_EPOCHS: Options = Options {
+    shape: Shape {
+        rounds: 2,
+        siblings: 1,
+        rounds_after: 2,
+    },
+    ..COMMIT_VOTES
+};
+
 /// All rules as written, in each setting.
 pub const SOUND: &[Case] = &[
     sound("2-chain rules, 3 rounds", PLAIN),
     sound("with commit votes, 3 rounds", COMMIT_VOTES),
+    sound(
+        "with commit votes over a change of epoch, 2 and 2 rounds",
+        COMMIT_VOTES_EPOCHS,
+    ),
     sound("with optimistic proposals, 4 rounds", OPTIMISTIC),
     sound("with payload, 2 rounds", PAYLOAD),
     sound("over a change of epoch, 3 and 2 rounds", EPOCHS),
@@ -159,6 +172,24 @@ pub const FLAWED: &[Case] = &[
         COMMIT_VOTES,
         Flaw::CommitVoteAfterTimeout,
         AGREEMENT,
+    ),
+    flawed(
+        "commit vote without a lock",
+        COMMIT_VOTES,
+        Flaw::CommitVoteWithoutLock,
+        AGREEMENT,
+    ),
+    flawed(
+        "commit vote without a lock is evidence",
+        COMMIT_VOTES,
+        Flaw::CommitVoteWithoutLock,
+        BLAMELESS,
+    ),
+    flawed(
+        "commit vote without the QC",
+        COMMIT_VOTES,
+        Flaw::CommitVoteUncertified,
+        BLAMELESS,
     ),
     flawed(
         "proposals forgotten over a restart",

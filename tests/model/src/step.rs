@@ -34,6 +34,8 @@ pub struct Setting {
     pub timers: u8,
     /// Restarts of all cores together.
     pub restarts: u8,
+    /// Commit votes (rule C4).
+    pub commit_votes: bool,
     /// Done to each core when it is made: nothing, or a rule switched off to see that the check
     /// notices.
     pub prepare: fn(&mut HotStuff),
@@ -46,6 +48,7 @@ pub const SETTINGS: &[Setting] = &[
         rounds: 3,
         timers: 0,
         restarts: 0,
+        commit_votes: false,
         prepare: |_| (),
     },
     Setting {
@@ -53,6 +56,7 @@ pub const SETTINGS: &[Setting] = &[
         rounds: 2,
         timers: 1,
         restarts: 0,
+        commit_votes: false,
         prepare: |_| (),
     },
     Setting {
@@ -60,6 +64,23 @@ pub const SETTINGS: &[Setting] = &[
         rounds: 3,
         timers: 1,
         restarts: 1,
+        commit_votes: false,
+        prepare: |_| (),
+    },
+    Setting {
+        name: "commit votes, one timer each, 2 rounds",
+        rounds: 2,
+        timers: 1,
+        restarts: 0,
+        commit_votes: true,
+        prepare: |_| (),
+    },
+    Setting {
+        name: "commit votes, one timer each, a restart, 3 rounds",
+        rounds: 3,
+        timers: 1,
+        restarts: 1,
+        commit_votes: true,
         prepare: |_| (),
     },
 ];

@@ -69,10 +69,20 @@ fn the_step_function_holds() {
 fn flaws_of_the_step_function_are_found() {
     let forget_lock = |core: &mut HotStuff| core.misbehave(Misbehaviour::ForgetLock);
     let vote_late = |core: &mut HotStuff| core.misbehave(Misbehaviour::VoteAfterTimeout);
-    for prepare in [forget_lock as fn(&mut HotStuff), vote_late] {
+    let commit_late = |core: &mut HotStuff| core.misbehave(Misbehaviour::CommitVoteAfterTimeout);
+    let unlocked = |core: &mut HotStuff| core.misbehave(Misbehaviour::CommitVoteWithoutLock);
+    let plain = &step::SETTINGS[2];
+    let with_commit_votes = &step::SETTINGS[4];
+    assert!(with_commit_votes.commit_votes && with_commit_votes.restarts > 0);
+    for (setting, prepare) in [
+        (plain, forget_lock as fn(&mut HotStuff)),
+        (plain, vote_late),
+        (with_commit_votes, commit_late),
+        (with_commit_votes, unlocked),
+    ] {
         let setting = Setting {
             prepare,
-            ..step::SETTINGS[2]
+            ..*setting
         };
         let search = Search::Walks {
             seed: 1,

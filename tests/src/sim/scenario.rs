@@ -171,6 +171,7 @@ impl Scenario {
                 batch_bytes_target: rng.between(1_000, 100_000),
                 batch_interval_ms: rng.between(1, 20),
                 optimistic_proposals: seed % 2 == 1,
+                commit_votes: seed % 4 >= 2,
                 ..Self::params()
             },
             ..Self::scripted(seed, n)

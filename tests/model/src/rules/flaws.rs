@@ -15,8 +15,12 @@ pub enum Flaw {
     Amnesia,
     /// A vote for a block whose parent's QC is not held (against V3).
     ParentUncertified,
-    /// A commit vote in a round that was given up.
+    /// A commit vote in a round that was given up (against C4).
     CommitVoteAfterTimeout,
+    /// A commit vote does not raise the lock, or the lock is lost with the record (against C4, S6).
+    CommitVoteWithoutLock,
+    /// A commit vote for a block whose QC is not held (against C4).
+    CommitVoteUncertified,
     /// A leader forgets over a restart what it proposed (against H2).
     ProposeTwice,
     /// A batch is acknowledged before it is durable (against D2).

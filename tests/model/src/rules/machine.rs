@@ -11,7 +11,7 @@ use super::state::{HONEST, HONEST_PER_EPOCH, Node, State, bit, members};
 pub struct Options {
     /// Bounds.
     pub shape: Shape,
-    /// Commit votes (extension 1).
+    /// Commit votes (rules C4, C5).
     pub commit_votes: bool,
     /// Leaders: round 1 belongs to the Byzantine validator, the rounds after it to honest ones in
     /// turn, who propose optimistically (extension 2). Without it anybody proposes anything.
@@ -239,6 +239,7 @@ impl Machine {
             .filter(of_epoch)
             .map(|b| self.blocks.parent_round(b));
         let by_commit_votes = members(node.commit_votes)
+            .filter(|_| !self.flawed(Flaw::CommitVoteWithoutLock))
             .filter(of_epoch)
             .map(|b| self.blocks.all[b].round);
         by_votes.chain(by_commit_votes).max().unwrap_or(0)
@@ -331,7 +332,7 @@ impl Machine {
         state
     }
 
-    /// Nothing that a correct validator signs can be used against it (rules E1 to E3).
+    /// Nothing that a correct validator signs can be used against it (rules E1 to E3, E5, E6).
     fn slashable(&self, node: &Node) -> bool {
         let round_of = |b: usize| (self.blocks.all[b].epoch, self.blocks.all[b].round);
         let votes: Vec<usize> = members(node.votes).collect();
@@ -351,7 +352,19 @@ impl Machine {
                     && self.blocks.all[usize::from(named) - 1].round < self.blocks.parent_round(b)
             })
         });
-        twice(&votes, false) || twice(&proposals, true) || lock_violated
+        let commit_votes: Vec<usize> = members(node.commit_votes).collect();
+        let commit_violated = commit_votes.iter().any(|&b| {
+            let (epoch, round) = round_of(b);
+            (round..=self.rounds(epoch)).any(|later| {
+                let named = node.timeouts[self.blocks.slot(epoch, later)];
+                named != 0 && self.blocks.all[usize::from(named) - 1].round < round
+            })
+        });
+        twice(&votes, false)
+            || twice(&proposals, true)
+            || lock_violated
+            || twice(&commit_votes, false)
+            || commit_violated
     }
 }
 
@@ -401,7 +414,8 @@ impl Model for Machine {
                 }
                 let round = self.blocks.all[b].round;
                 if self.options.commit_votes
-                    && facts.certified & bit(b) != 0
+                    && !self.blocks.is_genesis(b)
+                    && (facts.certified & bit(b) != 0 || self.flawed(Flaw::CommitVoteUncertified))
                     && node.commit_votes & bit(b) == 0
                     && (self.last_given_up(node, epoch) < round
                         || self.flawed(Flaw::CommitVoteAfterTimeout))

@@ -1,9 +1,10 @@
 //! What the Byzantine validator, leader of round 1, has signed before anything happens: two
-//! blocks for its round, votes for both, and timeouts that name genesis. It votes for every block
-//! of the others as soon as that exists.
+//! blocks for its round, votes (and commit votes) for both, and timeouts that name genesis. It
+//! votes for every block of the others as soon as that exists.
 
 use falconet_types::block::{Cut, Header, HeaderKind, SignedHeader, genesis_id};
 use falconet_types::certificate::{Qc, Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::message::PeerMessage;
 use falconet_types::{Digest, Epoch, Height, Round, ValidatorIndex};
 
@@ -15,11 +16,12 @@ pub(super) fn who() -> ValidatorIndex {
 }
 
 /// Its messages about rounds up to `rounds`.
-pub(super) fn prepared(rounds: u64) -> Vec<PeerMessage> {
+pub(super) fn prepared(rounds: u64, commit_votes: bool) -> Vec<PeerMessage> {
     let mut messages = Vec::new();
     for time_ms in [GENESIS_MS + 1, GENESIS_MS + 2] {
         let header = header(time_ms);
         messages.push(vote(&header));
+        messages.extend(commit_votes.then(|| commit_vote(&header)));
         messages.push(PeerMessage::Header(header));
     }
     let genesis = Qc::genesis(Epoch(0), genesis_id(CHAIN));
@@ -44,6 +46,19 @@ pub(super) fn vote(header: &SignedHeader) -> PeerMessage {
         header.round,
         header.id(),
         header.parent_round,
+        who(),
+        CHAIN,
+        &signer(who()),
+    ))
+}
+
+/// Its vote to commit a block.
+pub(super) fn commit_vote(header: &SignedHeader) -> PeerMessage {
+    let (epoch, round, id) = (Epoch(0), header.round, header.id());
+    PeerMessage::CommitVote(CommitVote::sign(
+        epoch,
+        round,
+        id,
         who(),
         CHAIN,
         &signer(who()),

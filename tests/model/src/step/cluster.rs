@@ -7,6 +7,7 @@ use std::sync::Arc;
 use falconet_hotstuff::Effect;
 use falconet_types::ValidatorIndex;
 use falconet_types::certificate::{Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::message::PeerMessage;
 use stateright::{Model, Property};
 
@@ -132,6 +133,10 @@ impl Cluster {
                 }
                 if let PeerMessage::Header(header) = message {
                     self.send(state, byzantine::who(), j, &byzantine::vote(header));
+                    if self.setting.commit_votes {
+                        let vote = byzantine::commit_vote(header);
+                        self.send(state, byzantine::who(), j, &vote);
+                    }
                 }
             }
         }
@@ -154,7 +159,7 @@ impl Model for Cluster {
         let (nodes, said): (Vec<_>, Vec<_>) = self
             .honest
             .iter()
-            .map(|i| Node::start(*i, self.setting.prepare))
+            .map(|i| Node::start(*i, &self.setting))
             .unzip();
         let mut state = State {
             nodes,
@@ -164,7 +169,7 @@ impl Model for Cluster {
         for (i, effects) in said.iter().enumerate() {
             self.spread(&mut state, i, effects);
         }
-        for message in byzantine::prepared(self.setting.rounds) {
+        for message in byzantine::prepared(self.setting.rounds, self.setting.commit_votes) {
             for to in 0..self.honest.len() {
                 self.send(&mut state, byzantine::who(), to, &message);
             }
@@ -241,7 +246,7 @@ impl Model for Cluster {
     }
 }
 
-/// Rules E2 and E3, on all that one core has sent, written again without the core's help.
+/// Rules E2, E3, E5 and E6, on all that one core has sent, written again without the core's help.
 fn slashable(said: &[PeerMessage]) -> bool {
     let votes: Vec<&Vote> = said
         .iter()
@@ -267,5 +272,22 @@ fn slashable(said: &[PeerMessage]) -> bool {
             .iter()
             .any(|t| t.round >= vote.round && t.hqc_round < vote.parent_round)
     });
-    twice || lock
+    let commits: Vec<&CommitVote> = said
+        .iter()
+        .filter_map(|m| match m {
+            PeerMessage::CommitVote(vote) => Some(vote),
+            _ => None,
+        })
+        .collect();
+    let commits_twice = commits.iter().enumerate().any(|(at, a)| {
+        commits[..at]
+            .iter()
+            .any(|b| a.round == b.round && a.block_id != b.block_id)
+    });
+    let commit_lock = commits.iter().any(|vote| {
+        timeouts
+            .iter()
+            .any(|t| t.round >= vote.round && t.hqc_round < vote.round)
+    });
+    twice || lock || commits_twice || commit_lock
 }

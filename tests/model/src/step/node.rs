@@ -21,6 +21,8 @@ use falconet_types::{
     ValidatorIndex,
 };
 
+use super::Setting;
+
 /// Validators, one of them Byzantine.
 pub(super) const N: usize = 4;
 pub(super) const CHAIN: ChainId = Digest([7; 32]);
@@ -109,6 +111,7 @@ pub(super) enum Taken {
 pub(super) struct Node {
     me: ValidatorIndex,
     prepare: fn(&mut HotStuff),
+    commit_votes: bool,
     past: Arc<Vec<Taken>>,
     /// Hash of the whole core as it is now; nodes with equal cores, clocks, logs
     /// and signed statements are equal.
@@ -117,7 +120,7 @@ pub(super) struct Node {
     pub timers: u8,
     pub committed: Vec<(Height, BlockId)>,
     pub alarms: usize,
-    /// All votes and timeouts that it ever sent.
+    /// All votes, commit votes and timeouts that it ever sent.
     pub said: Vec<PeerMessage>,
 }
 
@@ -143,10 +146,11 @@ struct Running {
 
 impl Node {
     /// A core that has started, and what it sent.
-    pub(super) fn start(me: ValidatorIndex, prepare: fn(&mut HotStuff)) -> (Self, Vec<Effect>) {
+    pub(super) fn start(me: ValidatorIndex, setting: &Setting) -> (Self, Vec<Effect>) {
         let node = Self {
             me,
-            prepare,
+            prepare: setting.prepare,
+            commit_votes: setting.commit_votes,
             past: Arc::default(),
             fingerprint: 0,
             round: Round::ZERO,
@@ -163,9 +167,7 @@ impl Node {
 
     /// Takes one thing more.
     pub(super) fn take(&self, taken: Taken) -> (Self, Vec<Effect>) {
-        let mut fresh = Self::start(self.me, self.prepare).0;
-        fresh.past = self.past.clone();
-        let mut running = Running::new(fresh);
+        let mut running = Running::new(self.clone());
         let mut out = Vec::new();
         running.connect(&mut out);
         for past in self.past.iter() {
@@ -279,6 +281,7 @@ fn core(node: &Node, recovered: Recovered) -> HotStuff {
             // Leaders propose at once: waiting is for the simulator to vary.
             block_interval_ms_min: 0,
             block_interval_ms_idle: 0,
+            commit_votes: node.commit_votes,
             ..Params::default()
         },
         start: EpochStart::genesis(CHAIN, GENESIS_MS),

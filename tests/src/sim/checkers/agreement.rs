@@ -6,8 +6,9 @@ use falconet_hotstuff::Committed;
 use falconet_ledger::BlockResult;
 use falconet_types::block::{Cut, genesis_id};
 use falconet_types::certificate::Qc;
+use falconet_types::message::PeerMessage;
 use falconet_types::validators::ValidatorSet;
-use falconet_types::{BlockId, ChainId, Digest, Height};
+use falconet_types::{BlockId, ChainId, Digest, Height, ValidatorIndex};
 
 use super::super::disk::Disk;
 use super::super::keys;
@@ -22,9 +23,38 @@ pub struct Agreement {
     /// Committed height of each node.
     heights: BTreeMap<usize, u64>,
     executed: BTreeMap<usize, u64>,
+    /// Who voted to commit what.
+    commit_votes: BTreeMap<BlockId, BTreeSet<ValidatorIndex>>,
 }
 
 impl Agreement {
+    /// A message left a correct node, which is the validator of the same number.
+    pub fn sent(&mut self, node: usize, message: &PeerMessage) {
+        if let PeerMessage::CommitVote(vote) = message
+            && vote.voter.at() == node
+        {
+            let voters = self.commit_votes.entry(vote.block_id).or_default();
+            voters.insert(vote.voter);
+        }
+    }
+
+    /// A quorum may have voted to commit the block: the correct ones who said so, the node that
+    /// counts (its own vote may not have left it yet), and all faulty ones.
+    fn voted(
+        &self,
+        node: usize,
+        id: &BlockId,
+        set: &ValidatorSet,
+        faulty: impl Fn(ValidatorIndex) -> bool,
+    ) -> bool {
+        let said = self.commit_votes.get(id);
+        let counts = |v: &ValidatorIndex| {
+            v.at() == node || faulty(*v) || said.is_some_and(|said| said.contains(v))
+        };
+        let all = set.iter().map(|validator| validator.index);
+        set.weight_of(all.filter(counts)) * 3 > set.total_weight() * 2
+    }
+
     /// A node committed a block, durably.
     pub fn committed(
         &mut self,
@@ -33,6 +63,7 @@ impl Agreement {
         chain: ChainId,
         set: &ValidatorSet,
         disk: &Disk,
+        faulty: impl Fn(ValidatorIndex) -> bool,
     ) -> Check {
         let header = &block.header;
         let height = self.heights.entry(node).or_default();
@@ -59,7 +90,8 @@ impl Agreement {
                 self.chain.push(header.id());
             }
         }
-        proven(node, block, chain, set, disk)
+        let voted = |id: &BlockId| self.voted(node, id, set, &faulty);
+        proven(node, block, chain, set, disk, voted)
     }
 
     /// A node starts again with what is on its disk.
@@ -128,13 +160,15 @@ impl Agreement {
 }
 
 /// The proof's QC is a quorum's, and the headers from the certified block down to the committed
-/// one, as they are in the node's log, hold two of consecutive rounds at or above the block.
+/// one, as they are in the node's log, hold two of consecutive rounds at or above the block, or one
+/// that a quorum voted to commit.
 fn proven(
     node: usize,
     block: &Committed,
     chain: ChainId,
     set: &ValidatorSet,
     disk: &Disk,
+    voted: impl Fn(&BlockId) -> bool,
 ) -> Check {
     let (child, qc) = (&block.proof.child, &block.proof.qc);
     let weight = set.weight_of(qc.votes.iter().map(|(voter, _)| *voter));
@@ -146,18 +180,19 @@ fn proven(
             && voters.len() == qc.votes.len()
             && weight * 3 > set.total_weight() * 2
             && signed(chain, set, qc)
-            && child.height > block.header.height,
+            && child.height >= block.header.height,
         "node {node} commits {id} with something that is no proof"
     );
     let mut at = child.header();
     let mut consecutive = false;
     loop {
-        consecutive |= at.parent_round.next() == at.round;
-        if at.parent_id == id {
+        consecutive |= voted(&at.id());
+        if at.id() == id {
             break;
         }
+        consecutive |= at.parent_round.next() == at.round;
         let below = disk.header(&at.parent_id);
-        let Some(below) = below.filter(|below| below.height > block.header.height) else {
+        let Some(below) = below.filter(|below| below.height >= block.header.height) else {
             return Err(format!(
                 "node {node}: the proof of {id} proves another block"
             ));
@@ -166,7 +201,7 @@ fn proven(
     }
     ensure!(
         consecutive,
-        "node {node} commits {id} without consecutive rounds"
+        "node {node} commits {id} without consecutive rounds or commit votes"
     );
     Ok(())
 }

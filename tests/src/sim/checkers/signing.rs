@@ -18,6 +18,7 @@ use super::{Check, ensure};
 pub struct SelfConsistency {
     votes: BTreeMap<(usize, Epoch, Round), PeerMessage>,
     timeouts: BTreeMap<(usize, Epoch, Round), PeerMessage>,
+    commit_votes: BTreeMap<(usize, Epoch, Round), PeerMessage>,
     /// Timeouts that were sent by themselves. A TC may carry one that was durable when the node
     /// crashed before it sent anything, and after the restart the vote before it is sent first.
     gave_up: BTreeSet<(usize, Epoch, Round)>,
@@ -45,8 +46,27 @@ impl SelfConsistency {
                 );
                 self.votes.entry(key)
             }
+            PeerMessage::CommitVote(vote) if vote.voter.at() == node => {
+                let key = (node, vote.epoch, vote.round);
+                let last = (node, vote.epoch, Round(u64::MAX));
+                ensure!(
+                    self.commit_votes.contains_key(&key)
+                        || self.gave_up.range(key..=last).next().is_none(),
+                    "node {node} votes to commit in round {} after it gave up that or a later one",
+                    vote.round
+                );
+                self.commit_votes.entry(key)
+            }
             PeerMessage::Timeout(timeout) if timeout.author.at() == node => {
                 let key = (node, timeout.epoch, timeout.round);
+                let first = (node, timeout.epoch, timeout.hqc_round.next());
+                let above = (first <= key).then(|| self.commit_votes.range(first..=key).next());
+                ensure!(
+                    above.flatten().is_none(),
+                    "node {node} gives up round {} with a QC of {}, below what it voted to commit",
+                    timeout.round,
+                    timeout.hqc_round
+                );
                 self.gave_up.insert(key);
                 self.timeouts.entry(key)
             }
@@ -182,8 +202,9 @@ impl Justification {
     }
 }
 
-/// The last record of a node: epoch, block and round of the lock, last vote, highest timeout.
-type Last = (Epoch, (Round, BlockId), Round, Round);
+/// The last record of a node: epoch, block and round of the lock, last vote, highest timeout, last
+/// commit vote.
+type Last = (Epoch, (Round, BlockId), Round, Round, Round);
 
 /// The durable safety record never goes back, and never locks below what it voted on.
 #[derive(Debug, Default)]
@@ -200,6 +221,7 @@ impl Locks {
             locked,
             record.last_voted_round,
             record.highest_timeout_round,
+            (record.last_commit_vote.as_ref()).map_or(Round::ZERO, |vote| vote.round),
         );
         let last = *self.last.entry(node).or_insert(now);
         ensure!(
@@ -209,7 +231,8 @@ impl Locks {
             last.0
         );
         ensure!(
-            now.0 > last.0 || (now.1.0 >= last.1.0 && now.2 >= last.2 && now.3 >= last.3),
+            now.0 > last.0
+                || (now.1.0 >= last.1.0 && now.2 >= last.2 && now.3 >= last.3 && now.4 >= last.4),
             "node {node}: its safety record went back from {last:?} to {now:?}"
         );
         ensure!(
@@ -227,6 +250,12 @@ impl Locks {
                 record.locked.round
             );
         }
+        ensure!(
+            record.locked.round >= now.4,
+            "node {node} voted to commit in round {} and is locked on {}",
+            now.4,
+            record.locked.round
+        );
         self.last.insert(node, now);
         Ok(())
     }

@@ -7,6 +7,7 @@ use falconet_ledger::{Application, Ledger};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, Executed, Header, HeaderKind, LaneTip, SignedHeader, genesis_id};
 use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::message::PeerMessage;
 use falconet_types::{BlockId, Digest, Epoch, Height, Round, Seq, TxId, ValidatorIndex};
 
@@ -87,7 +88,8 @@ impl Made {
     }
 
     fn commits(&self, agreement: &mut Agreement, node: usize, block: &Committed) -> Check {
-        agreement.committed(node, block, self.chain.id, &self.chain.set, &self.disk)
+        let (id, set) = (self.chain.id, &self.chain.set);
+        agreement.committed(node, block, id, set, &self.disk, |_| false)
     }
 
     fn vote(&self, voter: u16, round: u64, parent_round: u64, block: u8) -> Vote {
@@ -182,7 +184,10 @@ fn commit_proofs_need_a_quorum_of_distinct_authentic_votes_and_consecutive_round
         commit(&made.committed(&one, &gap, &[0, 1, 2])),
         "consecutive rounds",
     );
-    fails(commit(&made.committed(&one, &one, &[0, 1, 2])), "no proof");
+    fails(
+        commit(&made.committed(&one, &one, &[0, 1, 2])),
+        "commit votes",
+    );
     let mut forged = made.committed(&one, &two, &[0, 1, 2]);
     let mut qc = made.qc(&two, &[0, 1, 2]);
     qc.votes[1].1 = qc.votes[0].1.clone();
@@ -191,6 +196,57 @@ fn commit_proofs_need_a_quorum_of_distinct_authentic_votes_and_consecutive_round
     let mut other = made.committed(&one, &two, &[0, 1, 2]);
     other.proof.qc = Arc::new(made.qc(&one, &[0, 1, 2]));
     fails(commit(&other), "no proof");
+}
+
+#[test]
+fn a_quorum_of_commit_votes_is_as_good_as_consecutive_rounds() {
+    let mut made = Made::new();
+    let one = made.header(None, 1, 1);
+    let early = made.committed(&one, &one, &[0, 1, 2]);
+    let vote = |voter: u16| {
+        PeerMessage::CommitVote(CommitVote::sign(
+            Epoch(0),
+            Round(1),
+            one.id(),
+            ValidatorIndex(voter),
+            made.chain.id,
+            &SimSigner(voter.into()),
+        ))
+    };
+    let mut agreement = Agreement::default();
+    agreement.sent(1, &vote(1));
+    // Nobody speaks for another.
+    agreement.sent(3, &vote(2));
+    let mut short = Agreement::default();
+    short.sent(1, &vote(1));
+    fails(made.commits(&mut short, 0, &early), "commit votes");
+    agreement.sent(2, &vote(2));
+    made.commits(&mut agreement, 0, &early).unwrap();
+}
+
+#[test]
+fn self_consistency_notices_commit_votes_that_contradict_timeouts() {
+    let made = Made::new();
+    let all = |_| true;
+    let vote = |round: u64, block: u8| {
+        PeerMessage::CommitVote(CommitVote::sign(
+            Epoch(0),
+            Round(round),
+            Digest([block; 32]),
+            ValidatorIndex(1),
+            made.chain.id,
+            &SimSigner(1),
+        ))
+    };
+    let timeout = |round, hqc| PeerMessage::Timeout(made.timeout(1, round, hqc));
+    let mut wire = SelfConsistency::default();
+    wire.sent(1, &vote(5, 1), all).unwrap();
+    wire.sent(1, &vote(5, 1), all).unwrap();
+    fails(wire.sent(1, &vote(5, 2), all), "contradicts itself");
+    fails(wire.sent(1, &timeout(6, 4), all), "voted to commit");
+    wire.sent(1, &timeout(6, 5), all).unwrap();
+    wire.sent(1, &vote(5, 1), all).unwrap();
+    fails(wire.sent(1, &vote(6, 1), all), "after it gave up");
 }
 
 #[test]

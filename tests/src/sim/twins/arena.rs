@@ -1,6 +1,6 @@
 //! The cores, the messages between them, and what must hold.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use falconet_hotstuff::{
@@ -52,6 +52,8 @@ pub(super) struct Arena {
     leaders: Vec<ValidatorIndex>,
     pub players: Vec<Player>,
     pub origins: BTreeMap<BlockId, Origin>,
+    /// Correct validators that voted to commit a block.
+    committing: BTreeMap<BlockId, BTreeSet<usize>>,
     /// Messages of rounds to come.
     pub waiting: Vec<(usize, usize, PeerMessage)>,
     queue: VecDeque<(usize, usize, PeerMessage)>,
@@ -98,6 +100,7 @@ impl Arena {
             block_interval_ms_min: 0,
             block_interval_ms_idle: 0,
             clock_drift_ms_max: 1_000_000,
+            commit_votes: cast.commit_votes,
             ..Params::default()
         };
         let genesis = keys::genesis(0, &vec![1; cast.n], params.clone());
@@ -138,6 +141,7 @@ impl Arena {
             set,
             leaders,
             players,
+            committing: BTreeMap::new(),
             origins: BTreeMap::new(),
             waiting: Vec::new(),
             queue: VecDeque::new(),
@@ -182,6 +186,7 @@ impl Arena {
             set,
             leaders,
             origins: self.origins.clone(),
+            committing: self.committing.clone(),
             waiting: self.waiting.clone(),
             queue: self.queue.clone(),
             group: self.group,
@@ -345,6 +350,13 @@ impl Arena {
             let origin = (from, header.round, header.parent_id);
             self.origins.entry(header.id()).or_insert(origin);
         }
+        if let PeerMessage::CommitVote(vote) = &message
+            && self.correct(from)
+            && vote.voter.at() == from
+        {
+            let voters = self.committing.entry(vote.block_id).or_default();
+            voters.insert(from);
+        }
         if self.correct(from) {
             let twins = self.cast.twins;
             let correct = |validator: ValidatorIndex| validator.at() >= twins;
@@ -405,8 +417,9 @@ impl Arena {
     /// rounds.
     fn proven(&mut self, node: usize, child: BlockId, committed: BlockId) {
         let mut at = child;
-        let mut consecutive = false;
+        let mut consecutive = self.voted(&committed);
         while at != committed {
+            consecutive |= self.voted(&at);
             let Some((_, round, parent)) = self.origins.get(&at) else {
                 self.broken(format!(
                     "node {node} commits with a proof of something else"
@@ -420,6 +433,12 @@ impl Arena {
         if self.correct(node) && !consecutive {
             self.broken(format!("node {node} commits without consecutive rounds"));
         }
+    }
+
+    /// A quorum may have voted to commit the block, the twins among them.
+    fn voted(&self, id: &BlockId) -> bool {
+        let correct = self.committing.get(id).map_or(0, BTreeSet::len);
+        (correct + self.cast.twins) * 3 > self.cast.n * 2
     }
 
     fn evidence(&mut self, node: usize, evidence: &Evidence) {

@@ -50,6 +50,8 @@ pub struct Cast {
     /// Only the first so many validators lead while phases are chosen: those that run twice come
     /// first, and do most harm when they lead.
     pub leaders: usize,
+    /// Commit votes (rule C4).
+    pub commit_votes: bool,
     /// A rule that correct validators break: to see that it is noticed.
     pub flaw: Option<Misbehaviour>,
 }
@@ -59,7 +61,14 @@ pub const FOUR: Cast = Cast {
     n: 4,
     twins: 1,
     leaders: 4,
+    commit_votes: false,
     flaw: None,
+};
+
+/// The same with commit votes.
+pub const FOUR_COMMIT_VOTES: Cast = Cast {
+    commit_votes: true,
+    ..FOUR
 };
 
 /// Seven validators, two of which run twice.
@@ -67,6 +76,7 @@ pub const SEVEN: Cast = Cast {
     n: 7,
     twins: 2,
     leaders: 7,
+    commit_votes: false,
     flaw: None,
 };
 

@@ -190,6 +190,19 @@ impl<'a> Renamed<'a> {
             name.add_wide(self.block(id));
             name.0
         }));
+        let committing = s.commit_votes.iter().filter(|(round, _, id)| {
+            let root = self.arena.origins.get(&s.root).map(|(_, round, _)| *round);
+            Some(*round) > root && *id != s.root
+        });
+        name.add_sorted(committing.map(|(round, voter, id)| {
+            let mut name = Name::new();
+            name.add(self.round(*round));
+            name.add(self.validator(*voter));
+            name.add_wide(self.block(id));
+            name.0
+        }));
+        let vote = s.record.last_commit_vote.as_ref();
+        name.add(vote.map_or(0, |vote| self.round(vote.round)));
         let open = s.timeouts.iter().filter(|(_, round, _)| *round >= s.round);
         name.add_sorted(open.map(|(author, round, named)| {
             let mut name = Name::new();

@@ -247,7 +247,8 @@ impl World {
                 extends_genesis(block, self.chain.id)?;
                 let disk = &self.nodes[i].disk;
                 let (id, set) = (self.chain.id, &self.chain.set);
-                self.agreement.committed(i, block, id, set, disk)?;
+                let faulty = |v: ValidatorIndex| self.scenario.faulty(v.at());
+                self.agreement.committed(i, block, id, set, disk, faulty)?;
                 let disks: Vec<_> = self
                     .nodes
                     .iter()
@@ -269,6 +270,7 @@ impl World {
             if correct {
                 let (scenario, set) = (&self.scenario, &self.chain.set);
                 let correct = |validator: ValidatorIndex| scenario.correct(validator.at());
+                self.agreement.sent(i, &message);
                 self.consistency.sent(i, &message, correct)?;
                 let faulty = |validator: ValidatorIndex| !scenario.correct(validator.at());
                 self.justification.sent(i, &message, set, faulty)?;
