@@ -330,6 +330,11 @@ impl Mempool {
         });
         self.fetch
             .note_deadline(progress_us.saturating_add(REQUEST_HEDGE_US));
+        if !want.committed {
+            // An answer of no use must not be the occasion for the next request: the owner alone
+            // may be asked here, and could keep this node busy. Progress takes the pause away.
+            self.fetch.lanes[lane.at()].next_us = progress_us.saturating_add(RETRY_US);
+        }
         self.counters.requests += 1;
         let request = GetBatches {
             epoch: self.config.set.epoch(),
