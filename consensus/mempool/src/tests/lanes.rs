@@ -263,6 +263,29 @@ fn lost_stream_data_is_repaired_from_a_holder() {
 }
 
 #[test]
+fn useless_answers_to_a_repair_do_not_ask_for_the_next_one() {
+    let mut node = connected();
+    let (right, wrong) = (chain(1, GENESIS, 1, 3), chain(1, GENESIS, 2, 3));
+    node.batch(1, &right[0]);
+    // Settled and forgotten: that the next one does not extend it is no proof of a fork.
+    node.commit(&[(1, right[0].tip())]);
+    node.execute();
+    for _ in 0..HISTORY_HEIGHTS_FLOOR {
+        node.commit(&[]);
+        node.execute();
+    }
+    node.watermark(1, &[(1, right[2].tip())]);
+    assert_eq!(requests(&node.wait(REPAIR_AFTER_US)), [(1, 1, 2, 3)]);
+    // The owner answers at once, with another branch, as often as it is asked.
+    let mut asked = 0;
+    for _ in 0..100 {
+        asked += requests(&node.batch(1, &wrong[1])).len();
+    }
+    assert_eq!(asked, 0);
+    assert!(requests(&node.wait(RETRY_US)).len() <= 1);
+}
+
+#[test]
 fn a_silent_peer_costs_a_timeout_and_another_is_asked() {
     let mut node = connected();
     let batches = chain(1, GENESIS, 1, 3);
