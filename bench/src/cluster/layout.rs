@@ -234,6 +234,14 @@ impl Testnet {
         }
 
         let ledger = spec.application == ApplicationKind::Ledger;
+        let faucet_path = dir.join("faucet.key");
+        let faucet = ledger
+            .then(|| faucet(&faucet_path, spec.scheme))
+            .transpose()?;
+        for validator in &mut validators {
+            // Whoever has the faucet decides about the stake.
+            validator.owner = faucet.as_ref().map(|account| account.id);
+        }
         // The seed only keeps apart networks that share a cache directory.
         let first_key = validators[0].key.id();
         let seed = hash::hash(
@@ -250,7 +258,7 @@ impl Testnet {
                 progress,
             )?;
             funded = accounts.genesis_accounts(accounts::BALANCE);
-            funded.push(faucet(&dir.join("faucet.key"), spec.scheme)?);
+            funded.extend(faucet);
             funded.sort_by_key(|account| account.id);
         }
         let genesis = Genesis {

@@ -98,7 +98,7 @@ impl Command {
             Self::Account(args) => args.run()?,
             Self::Tx(args) => return args.run(),
             Self::Stake(args) => return args.run(),
-            Self::Validators(args) => args.run()?,
+            Self::Validators(args) => return args.run(),
             Self::Proof(args) => args.run()?,
             Self::Xdp(args) => args.run()?,
             Self::Probes(args) => args.run()?,

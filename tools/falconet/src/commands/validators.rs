@@ -1,5 +1,9 @@
 //! `falconet validators`
 
+mod membership;
+
+use std::process::ExitCode;
+
 use serde_json::Value;
 
 use crate::http::{NodeArgs, text};
@@ -8,14 +12,21 @@ use crate::output;
 /// Characters of an id that tell validators apart for people.
 const SHORT: usize = 12;
 
-/// Show the validators of an epoch, everybody with stake, and what was punished
+/// Show the validators of an epoch, everybody with stake, and what was punished; join and leave
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   falconet validators
   falconet validators --epoch 7
-  falconet validators --json")]
+  falconet validators --json
+  falconet validators join --config delta/falconet.toml --name delta --key owner.key
+  falconet validators leave delta --key owner.key"
+)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<membership::Command>,
     /// The epoch; the present one by default. Those of which misbehaviour can be reported are kept
     #[arg(long)]
     epoch: Option<u64>,
@@ -27,7 +38,14 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Some(command) => command.run(),
+            None => self.show().map(|()| ExitCode::SUCCESS),
+        }
+    }
+
+    fn show(self) -> anyhow::Result<()> {
         let query = self.epoch.map_or(String::new(), |e| format!("?epoch={e}"));
         let answer = self
             .node

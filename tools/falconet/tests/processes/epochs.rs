@@ -1,7 +1,15 @@
-//! The validator set changes while the network runs: one leaves, follows, and comes back.
+//! The validator set changes while the network runs: one leaves, follows, and comes back; one becomes
+//! four, seven, and another one.
 
-use falconet_types::Scheme;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use falconet_client::{Fate, Pool, PoolConfig, Wallet};
 use falconet_types::genesis::Params;
+use falconet_types::receipt::Outcome;
+use falconet_types::{AccountId, Scheme};
+use falconet_validator::config::StoreSection;
 use serde_json::Value;
 
 use crate::harness::{falconet, wait_for};
@@ -77,5 +85,128 @@ fn a_validator_leaves_follows_and_comes_back() {
         (status(&network, 3)["signing"] == true).then_some(())
     });
     network.agree();
+    network.stop();
+}
+
+/// Sends transfers until it is told to stop, following the validators; each must be executed.
+fn load(
+    config: &PoolConfig,
+    mut wallet: Wallet,
+    to: AccountId,
+    stop: &AtomicBool,
+    done: &AtomicUsize,
+) {
+    let mut pool = Pool::open(config).unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let txs: Vec<_> = (0..4).map(|_| wallet.transfer(to, 1)).collect();
+        let fates = pool
+            .submit_and_wait(&txs, crate::harness::PATIENCE)
+            .unwrap();
+        for fate in fates {
+            let executed =
+                matches!(fate, Fate::Executed(receipt) if receipt.outcome == Outcome::Executed);
+            assert!(executed, "{fate:?}");
+        }
+        done.fetch_add(txs.len(), Ordering::Relaxed);
+        pool.idle(Duration::from_millis(50)).unwrap();
+    }
+}
+
+#[test]
+fn one_validator_becomes_four_and_seven_and_another_one_under_load() {
+    let params = Params {
+        epoch_heights: 32,
+        block_interval_ms_idle: 50,
+        ..Params::default()
+    };
+    let store = StoreSection::default();
+    let mut network = Network::growing(1, 6, 9, Scheme::Falcon512, params, store);
+    (0..7).for_each(|i| network.start(i));
+    for i in 0..7 {
+        let file = network.account_file(i);
+        assert!(network.dir().join(file).exists());
+    }
+    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    // Ends the load also when an assertion fails.
+    struct StopOnDrop<'a>(&'a AtomicBool);
+    impl Drop for StopOnDrop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    thread::scope(|scope| {
+        let ends = StopOnDrop(&stop);
+        let config = PoolConfig {
+            validators: vec![(network.stoq(0), network.genesis.validators[0].key.clone())],
+            genesis: Some(network.genesis.clone()),
+            chain_id: network.chain_id(),
+            fail_over_after: Duration::from_secs(3),
+        };
+        let (wallet, to) = (network.wallet(7), network.account(8));
+        let (stopping, counter) = (&stop, &done);
+        let loading = scope.spawn(move || load(&config, wallet, to, stopping, counter));
+        let progress = |what: &str| {
+            let before = done.load(Ordering::Relaxed);
+            wait_for(&format!("transfers after {what}"), || {
+                assert!(!loading.is_finished(), "the load ended");
+                (done.load(Ordering::Relaxed) > before + 20).then_some(())
+            });
+        };
+        let change = |arguments: &(dyn Fn(usize) -> Vec<String> + Sync),
+                      who: std::ops::Range<usize>| {
+            let url = network.url(0);
+            // All at once: they wait for the same epoch's end.
+            thread::scope(|scope| {
+                for i in who {
+                    let (network, url) = (&network, &url);
+                    scope.spawn(move || {
+                        let key = network.account_file(i);
+                        let mut line = vec!["validators".to_owned()];
+                        line.extend(arguments(i));
+                        line.extend(["--key".into(), key, "--http".into(), url.clone()]);
+                        let words: Vec<&str> = line.iter().map(String::as_str).collect();
+                        falconet(network.dir(), &words).ok();
+                    });
+                }
+            });
+        };
+        let join = |i: usize| -> Vec<String> {
+            let config = network.home(i).join("config.toml").display().to_string();
+            let name = format!("validator-{i}");
+            ["join", "--config", &config, "--name", &name]
+                .map(String::from)
+                .into()
+        };
+        let leave = |i: usize| -> Vec<String> { vec!["leave".into(), format!("validator-{i}")] };
+        let settled = |n: usize, members: std::ops::Range<usize>| {
+            for i in 0..7 {
+                wait_for(&format!("a set of {n} at node {i}"), || {
+                    (validators(&network, i) == n).then_some(())
+                });
+            }
+            for i in 0..7 {
+                let signs = members.contains(&i);
+                wait_for(&format!("node {i} to sign: {signs}"), || {
+                    let status = status(&network, i);
+                    (status["signing"] == signs && status["follower"] == !signs).then_some(())
+                });
+            }
+        };
+        progress("the beginning");
+        change(&join, 1..4);
+        settled(4, 0..4);
+        progress("four validators");
+        change(&join, 4..7);
+        settled(7, 0..7);
+        progress("seven validators");
+        change(&leave, 0..6);
+        settled(1, 6..7);
+        progress("one validator");
+        network.agree();
+        // Nobody of the first is needed any more, neither for blocks nor by clients.
+        (0..6).for_each(|i| network.kill(i));
+        progress("the others went");
+        drop(ends);
+    });
     network.stop();
 }

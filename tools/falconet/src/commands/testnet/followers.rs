@@ -1,7 +1,7 @@
 //! Nodes beside the validators of `falconet testnet`, which follow them.
 
 use std::fs::{self, File};
-use std::net::{Ipv6Addr, SocketAddrV6, TcpListener};
+use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -54,6 +54,15 @@ impl Followers {
                 .context("cannot start a follower")?;
             followers.0.push(child);
             screen.line(&format!("follower {index}: http://{http}/v1/status"));
+            if index == 0 && testnet.genesis().params.epoch_heights > 0 {
+                screen.line(&format!(
+                    "make it a validator: falconet validators join --config {} --name follower-0 \
+                     --key {} --http http://{}",
+                    home.join("falconet.toml").display(),
+                    testnet.faucet_path().display(),
+                    testnet.validators()[0].http,
+                ));
+            }
         }
         Ok(followers)
     }
@@ -71,23 +80,28 @@ impl Drop for Followers {
     }
 }
 
-/// Writes key and configuration; the HTTP address.
+/// Writes key and configuration; the HTTP address. What a directory holds already stays: the
+/// addresses may stand on the chain by now.
 fn prepare(testnet: &Testnet, home: &Path) -> anyhow::Result<SocketAddrV6> {
     fs::create_dir_all(home)?;
     let key = home.join("validator.key");
     if !key.exists() {
-        keyfile::write(&key, &KeyPair::generate(Scheme::Falcon512))?;
+        // As the validators', of whom it may become one.
+        keyfile::write(&key, &KeyPair::generate(Scheme::Falcon1024))?;
     }
-    let any = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0);
-    // Free a moment ago; a port that is taken since shows in the follower's log.
-    let port = TcpListener::bind(any)?.local_addr()?.port();
-    let http = SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 0);
+    let path = home.join("falconet.toml");
+    let (stoq, http) = if path.exists() {
+        let config = Config::load(&path)?;
+        (config.stoq.listen, config.http.listen)
+    } else {
+        free_addresses()?
+    };
     let validators = testnet.validators();
     let config = Config {
         genesis: "../genesis.json".into(),
         key: "validator.key".into(),
         data: "data".into(),
-        stoq: StoqSection::new(any),
+        stoq: StoqSection::new(stoq),
         http: HttpSection { listen: http },
         peers: validators
             .iter()
@@ -98,6 +112,14 @@ fn prepare(testnet: &Testnet, home: &Path) -> anyhow::Result<SocketAddrV6> {
         store: StoreSection::default(),
         log: LogSection::default(),
     };
-    fs::write(home.join("falconet.toml"), config.to_string())?;
+    fs::write(path, config.to_string())?;
     Ok(http)
+}
+
+/// Free a moment ago; a port that is taken since shows in the follower's log.
+fn free_addresses() -> anyhow::Result<(SocketAddrV6, SocketAddrV6)> {
+    let any = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0);
+    let at = |port| SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 0);
+    let (udp, tcp) = (UdpSocket::bind(any)?, TcpListener::bind(any)?);
+    Ok((at(udp.local_addr()?.port()), at(tcp.local_addr()?.port())))
 }

@@ -154,6 +154,17 @@ impl Common {
         self.report(&committed)
     }
 
+    /// Waits until the transaction is committed, whatever the arguments say.
+    #[must_use]
+    pub fn and_wait(self) -> Self {
+        Self { wait: true, ..self }
+    }
+
+    /// True when programs read the output.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// The validator that it would be sent to.
     pub fn connect(&self) -> anyhow::Result<Node> {
         self.node.connect()
