@@ -11,7 +11,7 @@ use falconet_crypto::hash::{self, Digest, merkle};
 
 use crate::block::LaneTip;
 use crate::ids::{ChainId, Epoch, Seq, ValidatorIndex};
-use crate::signing::{self, Claim, Invalid, Signed, Signer};
+use crate::signing::{self, Claim, Invalid, Signed, Signer, Statement};
 use crate::validators::{VALIDATORS_MAX, ValidatorSet};
 use crate::wire::{Reader, Wire, WireError, put_count16, put_signature};
 
@@ -278,34 +278,24 @@ impl Signed for SignedBatchHeader {
         out: &mut Vec<Claim<'a>>,
     ) -> Result<(), Invalid> {
         let content = self.header.to_bytes();
-        claim(&self.header, &content, &self.signature, chain, set, out)
+        out.push(statement(&self.header, &content, &self.signature).claim(chain, set)?);
+        Ok(())
     }
 }
 
-/// The claim that a batch's header makes: its owner signed it.
-fn claim<'a>(
+/// What the owner of a batch states by its header.
+fn statement<'c, 's>(
     header: &BatchHeader,
-    content: &[u8],
-    signature: &'a Signature,
-    chain: ChainId,
-    set: &ValidatorSet,
-    out: &mut Vec<Claim<'a>>,
-) -> Result<(), Invalid> {
-    if header.epoch != set.epoch() {
-        return Err(Invalid::Epoch {
-            found: header.epoch,
-            expected: set.epoch(),
-        });
-    }
-    let owner = set
-        .get(header.lane)
-        .ok_or(Invalid::UnknownSigner(header.lane))?;
-    out.push(Claim {
+    content: &'c [u8],
+    signature: &'s Signature,
+) -> Statement<'c, 's> {
+    Statement {
+        epoch: header.epoch,
         signer: header.lane,
-        message: signing::message(TAG_BATCH, chain, owner.key.id(), content),
+        tag: TAG_BATCH,
+        content,
         signature,
-    });
-    Ok(())
+    }
 }
 
 impl Signed for Batch {
@@ -316,7 +306,8 @@ impl Signed for Batch {
         out: &mut Vec<Claim<'a>>,
     ) -> Result<(), Invalid> {
         let content = &self.bytes[..BatchHeader::LEN];
-        claim(&self.header, content, &self.signature, chain, set, out)
+        out.push(statement(&self.header, content, &self.signature).claim(chain, set)?);
+        Ok(())
     }
 }
 

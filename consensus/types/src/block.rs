@@ -4,7 +4,7 @@ use falconet_crypto::falcon::Signature;
 use falconet_crypto::hash::{self, Digest};
 
 use crate::ids::{BlockId, ChainId, Epoch, Height, Round, Seq, ValidatorIndex};
-use crate::signing::{self, Claim, Invalid, Signed, Signer};
+use crate::signing::{self, Claim, Invalid, Signed, Signer, Statement};
 use crate::validators::{VALIDATORS_MAX, ValidatorSet};
 use crate::wire::{Reader, Wire, WireError, put_count16, put_signature};
 
@@ -322,21 +322,14 @@ impl SignedHeader {
         chain: ChainId,
         set: &ValidatorSet,
     ) -> Result<Claim<'_>, Invalid> {
-        if self.epoch != set.epoch() {
-            return Err(Invalid::Epoch {
-                found: self.epoch,
-                expected: set.epoch(),
-            });
-        }
-        let author = set
-            .get(self.author)
-            .ok_or(Invalid::UnknownSigner(self.author))?;
-        let content = self.header.to_bytes();
-        Ok(Claim {
+        let header = Statement {
+            epoch: self.epoch,
             signer: self.author,
-            message: signing::message(TAG_HEADER, chain, author.key.id(), &content),
+            tag: TAG_HEADER,
+            content: &self.header.to_bytes(),
             signature: &self.signature,
-        })
+        };
+        header.claim(chain, set)
     }
 }
 

@@ -7,7 +7,7 @@
 use falconet_crypto::falcon::Signature;
 
 use crate::ids::{BlockId, ChainId, Epoch, Round, ValidatorIndex};
-use crate::signing::{self, Claim, Invalid, Signed, Signer};
+use crate::signing::{self, Claim, Invalid, Signed, Signer, Statement, check_epoch};
 use crate::validators::{VALIDATORS_MAX, ValidatorSet};
 use crate::wire::{Reader, Wire, WireError, put_count16, put_signature};
 
@@ -99,17 +99,6 @@ impl Wire for Vote {
     }
 }
 
-pub(crate) fn check_epoch(found: Epoch, set: &ValidatorSet) -> Result<(), Invalid> {
-    if found == set.epoch() {
-        Ok(())
-    } else {
-        Err(Invalid::Epoch {
-            found,
-            expected: set.epoch(),
-        })
-    }
-}
-
 impl Signed for Vote {
     fn claims<'a>(
         &'a self,
@@ -117,20 +106,17 @@ impl Signed for Vote {
         set: &ValidatorSet,
         out: &mut Vec<Claim<'a>>,
     ) -> Result<(), Invalid> {
-        check_epoch(self.epoch, set)?;
         if self.parent_round >= self.round {
             return Err(Invalid::Malformed("the round is not above the parent's"));
         }
-        let voter = set
-            .get(self.voter)
-            .ok_or(Invalid::UnknownSigner(self.voter))?;
-        let content = vote_content(self.epoch, self.round, self.block_id, self.parent_round);
-        let message = signing::message(TAG_VOTE, chain, voter.key.id(), &content);
-        out.push(Claim {
+        let vote = Statement {
+            epoch: self.epoch,
             signer: self.voter,
-            message,
+            tag: TAG_VOTE,
+            content: &vote_content(self.epoch, self.round, self.block_id, self.parent_round),
             signature: &self.signature,
-        });
+        };
+        out.push(vote.claim(chain, set)?);
         Ok(())
     }
 }
@@ -227,20 +213,17 @@ impl Signed for Timeout {
         set: &ValidatorSet,
         out: &mut Vec<Claim<'a>>,
     ) -> Result<(), Invalid> {
-        check_epoch(self.epoch, set)?;
         if self.hqc_round >= self.round {
             return Err(Invalid::Malformed("the highest QC is not below the round"));
         }
-        let author = set
-            .get(self.author)
-            .ok_or(Invalid::UnknownSigner(self.author))?;
-        let content = timeout_content(self.epoch, self.round, self.hqc_round, self.hqc_id);
-        let message = signing::message(TAG_TIMEOUT, chain, author.key.id(), &content);
-        out.push(Claim {
+        let timeout = Statement {
+            epoch: self.epoch,
             signer: self.author,
-            message,
+            tag: TAG_TIMEOUT,
+            content: &timeout_content(self.epoch, self.round, self.hqc_round, self.hqc_id),
             signature: &self.signature,
-        });
+        };
+        out.push(timeout.claim(chain, set)?);
         Ok(())
     }
 }

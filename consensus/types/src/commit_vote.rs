@@ -5,9 +5,8 @@
 
 use falconet_crypto::falcon::Signature;
 
-use crate::certificate::check_epoch;
 use crate::ids::{BlockId, ChainId, Epoch, Round, ValidatorIndex};
-use crate::signing::{self, Claim, Invalid, Signed, Signer};
+use crate::signing::{self, Claim, Invalid, Signed, Signer, Statement};
 use crate::validators::ValidatorSet;
 use crate::wire::{Reader, Wire, WireError, put_signature};
 
@@ -83,19 +82,17 @@ impl Signed for CommitVote {
         set: &ValidatorSet,
         out: &mut Vec<Claim<'a>>,
     ) -> Result<(), Invalid> {
-        check_epoch(self.epoch, set)?;
         if self.round == Round::ZERO {
             return Err(Invalid::Malformed("what an epoch starts from is final"));
         }
-        let voter = set
-            .get(self.voter)
-            .ok_or(Invalid::UnknownSigner(self.voter))?;
-        let content = content(self.epoch, self.round, self.block_id);
-        out.push(Claim {
+        let vote = Statement {
+            epoch: self.epoch,
             signer: self.voter,
-            message: signing::message(TAG_COMMIT_VOTE, chain, voter.key.id(), &content),
+            tag: TAG_COMMIT_VOTE,
+            content: &content(self.epoch, self.round, self.block_id),
             signature: &self.signature,
-        });
+        };
+        out.push(vote.claim(chain, set)?);
         Ok(())
     }
 }

@@ -24,6 +24,42 @@ pub struct Claim<'a> {
     pub signature: &'a Signature,
 }
 
+/// What one validator of one epoch states and signs.
+pub(crate) struct Statement<'c, 's> {
+    pub epoch: Epoch,
+    pub signer: ValidatorIndex,
+    pub tag: &'static str,
+    pub content: &'c [u8],
+    pub signature: &'s Signature,
+}
+
+impl<'s> Statement<'_, 's> {
+    /// The claim that has to be proven, if the set is that of the epoch and has the signer.
+    pub fn claim(&self, chain: ChainId, set: &ValidatorSet) -> Result<Claim<'s>, Invalid> {
+        check_epoch(self.epoch, set)?;
+        let signer = set
+            .get(self.signer)
+            .ok_or(Invalid::UnknownSigner(self.signer))?;
+        Ok(Claim {
+            signer: self.signer,
+            message: message(self.tag, chain, signer.key.id(), self.content),
+            signature: self.signature,
+        })
+    }
+}
+
+/// Messages are judged by the validators of their own epoch only.
+pub(crate) fn check_epoch(found: Epoch, set: &ValidatorSet) -> Result<(), Invalid> {
+    if found == set.epoch() {
+        Ok(())
+    } else {
+        Err(Invalid::Epoch {
+            found,
+            expected: set.epoch(),
+        })
+    }
+}
+
 /// Why a message is not what it claims to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
