@@ -4,4 +4,5 @@
 
 pub mod cases;
 pub mod rules;
+pub mod search;
 pub mod step;

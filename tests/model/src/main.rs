@@ -5,7 +5,8 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use falconet_model::cases::{Case, FLAWED, Outcome, SOUND, Search};
+use falconet_model::cases::{Case, FLAWED, SOUND};
+use falconet_model::search::{Outcome, Search};
 use falconet_model::step;
 
 const STATES_DEFAULT: usize = 20_000_000;

@@ -14,14 +14,12 @@ mod byzantine;
 mod cluster;
 mod node;
 
-use std::num::NonZeroUsize;
-
 use falconet_hotstuff::HotStuff;
-use stateright::{Checker, HasDiscoveries, Model, UniformChooser};
+use stateright::{HasDiscoveries, UniformChooser};
 
 pub use cluster::{Cluster, State, Step};
 
-use crate::cases::{Outcome, Search};
+use crate::search::{Outcome, Search};
 
 /// Bounds of a search.
 #[derive(Debug, Clone, Copy)]
@@ -97,21 +95,6 @@ pub const COMMITS: &str = "a core commits a block";
 /// Searches. Breadth first says that nothing fails within so many steps; walks go to the end.
 #[must_use]
 pub fn check(setting: &Setting, search: Search) -> Outcome {
-    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let checker = Cluster::new(*setting)
-        .checker()
-        .threads(threads)
-        .finish_when(HasDiscoveries::AnyFailures);
-    match search {
-        Search::Exhaustive(states) => {
-            let done = checker.target_state_count(states).spawn_bfs().join();
-            let complete = done.state_count() < states;
-            Outcome::of(&done, COMMITS, complete)
-        }
-        Search::Walks { seed, states } => {
-            let checker = checker.target_state_count(states);
-            let done = checker.spawn_simulation(seed, UniformChooser).join();
-            Outcome::of(&done, COMMITS, false)
-        }
-    }
+    let until = HasDiscoveries::AnyFailures;
+    search.run(Cluster::new(*setting), UniformChooser, until, COMMITS)
 }

@@ -1,7 +1,8 @@
 //! The cases of `falconet-model`, each cut to what a test run may cost. The binary runs them whole.
 
 use falconet_hotstuff::{HotStuff, Misbehaviour};
-use falconet_model::cases::{FLAWED, SOUND, Search};
+use falconet_model::cases::{FLAWED, SOUND};
+use falconet_model::search::Search;
 use falconet_model::step::{self, Setting};
 
 /// States of a sound case.
