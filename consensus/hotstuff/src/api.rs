@@ -50,6 +50,11 @@ pub trait Payload {
     fn propose(&self, parent: &Cut) -> Cut;
     /// Whether [`Payload::propose`] would advance a lane.
     fn has_work(&self, parent: &Cut) -> bool;
+    /// How long a leader waits between blocks with new payload, microseconds; `least_us` is what
+    /// genesis allows. More than that where a block would not be worth its signatures yet.
+    fn interval_us(&self, _parent: &Cut, least_us: u64) -> u64 {
+        least_us
+    }
     /// The availability rule for what `cut` adds to `parent` (vote rule 5).
     fn available(&self, parent: &Cut, cut: &Cut) -> bool;
     /// The highest executed block and the state commitment after it.

@@ -189,19 +189,24 @@ impl HotStuff {
 
     /// Rule H3: at once when payload only needs children to be committed, no faster than the
     /// minimal block interval when there is new payload, after the idle interval otherwise. New
-    /// payload waits because more of it is coming; a child that commits waits for nothing, which
-    /// is what a lone transaction's latency consists of.
+    /// payload waits because more of it is coming, up to the idle interval if the data layer says
+    /// that it is worth it; a child that commits waits for nothing, which is what a lone
+    /// transaction's latency consists of.
     /// Intervals count from the parent's time, yet never last longer than themselves from the
     /// entry into the round: a clock that was set back cannot hold a leader up.
     fn proposal_due_us(&self, parent: &Parent, unfinished: bool, payload: &dyn Payload) -> u64 {
         let params = &self.config.params;
         // N3: what follows the block that ends the epoch only waits for execution and commits.
-        let interval_ms = if self.is_past_end(parent) || payload.has_work(&parent.cut) {
-            params.block_interval_ms_min
+        let (least_ms, idle_ms) = (params.block_interval_ms_min, params.block_interval_ms_idle);
+        let interval_ms = if self.is_past_end(parent) {
+            least_ms
+        } else if payload.has_work(&parent.cut) {
+            let wanted_us = payload.interval_us(&parent.cut, least_ms * 1_000);
+            (wanted_us / 1_000).clamp(least_ms, idle_ms)
         } else if unfinished {
             0
         } else {
-            params.block_interval_ms_idle
+            idle_ms
         };
         let entered = self.pace.entered;
         let wait_ms = parent

@@ -245,6 +245,18 @@ pub enum OwnLaneState {
     Forked,
 }
 
+/// What may be admitted now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Intake {
+    /// Bytes of transactions for which there is room, length prefixes included.
+    pub room_bytes: u64,
+    /// Beyond the room a transaction of a higher priority than this may get the place of another;
+    /// `None` when nothing waits, or nothing is taken at all.
+    pub outbid: Option<u64>,
+    /// What a transaction is told that finds no room, milliseconds.
+    pub retry_after_ms: u32,
+}
+
 /// One lane, for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneStatus {
@@ -312,11 +324,12 @@ pub struct Status {
     pub pending_txs: usize,
     /// Their bytes.
     pub pending_bytes: u64,
-    /// Payload bytes that the own lane may be ahead of its commits now; shrinks when commits take
-    /// long.
+    /// Payload bytes that may be sealed and not executed now; shrinks when it takes long.
     pub window_bytes: u64,
     /// Time from sealing to commit of the own batches, milliseconds, smoothed.
     pub commit_latency_ms: u64,
+    /// Time from sealing to execution of the own batches, milliseconds, smoothed.
+    pub execution_latency_ms: u64,
     /// Highest committed height that was handed in.
     pub committed: Height,
     /// Highest delivered height.

@@ -8,8 +8,12 @@ use falconet_types::block::{Cut, LaneTip};
 use falconet_types::{Seq, ValidatorIndex};
 
 use crate::lane::{Range, payload_bytes};
-use crate::limits::{BLOCK_LANE_BATCHES_MAX, EXECUTION_DEBT_FULL_BLOCKS, FETCH_DEBT_BATCHES_MAX};
+use crate::limits::{
+    BLOCK_BYTES_WORTH, BLOCK_LANE_BATCHES_MAX, BLOCK_STRETCH_MAX, EXECUTION_DEBT_FULL_BLOCKS,
+    FETCH_DEBT_BATCHES_MAX,
+};
 use crate::mempool::Mempool;
+use crate::pacing;
 
 impl Mempool {
     /// The leader's cut (D3): in each lane the highest batch on this node's chain that a quorum (this
@@ -57,6 +61,23 @@ impl Mempool {
     pub fn has_work(&self, parent: &Cut) -> bool {
         self.may_lead(parent)
             && (0..self.lanes.len()).any(|i| self.quorum_above(i, parent.0[i]) > parent.0[i].seq)
+    }
+
+    /// How long a leader waits between blocks with new payload, microseconds, where genesis allows
+    /// `least_us`: by the law of `pacing`, with the rate at which all lanes together grow. A block
+    /// that would be half full waits no longer than that.
+    #[must_use]
+    pub fn block_interval_us(&self, parent: &Cut, least_us: u64) -> u64 {
+        let full = self.config.params.block_bytes_max;
+        let waiting: u64 = (parent.0.iter().zip(&self.lanes).enumerate())
+            .map(|(i, (old, lane))| lane.bytes_between(old.seq, self.quorum_above(i, *old)))
+            .sum();
+        if waiting >= full / 2 {
+            return least_us;
+        }
+        let worth = BLOCK_BYTES_WORTH.min(full / 4);
+        let rate = self.growth.bytes_per_s();
+        pacing::interval_us(least_us, BLOCK_STRETCH_MAX, rate, worth)
     }
 
     /// The availability rule (D4): whether this node may vote for a block with `cut` on a parent with

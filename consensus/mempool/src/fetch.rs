@@ -6,6 +6,12 @@
 //! they are asked for before any block names them, and judged like streamed ones. Committed data
 //! comes first; a lane has at most one need at a time.
 //!
+//! **What is on its way is not asked for.** A node that is busy learns of commits before it has
+//! dealt with the batches that they name, which lie in its own queues. To fetch these would double
+//! what it has to receive and verify, and make it busier. So a lane is left alone while its owner's
+//! stream was heard of lately ([`STREAM_ALIVE_US`]), and while batches of its owner wait to be
+//! verified, as the shell says, for at most [`ARRIVING_US_MAX`].
+//!
 //! One request a lane, a second to another peer when the first makes no progress. Peers are tried
 //! in this order: not demoted lately; known to hold the data; the lane's owner; anybody else;
 //! among equals those with the fewest requests, in rotation. A peer that has nothing costs a
@@ -18,16 +24,16 @@ use falconet_types::{Seq, ValidatorIndex};
 use crate::api::{Effect, OwnLaneState};
 use crate::delivery::Segment;
 use crate::limits::{
-    EARLY_BATCHES_MAX, EARLY_BYTES_MAX, PAYLOAD_WINDOW_FULL_BLOCKS, PEER_DEMOTED_US,
-    REPAIR_AFTER_US, REQUEST_BATCHES_MAX, REQUEST_HEDGE_US, REQUEST_TIMEOUT_US, REQUESTS_MAX,
-    REQUESTS_PER_LANE_MAX, RETRY_US, RETRY_US_MAX, SERVE_BYTES_MAX,
+    ARRIVING_US_MAX, EARLY_BATCHES_MAX, EARLY_BYTES_MAX, PAYLOAD_WINDOW_FULL_BLOCKS,
+    PEER_DEMOTED_US, REPAIR_AFTER_US, REQUEST_BATCHES_MAX, REQUEST_HEDGE_US, REQUEST_TIMEOUT_US,
+    REQUESTS_MAX, REQUESTS_PER_LANE_MAX, RETRY_US, RETRY_US_MAX, SERVE_BYTES_MAX, STREAM_ALIVE_US,
 };
 use crate::mempool::Mempool;
 
 /// Batches asked for at once to repair a lane: half of what the early buffer takes, because the
 /// newest comes first and waits there for the oldest.
-fn repair_batches(batch_bytes_target: u64) -> u64 {
-    let by_bytes = EARLY_BYTES_MAX / 2 / batch_bytes_target.max(1);
+fn repair_batches(batch_bytes_full: u64) -> u64 {
+    let by_bytes = EARLY_BYTES_MAX / 2 / batch_bytes_full.max(1);
     by_bytes.clamp(1, EARLY_BATCHES_MAX as u64 / 2)
 }
 
@@ -59,6 +65,24 @@ struct LaneState {
     next_us: u64,
     /// Since when peers have been ahead without this lane's tip moving.
     behind_since_us: Option<u64>,
+    /// When the owner's stream last brought a batch.
+    streamed_us: Option<u64>,
+    /// Batches of the owner arrived that are not verified yet.
+    arriving: bool,
+    /// Since when something has been wanted without any progress.
+    wanted_since_us: Option<u64>,
+}
+
+impl LaneState {
+    /// Until when what is wanted may come by itself, and is not asked for.
+    fn hold_until_us(&mut self, now: Now) -> u64 {
+        let since_us = *self.wanted_since_us.get_or_insert(now.mono_us);
+        if self.arriving {
+            return since_us.saturating_add(ARRIVING_US_MAX);
+        }
+        let streamed_us = self.streamed_us;
+        streamed_us.map_or(0, |at_us| at_us.saturating_add(STREAM_ALIVE_US))
+    }
 }
 
 pub(crate) struct Fetch {
@@ -133,11 +157,20 @@ impl Fetch {
 
     /// A lane got a batch that it lacked, `asked` for or streamed. A stream that moves again needs
     /// no repair; a repair that succeeds goes on without another pause.
-    pub(crate) fn progressed(&mut self, lane: ValidatorIndex, asked: bool) {
+    pub(crate) fn progressed(&mut self, now: Now, lane: ValidatorIndex, asked: bool) {
         let state = &mut self.lanes[lane.at()];
         (state.failures, state.next_us) = (0, 0);
         if !asked {
             state.behind_since_us = None;
+            state.wanted_since_us = None;
+            state.streamed_us = Some(now.mono_us);
+        }
+    }
+
+    /// Batches of the lane's owner arrived and wait to be verified, or no more do.
+    pub(crate) fn arriving(&mut self, lane: usize, arriving: bool) {
+        if let Some(state) = self.lanes.get_mut(lane) {
+            state.arriving = arriving;
         }
     }
 
@@ -185,7 +218,10 @@ impl Mempool {
             match committed[index].or_else(|| self.repair_want(now, lane)) {
                 Some(want) => self.ask(now, lane, want, out),
                 // What is still in flight is not needed any more.
-                None => self.fetch.requests.retain(|request| request.lane != lane),
+                None => {
+                    self.fetch.lanes[index].wanted_since_us = None;
+                    self.fetch.requests.retain(|request| request.lane != lane);
+                }
             }
         }
         let fetch = &mut self.fetch;
@@ -275,7 +311,7 @@ impl Mempool {
             self.fetch.note_deadline(due_us);
             return None;
         }
-        let batches = repair_batches(self.config.params.batch_bytes_target);
+        let batches = repair_batches(self.own.batch_bytes_full);
         let mut last = claimed.min(Seq(tip.seq.0.saturating_add(batches)));
         if let Some(early) = lane.early_first().filter(|early| *early > tip.seq.next()) {
             last = last.min(early.prev());
@@ -288,7 +324,13 @@ impl Mempool {
     }
 
     fn ask(&mut self, now: Now, lane: ValidatorIndex, want: Want, out: &mut Vec<Effect>) {
-        let next_us = self.fetch.lanes[lane.at()].next_us;
+        let extends = want.last > self.lanes[lane.at()].tip().seq && lane != self.config.me;
+        let state = &mut self.fetch.lanes[lane.at()];
+        let next_us = match extends {
+            true => state.next_us.max(state.hold_until_us(now)),
+            // Another branch than the one here is not in the stream.
+            false => state.next_us,
+        };
         let mut newest_us = None;
         let mut open = 0;
         for request in self

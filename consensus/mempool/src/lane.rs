@@ -184,8 +184,18 @@ impl Lane {
     /// Payload held above the last committed batch, on every branch: what the owner makes this
     /// node keep.
     pub(crate) fn ahead_bytes(&self) -> u64 {
-        let chain = self.end_at(self.tip().seq) - self.end_at(self.committed.seq);
+        let chain = self.tip_end_bytes() - self.end_at(self.committed.seq);
         chain + self.aside_bytes
+    }
+
+    /// Payload on the chain above the last executed batch.
+    pub(crate) fn unexecuted_bytes(&self) -> u64 {
+        self.tip_end_bytes() - self.base_end_bytes
+    }
+
+    /// Payload on the chain above `low`, up to `high`.
+    pub(crate) fn bytes_between(&self, low: Seq, high: Seq) -> u64 {
+        self.end_at(high).saturating_sub(self.end_at(low))
     }
 
     /// The same as a number of batches.
@@ -404,7 +414,7 @@ impl Lane {
     }
 
     fn append(&mut self, batch: Batch) {
-        let end_bytes = self.end_at(self.tip().seq) + payload_bytes(&batch);
+        let end_bytes = self.tip_end_bytes() + payload_bytes(&batch);
         self.chain.push_back(Entry { batch, end_bytes });
     }
 
@@ -455,6 +465,11 @@ impl Lane {
         );
         self.forked = true;
         Offer::Fork(Box::new(evidence))
+    }
+
+    fn tip_end_bytes(&self) -> u64 {
+        let last = self.chain.back();
+        last.map_or(self.base_end_bytes, |entry| entry.end_bytes)
     }
 
     /// Payload bytes up to `seq`, which is clamped to what the chain knows.

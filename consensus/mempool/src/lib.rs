@@ -36,6 +36,8 @@
 //! | [`limits`] | every bound, named |
 //! | `lane` | one lane as this node holds it: chain, early batches, superseded branches |
 //! | `own` | admission, sealing, what may stop this node from sealing |
+//! | `pending` | what waits to be sealed |
+//! | `pacing` | how long to wait before the next batch or block, how much may be on its way |
 //! | `announce` | what this node tells its peers |
 //! | `watermarks` | what peers hold, and what follows from it |
 //! | `cut` | the leader's cut and the availability rule |
@@ -54,12 +56,14 @@ mod lane;
 pub mod limits;
 mod mempool;
 mod own;
+mod pacing;
+mod pending;
 mod serve;
 mod watermarks;
 
 pub use api::{
-    Config, Counters, Effect, Evicted, Evidence, Input, LaneStatus, Offered, OwnLaneState, Payload,
-    RecoverError, Recovered, SignedBatchHeader, Status,
+    Config, Counters, Effect, Evicted, Evidence, Input, Intake, LaneStatus, Offered, OwnLaneState,
+    Payload, RecoverError, Recovered, SignedBatchHeader, Status,
 };
 pub use falconet_types::message::Admission;
 pub use mempool::Mempool;

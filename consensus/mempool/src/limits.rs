@@ -1,8 +1,8 @@
 //! Every bound of the mempool, named. Bounds that must be equal on all nodes are parameters of
 //! genesis and not here; those below may differ between nodes without harm to safety.
 
-/// Transactions that wait to be sealed, bytes. Sealing normally follows admission at once, so
-/// this fills only while the lane may not seal.
+/// Transactions that wait to be sealed, bytes, while the window is wide; half of a narrower one.
+/// Sealing normally follows admission at once, so this fills only while the lane may not seal.
 pub const PENDING_BYTES_MAX: u64 = 8 << 20;
 /// Transactions that wait to be sealed, number.
 pub const PENDING_TXS_MAX: usize = 65_536;
@@ -11,8 +11,9 @@ pub const CONTENDED_BYTES: u64 = 1 << 20;
 /// Transactions of one sender that may wait in a contended queue: as many as can execute in any
 /// order.
 pub const PENDING_PER_SENDER_MAX: u32 = falconet_types::transaction::NONCE_WINDOW as u32;
-/// Own batches that took longer from sealing to commit shrink the window of the lane, microseconds.
-pub const INTAKE_LATENCY_US_MAX: u64 = 1_000_000;
+/// Own batches that took longer from sealing to execution shrink the window of the lane,
+/// microseconds.
+pub const INTAKE_LATENCY_US_MAX: u64 = 250_000;
 /// Ids of admitted transactions that are remembered to refuse duplicates; the oldest is
 /// forgotten first.
 pub const RECENT_IDS_MAX: usize = 1 << 18;
@@ -22,6 +23,17 @@ pub const SEALS_PER_TURN_MAX: usize = 16;
 pub const SEAL_STRETCH_MAX: u64 = 8;
 /// In-flight batches that stretch the sealing timer by one interval.
 pub const SEAL_STRETCH_BATCHES: u64 = 2;
+/// A batch is full at so many times `batch_bytes_target`, and never above the protocol's bound.
+pub const BATCH_FULL_TARGETS: u64 = 4;
+/// The interval between blocks with payload stretches with the load, at most this many times.
+pub const BLOCK_STRETCH_MAX: u64 = 6;
+/// Payload that makes a block worth its signatures, bytes.
+pub const BLOCK_BYTES_WORTH: u64 = 2 << 20;
+/// Rates of bytes are averaged over about so long, microseconds: several intervals, and less than
+/// anybody waits for.
+pub const METER_WINDOW_US: u64 = 200_000;
+/// A rate is computed anew after so long, microseconds.
+pub const METER_STEP_US: u64 = 10_000;
 
 /// Sealed batches that the own lane may be ahead of its last committed one.
 pub const OWN_BATCHES_AHEAD_MAX: u64 = 1024;
@@ -82,6 +94,13 @@ pub const PEER_DEMOTED_US: u64 = 2_000_000;
 /// Batches that peers hold and this node lacks are asked for after the lane made no progress for
 /// this long, microseconds; usually they are just on their way.
 pub const REPAIR_AFTER_US: u64 = 60_000;
+
+/// A lane whose owner's stream brought a batch so lately is given time before anything of it is
+/// asked for, microseconds.
+pub const STREAM_ALIVE_US: u64 = REPAIR_AFTER_US;
+/// While batches of its owner wait to be verified, a lane is given so much time, microseconds.
+/// Bounded, because what waits need not be what is wanted.
+pub const ARRIVING_US_MAX: u64 = 300_000;
 
 /// Bytes sent in answer to one request: batches go out until this is reached or passed.
 pub const SERVE_BYTES_MAX: u64 = 4 << 20;

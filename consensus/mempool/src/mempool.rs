@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::announce::Announced;
 use crate::api::{
-    Config, Counters, Effect, Evicted, Input, LaneStatus, Offered, OwnLaneState, Payload,
+    Config, Counters, Effect, Evicted, Input, Intake, LaneStatus, Offered, OwnLaneState, Payload,
     RecoverError, Recovered, Status,
 };
 use crate::delivery::Delivery;
@@ -22,6 +22,7 @@ use crate::fetch::Fetch;
 use crate::lane::{Lane, Offer, payload_bytes};
 use crate::limits::{PRUNE_CHECKPOINTS, RETRY_AFTER_MS, SEALS_PER_TURN_MAX};
 use crate::own::OwnLane;
+use crate::pacing::Meter;
 use crate::serve::Allowance;
 use crate::watermarks::{Observed, Watermarks};
 
@@ -46,6 +47,10 @@ pub struct Mempool {
     /// Lanes whose quorum must be computed again.
     pub(crate) stale_quorum: Vec<bool>,
     pub(crate) changed: bool,
+    /// How fast all lanes together grow.
+    pub(crate) growth: Meter,
+    /// Bytes by which they grew in this call.
+    grown_bytes: u64,
 }
 
 impl Mempool {
@@ -98,6 +103,8 @@ impl Mempool {
             checkpoints: VecDeque::new(),
             stale_quorum: vec![true; n],
             changed: true,
+            growth: Meter::default(),
+            grown_bytes: 0,
             config,
             signer,
             lanes,
@@ -121,12 +128,12 @@ impl Mempool {
     /// queue is full, waiting transactions of a lower priority are evicted, and told by `evicted`.
     pub fn admit_offered(
         &mut self,
-        _now: Now,
+        now: Now,
         offered: Offered,
         evicted: &mut Vec<Evicted>,
     ) -> Admission {
         match self.lanes.get(self.config.me.at()) {
-            Some(lane) => self.own.admit(lane, offered, evicted, &mut self.counters),
+            Some(lane) => (self.own).admit(now, lane, offered, evicted, &mut self.counters),
             None => {
                 self.counters.busy += 1;
                 Admission::Busy {
@@ -134,6 +141,26 @@ impl Mempool {
                 }
             }
         }
+    }
+
+    /// What may be admitted now, as far as can be said without looking at a transaction: for a
+    /// door that lets nothing pass, and spends nothing on it, for which there is no room.
+    #[must_use]
+    pub fn intake(&self) -> Intake {
+        match self.lanes.get(self.config.me.at()) {
+            Some(lane) => self.own.intake(lane),
+            None => Intake {
+                room_bytes: 0,
+                outbid: None,
+                retry_after_ms: u32::try_from(*RETRY_AFTER_MS.end()).expect("seconds"),
+            },
+        }
+    }
+
+    /// Says of a lane whether batches from its owner have arrived and wait to be verified. These
+    /// are not asked for elsewhere as long.
+    pub fn arriving(&mut self, lane: ValidatorIndex, arriving: bool) {
+        self.fetch.arriving(lane.at(), arriving);
     }
 
     /// Handles one input and appends what is to be done.
@@ -158,7 +185,7 @@ impl Mempool {
             }
             Input::PeerDown(peer) if peer.at() < n => self.fetch.peer_down(peer),
             Input::Committed { header, parent_cut } => self.commit(now, header, &parent_cut),
-            Input::Executed { height } => self.execute(height, out),
+            Input::Executed { height } => self.execute(now, height, out),
             // A peer that is not in the set has nothing to say here.
             Input::Batch { .. }
             | Input::Watermark { .. }
@@ -167,9 +194,11 @@ impl Mempool {
             | Input::PeerDown(_)
             | Input::Tick => {}
         }
-        self.deliver(out);
+        self.deliver(now, out);
         self.review_own_lane();
         self.seal(now, out);
+        let grown = std::mem::take(&mut self.grown_bytes);
+        self.growth.add(now, grown);
         self.announce(now, out);
         self.schedule(now, out);
         self.count_quorums();
@@ -217,6 +246,7 @@ impl Mempool {
             pending_bytes: self.own.pending_bytes(),
             window_bytes: self.own.window_bytes(),
             commit_latency_ms: self.own.latency_us / 1_000,
+            execution_latency_ms: self.own.execution_latency_us() / 1_000,
             committed: self.delivery.committed(),
             delivered: self.delivery.delivered(),
             executed: self.delivery.executed(),
@@ -241,7 +271,7 @@ impl Mempool {
         let mut persist = Vec::new();
         if self.delivery.accept(&mut self.lanes, &batch, &mut persist) {
             self.counters.fetched += 1;
-            self.fetch.progressed(index, asked);
+            self.fetch.progressed(now, index, asked);
             out.extend(persist.into_iter().map(Effect::Persist));
             self.changed = true;
             return;
@@ -258,11 +288,18 @@ impl Mempool {
             self.counters.over_quota += 1;
             return;
         }
-        self.offer(index, batch, asked, out);
+        self.offer(now, index, batch, asked, out);
     }
 
     /// Offers a batch to its lane, and the early ones that follow it.
-    fn offer(&mut self, index: ValidatorIndex, batch: Batch, asked: bool, out: &mut Vec<Effect>) {
+    fn offer(
+        &mut self,
+        now: Now,
+        index: ValidatorIndex,
+        batch: Batch,
+        asked: bool,
+        out: &mut Vec<Effect>,
+    ) {
         let mut next = Some(batch);
         while let Some(batch) = next.take() {
             let known_fork = self.lanes[index.at()].forked;
@@ -270,7 +307,7 @@ impl Mempool {
                 Offer::Accepted => {
                     self.counters.accepted += 1;
                     self.announced.bytes += payload_bytes(&batch);
-                    self.fetch.progressed(index, asked);
+                    self.fetch.progressed(now, index, asked);
                     self.extended(index, &batch);
                     out.push(Effect::Persist(batch));
                     self.walk_lane(index, out);
@@ -298,6 +335,7 @@ impl Mempool {
     /// The chain of a lane grew by `batch`, which is durable at the end of this turn.
     fn extended(&mut self, index: ValidatorIndex, batch: &Batch) {
         let tip = batch.tip();
+        self.grown_bytes += payload_bytes(batch);
         self.marks.grown(index, tip);
         // A batch leaves its owner after it is durable there: the owner's signature is as good as
         // its watermark.
@@ -358,8 +396,7 @@ impl Mempool {
             self.lanes[index.at()].commit(new);
             self.stale_quorum[index.at()] = true;
             if index == self.config.me {
-                let ahead = self.lanes[index.at()].ahead_bytes();
-                self.own.committed(now, new.seq, ahead);
+                self.own.committed(now, new.seq);
                 let lane = &self.lanes[index.at()];
                 if lane.tip().seq < new.seq {
                     self.fall_behind(new.seq);
@@ -372,7 +409,7 @@ impl Mempool {
     }
 
     /// Plans blocks that came into the window and delivers those that are complete.
-    fn deliver(&mut self, out: &mut Vec<Effect>) {
+    fn deliver(&mut self, now: Now, out: &mut Vec<Effect>) {
         let mut persist = Vec::new();
         self.delivery.plan(&mut self.lanes, &mut persist);
         out.extend(persist.into_iter().map(Effect::Persist));
@@ -386,7 +423,7 @@ impl Mempool {
                     self.stale_quorum[index.at()] = true;
                     self.walk_lane(index, out);
                     if let Some(early) = self.lanes[index.at()].next_early() {
-                        self.offer(index, early, false, out);
+                        self.offer(now, index, early, false, out);
                     }
                 }
                 batches.extend(lane_batches);
@@ -401,12 +438,17 @@ impl Mempool {
     }
 
     /// Lets go of what is executed, in memory at once and in the store after the kept history.
-    fn execute(&mut self, height: Height, out: &mut Vec<Effect>) {
+    fn execute(&mut self, now: Now, height: Height, out: &mut Vec<Effect>) {
         let Some(header) = self.delivery.execute(height) else {
             return;
         };
         for (lane, tip) in self.lanes.iter_mut().zip(&header.cut.0) {
             lane.drop_executed(*tip);
+        }
+        let me = self.config.me.at();
+        if let Some(lane) = self.lanes.get(me) {
+            self.own
+                .executed(now, lane.base().seq, lane.unexecuted_bytes());
         }
         self.changed = true;
         let history = self.config.params.history_heights();
@@ -503,7 +545,7 @@ impl Mempool {
             let batch = Batch::seal(epoch, me, tip, &txs, self.config.chain_id, signer);
             txs.clear();
             self.lanes[me.at()].push(batch.clone());
-            self.own.sealed(now, batch.header().seq);
+            (self.own).sealed(now, batch.header().seq, payload_bytes(&batch));
             self.counters.sealed += 1;
             self.extended(me, &batch);
             let message = PeerMessage::Batch(batch.bytes().clone());

@@ -19,6 +19,7 @@
 //! | [`proof`] | proofs of committed transactions, checked offline against genesis |
 //! | [`snapshot`] | snapshots of the state between nodes |
 //! | [`genesis`] | the document that every node shares |
+//! | [`hashing`] | tables keyed by digests |
 //! | [`message`] | frames between validators, and between client and validator |
 //!
 //! Byte layouts are described in `docs/wire-format.md`; the protocol's rules in
@@ -31,6 +32,7 @@ pub mod commit_vote;
 pub mod epoch;
 pub mod evidence;
 pub mod genesis;
+pub mod hashing;
 pub mod ids;
 pub mod message;
 pub mod proof;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use falconet_dataplane::ConnId;
 use falconet_probes::{NOBODY, id};
+use falconet_types::hashing::DigestState;
 use falconet_types::message::{ClientMessage, RECEIPTS_MAX};
 use falconet_types::receipt::Receipt;
 use falconet_types::{TxId, ValidatorIndex};
@@ -21,9 +22,10 @@ use crate::trace::spans;
 /// Transactions whose submitter is remembered; those beyond get no receipt by themselves.
 pub const TRACKED_TXS_MAX: usize = 1 << 20;
 
-/// The table, shared by the core that admits and the executor that finishes.
+/// The table, shared by the core that admits and the executor that finishes. Looked up, never
+/// iterated.
 #[derive(Default)]
-pub struct ClientTable(Mutex<HashMap<TxId, Tracked>>);
+pub struct ClientTable(Mutex<HashMap<TxId, Tracked, DigestState>>);
 
 #[derive(Clone, Copy)]
 struct Tracked {
@@ -33,21 +35,21 @@ struct Tracked {
 }
 
 impl ClientTable {
-    /// A transaction entered this validator's lane.
-    pub fn admitted(&self, id: TxId, reply: &ReplyTo) {
+    /// Transactions of one submission entered this validator's lane.
+    pub fn admitted(&self, ids: &[TxId], reply: &ReplyTo) {
         let conn = match reply {
             ReplyTo::Stoq { conn, .. } => Some(*conn),
             ReplyTo::Http(_) | ReplyTo::Nobody => None,
         };
+        let since = Instant::now();
         let mut table = self.0.lock();
-        let room = table.len() < TRACKED_TXS_MAX;
-        if let Entry::Vacant(entry) = table.entry(id)
-            && room
-        {
-            entry.insert(Tracked {
-                conn,
-                since: Instant::now(),
-            });
+        for id in ids {
+            let room = table.len() < TRACKED_TXS_MAX;
+            if let Entry::Vacant(entry) = table.entry(*id)
+                && room
+            {
+                entry.insert(Tracked { conn, since });
+            }
         }
     }
 

@@ -30,7 +30,8 @@ use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock as StageClock, Queue};
 use crate::peers::score::Fault;
 use crate::peers::standing::Standing;
-use crate::pipeline::{Checked, CoreInput, Executed, ReplyTo, To, Turn};
+use crate::pipeline::{Arrivals, Checked, CoreInput, Executed, ReplyTo, To, Turn};
+use crate::room::{Reserved, Room};
 use crate::status::{CoreStatus, StatusBoard};
 use crate::trace;
 use crate::verdicts::VerdictTable;
@@ -63,6 +64,12 @@ pub struct Core {
     pub turns: Sender<Turn>,
     /// Who waits for which transaction.
     pub clients: Arc<ClientTable>,
+    /// Room for transactions, as the verify stage sees it.
+    pub room: Arc<Room>,
+    /// What this turn's submissions were given of it.
+    pub reserved: Vec<Reserved>,
+    /// Batches on their way here.
+    pub arrivals: Arc<Arrivals>,
     /// Verdicts for batches sealed here.
     pub verdicts: Arc<VerdictTable>,
     /// Where the condition is published.
@@ -144,6 +151,9 @@ impl falconet_hotstuff::Payload for Layers<'_> {
     fn has_work(&self, parent: &Cut) -> bool {
         self.mempool.has_work(parent)
     }
+    fn interval_us(&self, parent: &Cut, least_us: u64) -> u64 {
+        self.mempool.block_interval_us(parent, least_us)
+    }
     fn available(&self, parent: &Cut, cut: &Cut) -> bool {
         self.mempool.available(parent, cut)
     }
@@ -203,6 +213,11 @@ impl Core {
         let wake = self.wait()?;
         let start = Instant::now();
         let now = self.clock.now();
+        let admitted = self.mempool.counters().admitted;
+        for validator in self.chain.set().iter() {
+            let arriving = self.arrivals.any(validator.index);
+            self.mempool.arriving(validator.index, arriving);
+        }
         let mut executed = false;
         match wake {
             Wake::Input(input) => self.input(now, input, &mut turn),
@@ -232,6 +247,11 @@ impl Core {
         self.hand_over(now, &mut turn);
         self.tick(now, &mut turn);
         self.bent.bend(now, &mut turn);
+        let admitted = self.mempool.counters().admitted - admitted;
+        let intake = self.mempool.intake();
+        self.room.publish(now.mono_us, intake, admitted);
+        // Only now: what they held is in the lane and no longer in the room.
+        self.reserved.clear();
         self.publish(inputs, start);
         probes::core_turn(
             inputs as u64,
@@ -283,7 +303,12 @@ impl Core {
                     self.peer(now, (from, conn), message, turn);
                 }
             }
-            CoreInput::Batch { conn, batch } => {
+            CoreInput::Batch {
+                conn,
+                batch,
+                arrival,
+            } => {
+                drop(arrival);
                 let Some(from) = self.handover.from(conn) else {
                     return;
                 };
@@ -291,7 +316,14 @@ impl Core {
                 self.mempool(now, M::Batch { from, batch }, turn);
                 self.blame(from, &before);
             }
-            CoreInput::Submission { reply, txs } => self.submission(now, reply, txs, turn),
+            CoreInput::Submission {
+                reply,
+                txs,
+                reserved,
+            } => {
+                self.submission(now, reply, txs, turn);
+                self.reserved.push(reserved);
+            }
             CoreInput::Beat => {}
             CoreInput::Early { conn, message } => self.early(now, conn, message, turn),
             CoreInput::OtherEpoch { conn, epoch } => {

@@ -20,7 +20,7 @@ use crate::outbound::Outbound;
 use crate::peers::Peers;
 use crate::peers::score::Fault;
 use crate::peers::standing::Standing;
-use crate::pipeline::{Bulk, CoreInput, HistoryRequest, ReplyTo, Unverified};
+use crate::pipeline::{Arrivals, Bulk, CoreInput, HistoryRequest, ReplyTo, Unverified};
 
 /// Close code for a frame that is no message of the protocol.
 pub const CLOSE_BAD_MESSAGE: CloseCode = CloseCode::Application(CloseCode::APPLICATION_MIN);
@@ -45,6 +45,8 @@ pub struct Inbound {
     pub urgent: Sender<Unverified>,
     /// Submissions and batches.
     pub bulk: Sender<Bulk>,
+    /// Batches on their way to the core.
+    pub arrivals: Arc<Arrivals>,
     /// The way out, for a follower to introduce itself.
     pub outbound: Outbound,
     /// Whether this node shows a key.
@@ -196,6 +198,7 @@ impl Inbound {
                 conn,
                 bytes,
                 lease,
+                arrival: self.arrivals.note(from),
             }),
             PeerMessage::Header(_)
             | PeerMessage::Vote(_)

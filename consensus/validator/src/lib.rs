@@ -18,7 +18,7 @@
 //! | [`node`] | starting, running, stopping; recovery |
 //! | [`pipeline`] | what the stages hand to each other, and the bounds of their queues |
 //! | [`peers`], [`inbound`], [`outbound`] | between the transport and the stages |
-//! | [`verify`], [`door`], [`verdicts`] | signatures and the door |
+//! | [`verify`], [`room`], [`door`], [`verdicts`] | signatures, and what comes before them |
 //! | [`core`] | HotStuff and mempool in one loop |
 //! | [`byzantine`] | test networks only: a validator that breaks the protocol |
 //! | [`log`] | group commit: record, fsync, send |
@@ -56,6 +56,7 @@ pub mod peers;
 pub mod pipeline;
 mod preflight;
 mod privileges;
+pub mod room;
 pub mod snapshots;
 pub mod status;
 pub mod trace;

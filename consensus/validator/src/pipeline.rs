@@ -10,6 +10,7 @@
 //! reading and QUIC's flow control stops the sender.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use falconet_dataplane::{ConnId, FrameLease};
@@ -20,10 +21,12 @@ use falconet_types::epoch::EpochProof;
 use falconet_types::message::{Admission, GetBlocks, PeerMessage};
 use falconet_types::signing::Verified;
 use falconet_types::snapshot::{GetChunk, GetSnapshot};
+use falconet_types::validators::VALIDATORS_MAX;
 use falconet_types::{AccountId, Digest, Epoch, Height, Seq, TxId, ValidatorIndex};
 use tokio::sync::oneshot;
 
 use crate::epochs::Ending;
+use crate::room::Reserved;
 
 /// Inputs that may wait for the core.
 pub const CORE_QUEUE_MAX: usize = 8192;
@@ -71,7 +74,50 @@ pub enum Bulk {
         bytes: Bytes,
         /// Held until it is checked.
         lease: FrameLease,
+        /// Held until the core has it.
+        arrival: Arrival,
     },
+}
+
+/// How many batches each validator sent that the core has not seen yet.
+#[derive(Debug)]
+pub struct Arrivals(Vec<Arc<AtomicU32>>);
+
+/// One of them; it counts until it is dropped.
+#[derive(Debug)]
+pub struct Arrival(Option<Arc<AtomicU32>>);
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self((0..VALIDATORS_MAX).map(|_| Arc::default()).collect())
+    }
+}
+
+impl Arrivals {
+    /// A batch came from a validator. What others send counts for nothing.
+    #[must_use]
+    pub fn note(&self, from: ValidatorIndex) -> Arrival {
+        let count = self.0.get(from.at());
+        Arrival(count.map(|count| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(count)
+        }))
+    }
+
+    /// Whether batches from a validator are on their way to the core.
+    #[must_use]
+    pub fn any(&self, from: ValidatorIndex) -> bool {
+        let count = self.0.get(from.at());
+        count.is_some_and(|count| count.load(Ordering::Relaxed) > 0)
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if let Some(count) = &self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Whom to answer about a submission.
@@ -121,6 +167,8 @@ pub enum CoreInput {
         conn: ConnId,
         /// Parsed, owner's signature checked.
         batch: Verified<Batch>,
+        /// Held until the core has it.
+        arrival: Arrival,
     },
     /// A message of the next epoch, not checked: this node does not know its validators yet.
     Early {
@@ -142,6 +190,8 @@ pub enum CoreInput {
         reply: ReplyTo,
         /// In the order of the submission.
         txs: Vec<Checked>,
+        /// The room that they were given.
+        reserved: Reserved,
     },
     /// Nothing but a reason for a turn: the watchdog wants to see one.
     Beat,

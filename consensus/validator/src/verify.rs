@@ -6,6 +6,9 @@
 //! time: waiting for company would only add delay when the stage is idle and gain nothing when
 //! it is busy), so the batch verifier sees full batches under load and a lone submission is
 //! checked at once.
+//!
+//! What there is no room for is refused before its signature is looked at (see [`crate::room`]),
+//! and a batch that comes again is not verified again.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +20,7 @@ use falconet_dataplane::ConnId;
 use falconet_epochs::Place;
 use falconet_ledger::{Verdict, Verdicts};
 use falconet_probes as probes;
-use falconet_probes::id;
+use falconet_probes::{NOBODY, id};
 use falconet_types::batch::Batch;
 use falconet_types::epoch::{EpochInfo, EpochProof};
 use falconet_types::message::{Admission, PeerMessage};
@@ -34,7 +37,8 @@ use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
 use crate::peers::score::Fault;
 use crate::peers::standing::Standing;
-use crate::pipeline::{Bulk, Checked, CoreInput, ReplyTo, Unverified};
+use crate::pipeline::{Arrival, Bulk, Checked, CoreInput, ReplyTo, Unverified};
+use crate::room::{Reserved, Room};
 use crate::trace;
 use crate::verdicts::VerdictTable;
 
@@ -51,6 +55,8 @@ pub struct VerifyWorker {
     pub chain: Arc<Chain>,
     /// What the ledger says of a transaction before it is executed.
     pub door: Arc<Door>,
+    /// Room for transactions.
+    pub room: Arc<Room>,
     /// Where results for batches go.
     pub verdicts: Arc<VerdictTable>,
     /// Counters.
@@ -95,12 +101,15 @@ enum Parsed {
     Submission {
         reply: ReplyTo,
         entries: Vec<Entry>,
+        reserved: Reserved,
     },
     Batch {
         from: ValidatorIndex,
         conn: ConnId,
         batch: Verified<Batch>,
-        entries: Vec<Entry>,
+        /// Nothing when the verdicts are known.
+        entries: Option<Vec<Entry>>,
+        arrival: Arrival,
     },
 }
 
@@ -297,14 +306,19 @@ impl VerifyWorker {
                     leases.extend(lease);
                     let (conn, tag) = trace::submitter(&reply);
                     probes::submission_received(conn, tag, txs.len() as u64);
-                    let entries = self.at_the_door(txs, &mut jobs);
-                    parsed.push(Parsed::Submission { reply, entries });
+                    let (entries, reserved) = self.at_the_door(conn, txs, &mut jobs);
+                    parsed.push(Parsed::Submission {
+                        reply,
+                        entries,
+                        reserved,
+                    });
                 }
                 Bulk::Batch {
                     from,
                     conn,
                     bytes,
                     lease,
+                    arrival,
                 } => {
                     leases.push(lease);
                     let raw = bytes.clone();
@@ -339,12 +353,15 @@ impl VerifyWorker {
                                 frame,
                                 from.0.into(),
                             );
-                            let entries = self.in_batch(&batch, &mut jobs);
+                            // One that was asked for may have come by itself meanwhile.
+                            let known = self.verdicts.knows(&batch.hash());
+                            let entries = (!known).then(|| self.in_batch(&batch, &mut jobs));
                             parsed.push(Parsed::Batch {
                                 from,
                                 conn,
                                 batch,
                                 entries,
+                                arrival,
                             });
                         }
                         Err(error) => {
@@ -398,36 +415,63 @@ impl VerifyWorker {
         Ok(valid)
     }
 
-    /// Transactions of a client: every rule that can be checked now is.
-    fn at_the_door(&self, txs: Vec<Bytes>, jobs: &mut Vec<Pending>) -> Vec<Entry> {
+    /// Transactions of a client: those for which there is room, and every rule that can be checked
+    /// now. `conn` is the number of the client's connection.
+    fn at_the_door(
+        &self,
+        conn: u64,
+        txs: Vec<Bytes>,
+        jobs: &mut Vec<Pending>,
+    ) -> (Vec<Entry>, Reserved) {
         let refused = |outcome| Entry::Ready(Checked::Refused(Admission::Refused(outcome)));
+        let busy = |retry_after_ms| {
+            let admission = Admission::Busy { retry_after_ms };
+            Entry::Ready(Checked::Refused(admission))
+        };
+        let conn = (conn != NOBODY).then_some(conn);
         if self.door.is_opaque() {
             let ids = transaction::opaque_ids(&txs);
-            let checked = ids.into_iter().zip(txs);
-            return checked
-                .map(|(id, bytes)| match self.door.check_opaque(&bytes) {
-                    Ok(()) => Entry::Ready(Checked::Good {
-                        id,
-                        bytes,
-                        sender: None,
-                        priority: 0,
-                    }),
-                    Err(outcome) => refused(outcome),
-                })
+            let offers = ids.iter().zip(&txs).map(|(id, tx)| (*id, tx.len(), 0));
+            let (reserved, answers) = self.room.reserve(conn, offers);
+            let checked = ids.into_iter().zip(txs).zip(answers);
+            let entries = checked
+                .map(
+                    |((id, bytes), answer)| match self.door.check_opaque(&bytes) {
+                        Err(outcome) => refused(outcome),
+                        Ok(()) => answer.map_or_else(
+                            || {
+                                Entry::Ready(Checked::Good {
+                                    id,
+                                    bytes,
+                                    sender: None,
+                                    priority: 0,
+                                })
+                            },
+                            busy,
+                        ),
+                    },
+                )
                 .collect();
+            return (entries, reserved);
         }
         let now_ms = crate::clock::wall_ms();
-        let judge = |tx| match tx {
+        let txs = SignedTransaction::parse_many(&txs);
+        let parsed = txs.iter().filter_map(|tx| tx.as_ref().ok());
+        let offers = parsed.map(|tx| (tx.id(), tx.bytes().len(), priority(tx)));
+        let (reserved, answers) = self.room.reserve(conn, offers);
+        let mut answers = answers.into_iter();
+        let mut judge = |tx| match tx {
             Err(_) => refused(Outcome::Malformed),
-            Ok(tx) => match self.door.check(&tx, now_ms) {
-                Ok(key) => Pending::add(tx, key, jobs),
-                Err(outcome) => refused(outcome),
+            Ok(tx) => match answers.next().expect("one for each that parsed") {
+                Some(retry_after_ms) => busy(retry_after_ms),
+                None => match self.door.check(&tx, now_ms) {
+                    Ok(key) => Pending::add(tx, key, jobs),
+                    Err(outcome) => refused(outcome),
+                },
             },
         };
-        SignedTransaction::parse_many(&txs)
-            .into_iter()
-            .map(judge)
-            .collect()
+        let entries = txs.into_iter().map(&mut judge).collect();
+        (entries, reserved)
     }
 
     /// Transactions in a peer's batch: only the signatures matter here, execution judges the
@@ -457,7 +501,11 @@ impl VerifyWorker {
         jobs: &mut [Option<SignedTransaction>],
     ) -> Result<(), Stopped> {
         let input = match work {
-            Parsed::Submission { reply, entries } => {
+            Parsed::Submission {
+                reply,
+                entries,
+                reserved,
+            } => {
                 let txs = entries
                     .into_iter()
                     .map(|entry| match entry {
@@ -481,14 +529,27 @@ impl VerifyWorker {
                 let passed = txs.iter().filter(good).count();
                 let refused = txs.len() - passed;
                 probes::submission_verified(conn, tag, passed as u64, refused as u64);
-                CoreInput::Submission { reply, txs }
+                CoreInput::Submission {
+                    reply,
+                    txs,
+                    reserved,
+                }
             }
             Parsed::Batch {
                 from,
                 conn,
                 batch,
                 entries,
+                arrival,
             } => {
+                let Some(entries) = entries else {
+                    let input = CoreInput::Batch {
+                        conn,
+                        batch,
+                        arrival,
+                    };
+                    return self.to_core(input);
+                };
                 let verdicts = entries
                     .iter()
                     .map(|entry| match entry {
@@ -506,7 +567,11 @@ impl VerifyWorker {
                 let (lane, seq) = (batch.header().lane, batch.header().seq);
                 probes::batch_verified(lane.0.into(), seq.0, id(&batch.hash().0), passed as u64);
                 self.verdicts.put(batch.hash(), Verdicts(verdicts));
-                CoreInput::Batch { conn, batch }
+                CoreInput::Batch {
+                    conn,
+                    batch,
+                    arrival,
+                }
             }
         };
         self.to_core(input)

@@ -125,6 +125,9 @@ impl falconet_hotstuff::Payload for Layers<'_> {
     fn has_work(&self, parent: &Cut) -> bool {
         self.mempool.has_work(parent)
     }
+    fn interval_us(&self, parent: &Cut, least_us: u64) -> u64 {
+        self.mempool.block_interval_us(parent, least_us)
+    }
     fn available(&self, parent: &Cut, cut: &Cut) -> bool {
         self.mempool.available(parent, cut)
     }

@@ -106,6 +106,8 @@ pub(super) struct TestPayload {
     pub work: bool,
     pub available: bool,
     pub executed: Height,
+    /// What the data layer makes of the least interval.
+    pub stretch: u64,
 }
 
 impl Default for TestPayload {
@@ -114,6 +116,7 @@ impl Default for TestPayload {
             work: false,
             available: true,
             executed: Height::ZERO,
+            stretch: 1,
         }
     }
 }
@@ -128,6 +131,9 @@ impl Payload for TestPayload {
     }
     fn has_work(&self, _: &Cut) -> bool {
         self.work
+    }
+    fn interval_us(&self, _: &Cut, least_us: u64) -> u64 {
+        least_us * self.stretch
     }
     fn available(&self, _: &Cut, _: &Cut) -> bool {
         self.available

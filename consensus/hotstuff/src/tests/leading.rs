@@ -104,6 +104,26 @@ fn h3_the_minimal_interval_holds_a_busy_leader() {
     assert_eq!(solo.said().headers().len(), 1);
 }
 
+/// Under load the data layer asks for more time, and gets at most the idle interval.
+#[test]
+fn h3_a_leader_waits_longer_when_the_payload_asks_for_it() {
+    for (stretch, wait_ms) in [(3, 60), (1_000, params().block_interval_ms_idle)] {
+        let mut solo = leader_of(2);
+        solo.core.config.params.block_interval_ms_min = 20;
+        solo.payload.work = true;
+        solo.payload.stretch = stretch;
+        let mut first = solo.maker.draft(None, 1);
+        first.time_ms = solo.now.wall_ms;
+        let first = solo.maker.sign(first);
+        solo.header(&first);
+        solo.qc(&first);
+        solo.advance_ms(wait_ms - 1);
+        assert!(solo.said().headers().is_empty());
+        solo.advance_ms(1);
+        assert_eq!(solo.said().headers().len(), 1);
+    }
+}
+
 /// Scenario 15: the clock was set back by an hour. Neither the wait nor the time of the block
 /// follows it.
 #[test]

@@ -340,6 +340,41 @@ fn a_peer_that_sends_another_branch_is_demoted_and_its_batch_ignored() {
 }
 
 #[test]
+fn what_is_on_its_way_is_not_asked_for() {
+    let batches = chain(1, GENESIS, 1, 4);
+    // The owner's stream was heard of just now.
+    let mut node = connected();
+    node.batch(1, &batches[0]);
+    let out = node.commit(&[(1, batches[1].tip())]);
+    assert!(requests(&out).is_empty(), "the stream may bring it");
+    assert!(requests(&node.wait(STREAM_ALIVE_US - 1)).is_empty());
+    assert_eq!(node.core.next_deadline_us(), Some(node.now_us + 1));
+    assert_eq!(requests(&node.wait(1)), [(1, 1, 2, 2)]);
+    // It waits to be verified.
+    let mut node = connected();
+    node.core.arriving(v(1), true);
+    let out = node.commit(&[(1, batches[1].tip())]);
+    assert!(requests(&out).is_empty());
+    assert!(requests(&node.wait(ARRIVING_US_MAX - 1)).is_empty());
+    assert_eq!(requests(&node.wait(1)).len(), 1, "not for ever");
+    // It was verified, and was something else.
+    let mut node = connected();
+    node.core.arriving(v(1), true);
+    assert!(requests(&node.commit(&[(1, batches[1].tip())])).is_empty());
+    node.core.arriving(v(1), false);
+    assert_eq!(requests(&node.wait(0)).len(), 1);
+    // It comes in time.
+    let mut node = connected();
+    node.core.arriving(v(1), true);
+    node.commit(&[(1, batches[1].tip())]);
+    node.batch(1, &batches[0]);
+    node.batch(1, &batches[1]);
+    node.core.arriving(v(1), false);
+    assert!(requests(&node.wait(ARRIVING_US_MAX)).is_empty());
+    assert_eq!(node.core.status().delivered, Height(1));
+}
+
+#[test]
 fn small_blocks_are_fetched_together() {
     let mut node = connected();
     let batches = chain(1, GENESIS, 1, 40);

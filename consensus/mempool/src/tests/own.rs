@@ -41,22 +41,61 @@ fn a_lone_transaction_leaves_at_once_and_later_ones_after_the_interval() {
 }
 
 #[test]
-fn a_full_batch_does_not_wait_and_keeps_the_target() {
+fn a_full_batch_does_not_wait_and_keeps_the_bound() {
     let mut node = open();
-    for i in 0..25 {
+    for i in 0..95 {
         assert_eq!(node.admit(i, 98), Admission::Accepted);
     }
     let out = node.handle(Input::Tick);
-    // 100 payload bytes each: two batches of ten at once, five wait.
+    // 100 payload bytes each, and four targets of 1,000 fill a batch: two at once, 15 wait.
     assert_eq!(sent_batches(&out, None), [Seq(1), Seq(2)]);
     assert!(
         persisted(&out)
             .iter()
-            .all(|b| b.header().payload_len == 1_000)
+            .all(|b| b.header().payload_len == 4_000)
     );
-    assert_eq!(node.core.status().pending_txs, 5);
+    assert_eq!(node.core.status().pending_txs, 15);
     // Two in flight double the interval.
     assert_eq!(sent_batches(&node.wait(10_000), None), [Seq(3)]);
+}
+
+#[test]
+fn batches_are_larger_and_fewer_the_faster_the_lane_fills() {
+    // Bytes a second, and batches a second of a lane whose batches commit and execute at once.
+    let batches = |txs_per_ms: u64| {
+        let mut params = params();
+        params.batch_bytes_target = 20_000;
+        params.block_bytes_max = 1 << 30;
+        params.lane_backlog_bytes_max = 1 << 30;
+        let mut node = Single::with(config(0, &set(4), params));
+        node.connect();
+        let (mut number, mut sealed) = (0, 0);
+        for ms in 0..2_000 {
+            for _ in 0..txs_per_ms {
+                assert_eq!(node.admit(number, 98), Admission::Accepted);
+                number += 1;
+            }
+            let out = node.wait(1_000);
+            let fresh = persisted(&out).len();
+            if fresh > 0 {
+                let tip = node.tip(0);
+                node.commit(&[(0, tip)]);
+                node.execute();
+            }
+            sealed += if ms >= 1_000 { fresh } else { 0 };
+        }
+        sealed
+    };
+    // The target is reached in the longest interval, 40 ms, at 500 bytes a millisecond: twenty-five
+    // batches a second, whatever more comes, until the bound of a batch cuts them.
+    let found: Vec<usize> = [1, 3, 5, 10, 18, 40].map(batches).into();
+    assert!((70..=90).contains(&found[0]), "{found:?}");
+    assert!((24..=26).contains(&found[2]), "{found:?}");
+    assert!((24..=26).contains(&found[4]), "{found:?}");
+    assert!(
+        (48..=52).contains(&found[5]),
+        "80,000 bytes each: {found:?}"
+    );
 }
 
 #[test]
@@ -94,7 +133,7 @@ fn the_backlog_bound_makes_the_lane_busy_until_a_commit() {
     let refused = loop {
         i += 1;
         match node.admit(i, 998) {
-            Admission::Accepted => node.wait(5_000),
+            Admission::Accepted => node.wait(50_000),
             other => break other,
         };
     };

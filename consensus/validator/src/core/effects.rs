@@ -44,11 +44,7 @@ impl Core {
                     turn.sends.push((To::All, message));
                 }
                 // Acknowledged with the turn, whose records hold the batch.
-                Effect::Sealed { tickets } => {
-                    for ticket in tickets {
-                        self.settle(ticket, None, turn);
-                    }
-                }
+                Effect::Sealed { tickets } => self.settle(&tickets, turn),
                 Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
                 Effect::Serve {
                     to,

@@ -41,7 +41,7 @@ impl Core {
         let number = self.submissions;
         self.submissions += 1;
         let mut evicted = Vec::new();
-        let mut unsealed = 0;
+        let mut accepted = Vec::with_capacity(txs.len());
         let mut results = Vec::with_capacity(txs.len());
         for tx in txs {
             results.push(match tx {
@@ -62,23 +62,25 @@ impl Core {
                     let admission = self.mempool.admit_offered(now, offered, &mut evicted);
                     trace::admitted(&id, admission, &reply);
                     if admission == Admission::Accepted {
-                        unsealed += 1;
-                        self.clients.admitted(id, &reply);
+                        accepted.push(id);
                     }
                     admission
                 }
             });
         }
-        for admission in &results {
-            let cause = admission_name(*admission);
+        // Neighbours mostly have the same fate.
+        for same in results.chunk_by(|a, b| admission_name(*a) == admission_name(*b)) {
+            let cause = admission_name(same[0]);
             self.metrics
                 .admissions
                 .get_or_create(&Cause { cause })
-                .inc();
+                .inc_by(same.len() as u64);
         }
+        let unsealed = accepted.len();
         if unsealed == 0 {
             turn.replies.push((reply, results));
         } else {
+            self.clients.admitted(&accepted, &reply);
             let waiting = Waiting {
                 reply,
                 results,
@@ -88,7 +90,7 @@ impl Core {
         }
         for tx in evicted {
             self.clients.forget(&tx.id);
-            self.settle(tx.ticket, Some(EVICTED), turn);
+            self.evicted(tx.ticket, turn);
         }
     }
 
@@ -111,19 +113,32 @@ impl Core {
         self.verdicts.put(batch.hash(), Verdicts(verdicts));
     }
 
-    /// An admitted transaction is in a batch of this turn's records, or will never be: its
-    /// submission is answered with the last of its transactions.
-    pub(super) fn settle(&mut self, ticket: u64, instead: Option<Admission>, turn: &mut Turn) {
+    /// Admitted transactions are in a batch of this turn's records.
+    pub(super) fn settle(&mut self, tickets: &[u64], turn: &mut Turn) {
+        let number = |ticket: u64| ticket >> TICKET_INDEX_BITS;
+        // Those of one submission were admitted one after the other.
+        for same in tickets.chunk_by(|a, b| number(*a) == number(*b)) {
+            self.settled(number(same[0]), same.len(), turn);
+        }
+    }
+
+    /// An admitted transaction will never be in a batch.
+    fn evicted(&mut self, ticket: u64, turn: &mut Turn) {
         let number = ticket >> TICKET_INDEX_BITS;
+        if let Some(waiting) = self.waiting.get_mut(&number) {
+            let index = usize::try_from(ticket & TICKET_INDEX_MAX).expect("sixteen bits");
+            waiting.results[index] = EVICTED;
+            self.settled(number, 1, turn);
+        }
+    }
+
+    /// Of a submission `count` more have an answer; it is answered with the last of them.
+    fn settled(&mut self, number: u64, count: usize, turn: &mut Turn) {
         // What was admitted before a restart has nobody waiting.
         let Some(waiting) = self.waiting.get_mut(&number) else {
             return;
         };
-        if let Some(admission) = instead {
-            let index = usize::try_from(ticket & TICKET_INDEX_MAX).expect("sixteen bits");
-            waiting.results[index] = admission;
-        }
-        waiting.unsealed -= 1;
+        waiting.unsealed -= count;
         if waiting.unsealed == 0 {
             let done = self.waiting.remove(&number).expect("it was found");
             turn.replies.push((done.reply, done.results));

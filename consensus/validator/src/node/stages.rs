@@ -34,9 +34,10 @@ use crate::outbound::Outbound;
 use crate::peers::Peers;
 use crate::peers::standing::{Counts, Standing};
 use crate::pipeline::{
-    CORE_QUEUE_MAX, CoreInput, EXECUTE_QUEUE_MAX, HISTORY_QUEUE_MAX, TURN_QUEUE_MAX,
+    Arrivals, CORE_QUEUE_MAX, CoreInput, EXECUTE_QUEUE_MAX, HISTORY_QUEUE_MAX, TURN_QUEUE_MAX,
     VERIFY_QUEUE_MAX,
 };
+use crate::room::Room;
 use crate::snapshots::{SnapshotThread, Snapshots};
 use crate::status::{CoreStatus, ExecutionStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
@@ -142,6 +143,7 @@ impl Assembly<'_> {
         let executions = Executions::new(genesis_commitment, found.commitments, height, commitment);
         let cut = found.mempool.cut.clone();
         let (mut hotstuff, mempool) = self.cores(found.hotstuff, found.mempool)?;
+        let (room, arrivals) = (Room::new(mempool.intake()), Arc::new(Arrivals::default()));
         let bent = Bent::new(self.danger, chain, self.key, &mut hotstuff);
         let board = Arc::new(StatusBoard::new(
             CoreStatus {
@@ -174,6 +176,9 @@ impl Assembly<'_> {
             executed: executed_out,
             turns: turn_in,
             clients: Arc::clone(&clients),
+            room: Arc::clone(&room),
+            reserved: Vec::new(),
+            arrivals: Arc::clone(&arrivals),
             verdicts: Arc::clone(&verdicts),
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
@@ -251,6 +256,7 @@ impl Assembly<'_> {
             metrics: Arc::clone(&metrics),
             urgent: urgent_in,
             bulk: bulk_in.clone(),
+            arrivals,
             outbound,
             chain: Arc::clone(chain),
             clock: Clock::new(),
@@ -281,6 +287,7 @@ impl Assembly<'_> {
             let worker = VerifyWorker {
                 chain: Arc::clone(chain),
                 door: Arc::clone(&door),
+                room: Arc::clone(&room),
                 verdicts: Arc::clone(&verdicts),
                 metrics: Arc::clone(&metrics),
                 standing: Arc::clone(&standing),
