@@ -6,14 +6,20 @@
 pub const PENDING_BYTES_MAX: u64 = 8 << 20;
 /// Transactions that wait to be sealed, number.
 pub const PENDING_TXS_MAX: usize = 65_536;
-/// Waiting transactions beyond which the queue counts as contended, bytes: senders have quotas then.
-pub const CONTENDED_BYTES: u64 = 1 << 20;
+/// The same however narrow the window is.
+pub const PENDING_BYTES_MIN: u64 = 1 << 20;
+/// The queue counts as contended, and senders have quotas, beyond this part of what may wait.
+pub const CONTENDED_PART: u64 = 8;
 /// Transactions of one sender that may wait in a contended queue: as many as can execute in any
 /// order.
 pub const PENDING_PER_SENDER_MAX: u32 = falconet_types::transaction::NONCE_WINDOW as u32;
-/// Own batches that took longer from sealing to execution shrink the window of the lane,
-/// microseconds.
-pub const INTAKE_LATENCY_US_MAX: u64 = 250_000;
+/// Time from sealing to execution for which a lane may have batches on their way, microseconds,
+/// where the path itself does not take longer.
+pub const INTAKE_LATENCY_US: u64 = 400_000;
+/// The rate of execution is sampled over so long, microseconds: some blocks.
+pub const RATE_SAMPLE_US: u64 = 250_000;
+/// The best rate and the least latency of the last one to two of these count, microseconds.
+pub const EXTREME_WINDOW_US: u64 = 5_000_000;
 /// Ids of admitted transactions that are remembered to refuse duplicates; the oldest is
 /// forgotten first.
 pub const RECENT_IDS_MAX: usize = 1 << 18;

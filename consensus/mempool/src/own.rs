@@ -30,14 +30,14 @@ use falconet_types::time::Now;
 use crate::api::{Counters, Evicted, Intake, Offered, OwnLaneState};
 use crate::lane::Lane;
 use crate::limits::{
-    BATCH_FULL_TARGETS, CONTENDED_BYTES, OWN_BATCHES_AHEAD_MAX, PENDING_PER_SENDER_MAX,
+    BATCH_FULL_TARGETS, CONTENDED_PART, OWN_BATCHES_AHEAD_MAX, PENDING_PER_SENDER_MAX,
     PENDING_TXS_MAX, RETRY_AFTER_MS, SEAL_STRETCH_BATCHES, SEAL_STRETCH_MAX,
 };
 use crate::pacing::{self, Meter, Window};
 use crate::pending::{Pending, RecentIds, Waiting, size};
 
-/// The window never shrinks below so many full batches.
-const WINDOW_BATCHES_MIN: u64 = 4;
+/// The window never shrinks below so many targets of a batch.
+const WINDOW_BATCHES_MIN: u64 = 8;
 
 /// A batch on its way.
 struct Sealed {
@@ -96,7 +96,7 @@ impl OwnLane {
             unexecuted: VecDeque::new(),
             uncommitted: 0,
             latency_us: LATENCY_US_DEFAULT,
-            window: Window::new(backlog, target * WINDOW_BATCHES_MIN, target),
+            window: Window::new(backlog, target * WINDOW_BATCHES_MIN),
         }
     }
 
@@ -177,7 +177,7 @@ impl OwnLane {
             return Admission::Duplicate;
         }
         let stopped = self.is_stopped();
-        let contended = self.pending.bytes() > CONTENDED_BYTES;
+        let contended = self.pending.bytes() > self.window.pending_bytes_max() / CONTENDED_PART;
         let over_quota = contended
             && offered
                 .sender

@@ -19,18 +19,26 @@
 //! at which latency jumps. What is worth it are 2 MiB for a block: some 1,500 transfers, beside
 //! whose verification and execution the signatures of a round are a tenth.
 //!
-//! **The window.** What is sealed and not executed yet is bounded by a window: additive increase
-//! while own batches are executed within [`INTAKE_LATENCY_US_MAX`], multiplicative decrease once a
-//! round trip when one took longer, as in TCP, and at once to what fits when it took much longer.
-//! Time counts from sealing to *execution*, so that
-//! whatever is the bottleneck, disk, network, signatures or ledger, is seen by the same sensor. As
-//! the queue before sealing is in proportion to the window, the time that an accepted transaction
-//! takes is bounded under any load: what does not fit is refused at the door.
+//! **The window.** What is sealed and not executed yet is bounded by a window: what is executed in
+//! the time allowed at the best rate of the last seconds, as in BBR,
+//!
+//! ```text
+//! allowed = max(INTAKE_LATENCY_US, 2 × least latency, while the window was half empty)
+//! window  = best rate × allowed
+//! ```
+//!
+//! Time counts from sealing to *execution*, so that whatever is the bottleneck, disk, network,
+//! signatures or ledger, is seen by the same sensor. The best rate and not the present one, so
+//! that a stall (a slow sync, a round that times out) does not turn away what can be made up for
+//! after it; on long paths the second term leaves room for what is on its way. The queue before
+//! sealing is in proportion, so the time that an accepted transaction takes is bounded under any
+//! load: what does not fit is refused at the door.
 
 use falconet_types::time::Now;
 
 use crate::limits::{
-    CONTENDED_BYTES, INTAKE_LATENCY_US_MAX, METER_STEP_US, METER_WINDOW_US, PENDING_BYTES_MAX,
+    EXTREME_WINDOW_US, INTAKE_LATENCY_US, METER_STEP_US, METER_WINDOW_US, PENDING_BYTES_MAX,
+    PENDING_BYTES_MIN, RATE_SAMPLE_US,
 };
 
 /// Commit and execution latency assumed before the first own batch has told, microseconds.
@@ -77,6 +85,40 @@ pub(crate) fn interval_us(least_us: u64, stretch_max: u64, bytes_per_s: u64, wor
     least_us + u64::try_from(more).expect("at most the difference")
 }
 
+/// The best of the values seen in the last one to two [`EXTREME_WINDOW_US`].
+#[derive(Debug)]
+struct Extreme {
+    better: fn(u64, u64) -> u64,
+    now: Option<u64>,
+    before: Option<u64>,
+    since_us: u64,
+}
+
+impl Extreme {
+    fn new(better: fn(u64, u64) -> u64) -> Self {
+        Self {
+            better,
+            now: None,
+            before: None,
+            since_us: 0,
+        }
+    }
+
+    fn see(&mut self, now: Now, value: u64) {
+        if now.mono_us.saturating_sub(self.since_us) >= EXTREME_WINDOW_US {
+            // What was seen before a silence longer than the window is too old as well.
+            self.before = self.now.take();
+            self.since_us = now.mono_us;
+        }
+        self.now = Some(self.now.map_or(value, |old| (self.better)(old, value)));
+    }
+
+    fn get(&self) -> Option<u64> {
+        let (now, before) = (self.now, self.before);
+        now.into_iter().chain(before).reduce(self.better)
+    }
+}
+
 /// How much may be sealed and not executed yet.
 #[derive(Debug)]
 pub(crate) struct Window {
@@ -84,22 +126,25 @@ pub(crate) struct Window {
     /// It never shrinks below this.
     least: u64,
     most: u64,
-    /// It grows by so much a round trip.
-    step: u64,
-    /// When it was last made smaller.
-    shrunk_us: u64,
+    /// Bytes executed since the last sample of the rate.
+    sampled: u64,
+    since_us: Option<u64>,
+    best_rate: Extreme,
+    least_latency: Extreme,
     /// Time from sealing to execution, smoothed.
     latency_us: u64,
 }
 
 impl Window {
-    pub(crate) fn new(most: u64, least: u64, step: u64) -> Self {
+    pub(crate) fn new(most: u64, least: u64) -> Self {
         Self {
-            bytes: most,
+            bytes: least.min(most),
             least: least.min(most),
             most,
-            step,
-            shrunk_us: 0,
+            sampled: 0,
+            since_us: None,
+            best_rate: Extreme::new(u64::max),
+            least_latency: Extreme::new(u64::min),
             latency_us: LATENCY_US_DEFAULT,
         }
     }
@@ -113,28 +158,36 @@ impl Window {
         self.latency_us
     }
 
-    /// How much may wait to be sealed: half a window takes half the time of a whole one.
+    /// How much may wait to be sealed: half a window takes half the time of a whole one. Until a
+    /// rate is known, nothing speaks against the most.
     pub(crate) fn pending_bytes_max(&self) -> u64 {
-        (self.bytes / 2).clamp(CONTENDED_BYTES, PENDING_BYTES_MAX)
+        match self.best_rate.get() {
+            Some(_) => (self.bytes / 2).clamp(PENDING_BYTES_MIN, PENDING_BYTES_MAX),
+            None => PENDING_BYTES_MAX,
+        }
     }
 
     /// A batch of `bytes` was executed, `took_us` after it was sealed; `left` are on their way.
     pub(crate) fn executed(&mut self, now: Now, took_us: u64, bytes: u64, left: u64) {
         self.latency_us = (self.latency_us * 7 + took_us) / 8;
-        if took_us <= INTAKE_LATENCY_US_MAX {
-            // One step for each window of bytes: one a round trip.
-            let part = u128::from(bytes) * u128::from(self.step) / u128::from(self.bytes.max(1));
-            let more = u64::try_from(part).unwrap_or(u64::MAX).max(1);
-            self.bytes = self.bytes.saturating_add(more).min(self.most);
-        } else if now.mono_us.saturating_sub(self.shrunk_us) >= self.latency_us {
-            // Once a round trip: what is under way still tells of the old window.
-            self.shrunk_us = now.mono_us;
-            let used = self.bytes.min(left.saturating_add(bytes).max(self.least));
-            // `used / took` is the rate; what that executes in the time allowed is what fits.
-            let fits = u128::from(used) * u128::from(INTAKE_LATENCY_US_MAX) / u128::from(took_us);
-            let fits = u64::try_from(fits).expect("less than what is used");
-            self.bytes = fits.min(used / 5 * 4).clamp(self.least, self.most);
+        if left.saturating_add(bytes) <= self.bytes / 2 {
+            self.least_latency.see(now, took_us);
         }
+        self.sampled = self.sampled.saturating_add(bytes);
+        let since_us = *self.since_us.get_or_insert(now.mono_us);
+        let elapsed_us = now.mono_us.saturating_sub(since_us);
+        if elapsed_us < RATE_SAMPLE_US {
+            return;
+        }
+        let rate = self.sampled.saturating_mul(1_000_000) / elapsed_us;
+        self.best_rate.see(now, rate);
+        (self.sampled, self.since_us) = (0, Some(now.mono_us));
+        let least_us = self.least_latency.get().unwrap_or(0);
+        let allowed_us = INTAKE_LATENCY_US.max(least_us.saturating_mul(2));
+        let best = self.best_rate.get().expect("seen just now");
+        let fits = u128::from(best) * u128::from(allowed_us) / 1_000_000;
+        let fits = u64::try_from(fits).unwrap_or(u64::MAX);
+        self.bytes = fits.clamp(self.least, self.most);
     }
 }
 
@@ -184,54 +237,108 @@ mod tests {
         assert_eq!(meter.bytes_per_s(), 0);
     }
 
-    /// A bottleneck that executes so many bytes a second, loaded by this window alone.
-    fn settled(bytes_per_s: u64) -> (Window, u64) {
-        let mut window = Window::new(64 << 20, 1 << 20, 256 << 10);
-        let batch = 256 << 10;
-        let (mut now_us, mut done_us) = (0, 0);
+    const BATCH: u64 = 256 << 10;
+
+    /// A bottleneck that executes so many bytes a second, a while after they were sealed; loaded
+    /// by this window alone, as much as it lets. Stalled for half a second now and then. Latencies
+    /// and the part of the time in which it had something to do, after two seconds.
+    fn loaded(bytes_per_s: u64, path_us: u64, stalls: bool) -> (Window, Vec<u64>, f64) {
+        let mut window = Window::new(64 << 20, 1 << 20);
+        let (mut now_us, mut busy_us, mut next_stall_us) = (0u64, 0u64, 3_000_000u64);
         let mut sealed = std::collections::VecDeque::new();
-        let mut worst_us = 0;
-        for _ in 0..20_000 {
-            while sealed.len() as u64 * batch < window.bytes() {
+        let mut latencies = Vec::new();
+        while now_us < 30_000_000 {
+            while sealed.len() as u64 * BATCH < window.bytes() {
                 sealed.push_back(now_us);
             }
-            let sealed_us = sealed.pop_front().expect("a window is never empty");
-            done_us += batch * 1_000_000 / bytes_per_s;
-            now_us = done_us;
+            let sealed_us: u64 = sealed.pop_front().expect("a window is never empty");
+            let starts_us = now_us.max(sealed_us + path_us);
+            let takes_us = BATCH * 1_000_000 / bytes_per_s;
+            now_us = starts_us + takes_us;
+            if stalls && now_us > next_stall_us {
+                now_us += 500_000;
+                next_stall_us = now_us + 3_000_000;
+            }
             let took_us = now_us - sealed_us;
-            let left = sealed.len() as u64 * batch;
-            window.executed(at(now_us), took_us, batch, left);
-            if now_us > 20_000_000 {
-                worst_us = worst_us.max(took_us);
+            let left = sealed.len() as u64 * BATCH;
+            window.executed(at(now_us), took_us, BATCH, left);
+            if now_us > 2_000_000 {
+                busy_us += takes_us;
+                latencies.push(took_us);
             }
         }
-        (window, worst_us)
+        let share = busy_us as f64 / (now_us - 2_000_000) as f64;
+        latencies.sort_unstable();
+        (window, latencies, share)
     }
 
     #[test]
-    fn a_window_settles_where_latency_is_bounded_and_the_bottleneck_is_never_idle() {
+    fn a_window_bounds_latency_and_never_leaves_the_bottleneck_idle() {
         for bytes_per_s in [8 << 20, 16 << 20, 60 << 20] {
-            let (window, worst_us) = settled(bytes_per_s);
+            let (window, latencies, share) = loaded(bytes_per_s, 60_000, false);
+            let worst_us = *latencies.last().expect("some");
             assert!(
-                worst_us < 2 * INTAKE_LATENCY_US_MAX,
-                "{bytes_per_s}: {worst_us}"
+                worst_us < INTAKE_LATENCY_US * 3 / 2,
+                "{worst_us}: {window:?}"
             );
-            // Half of the time that is allowed is far above a round trip.
-            let bytes = bytes_per_s * INTAKE_LATENCY_US_MAX / 1_000_000;
-            assert!(window.bytes() > bytes / 2, "{bytes_per_s}: {window:?}");
+            assert!(share > 0.99, "{share}: {window:?}");
         }
+    }
+
+    #[test]
+    fn a_stall_does_not_narrow_the_window() {
+        let (window, latencies, _) = loaded(16 << 20, 60_000, true);
+        let whole = (16 << 20) * INTAKE_LATENCY_US / 1_000_000;
+        assert!(window.bytes() > whole * 9 / 10, "{window:?}");
+        let worst_us = *latencies.last().expect("some");
+        assert!(worst_us < 500_000 + INTAKE_LATENCY_US * 3 / 2, "{worst_us}");
+    }
+
+    #[test]
+    fn a_bottleneck_that_became_slower_is_noticed() {
+        let mut window = Window::new(64 << 20, 1 << 20);
+        for (step_us, steps) in [(5_000u64, 1_000u64), (50_000, 1_000)] {
+            let start_us = window.since_us.unwrap_or(0);
+            for step in 1..=steps {
+                window.executed(
+                    at(start_us + step * step_us),
+                    300_000,
+                    BATCH,
+                    window.bytes(),
+                );
+            }
+        }
+        let expected = BATCH * 20 * INTAKE_LATENCY_US / 1_000_000;
+        let found = window.bytes();
+        assert!(
+            found.abs_diff(expected) < expected / 5,
+            "{found} {expected}"
+        );
+    }
+
+    #[test]
+    fn on_a_long_path_there_is_room_for_what_is_on_its_way() {
+        // Batches of a load that the path carries without a queue, 700 ms each.
+        let mut window = Window::new(64 << 20, 1 << 20);
+        for step in 0..2_000 {
+            window.executed(at(step * 20_000), 700_000, BATCH, BATCH);
+        }
+        let on_the_way = BATCH * 50 * 7 / 10;
+        assert!(window.bytes() > on_the_way * 3 / 2, "{window:?}");
     }
 
     #[test]
     fn the_queue_before_sealing_is_in_proportion() {
-        let mut window = Window::new(64 << 20, 1 << 20, 256 << 10);
-        assert_eq!(window.pending_bytes_max(), PENDING_BYTES_MAX);
-        for round in 1..100 {
-            window.executed(at(round * 1_000_000), 900_000, 1 << 20, 1 << 20);
+        let mut window = Window::new(64 << 20, 1 << 20);
+        assert_eq!(window.pending_bytes_max(), PENDING_BYTES_MAX, "unknown");
+        for step in 0..1_000 {
+            window.executed(at(step * 1_000), 50_000, 10, 0);
         }
-        assert_eq!(
-            (window.bytes(), window.pending_bytes_max()),
-            (1 << 20, CONTENDED_BYTES)
-        );
+        assert_eq!(window.pending_bytes_max(), PENDING_BYTES_MIN);
+        for step in 1_000..2_000 {
+            window.executed(at(step * 1_000), 50_000, 20 << 20, 0);
+        }
+        assert_eq!(window.bytes(), 64 << 20);
+        assert_eq!(window.pending_bytes_max(), PENDING_BYTES_MAX);
     }
 }

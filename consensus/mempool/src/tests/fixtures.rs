@@ -235,6 +235,13 @@ impl Single {
             .admit(at(self.now_us), Digest(id), Bytes::from(vec![1; bytes]))
     }
 
+    /// The tip that the lane had at `seq`.
+    pub fn tip_at(&self, lane: usize, seq: Seq) -> LaneTip {
+        let lane = &self.core.lanes[lane];
+        let hash = lane.hash_at(seq).expect("it is on the chain");
+        LaneTip { seq, hash }
+    }
+
     pub fn tip(&self, lane: usize) -> LaneTip {
         self.core.status().lanes[lane].tip
     }

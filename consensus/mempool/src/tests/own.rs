@@ -7,7 +7,9 @@ use falconet_types::message::Admission;
 use falconet_types::{Digest, Height, Seq};
 
 use super::fixtures::*;
-use crate::limits::{OWN_BATCHES_AHEAD_MAX, PENDING_BYTES_MAX, PENDING_PER_SENDER_MAX};
+use crate::limits::{
+    INTAKE_LATENCY_US, OWN_BATCHES_AHEAD_MAX, PENDING_BYTES_MAX, PENDING_PER_SENDER_MAX,
+};
 use crate::{Effect, Input, Offered, OwnLaneState, Recovered};
 
 fn open() -> Single {
@@ -43,20 +45,15 @@ fn a_lone_transaction_leaves_at_once_and_later_ones_after_the_interval() {
 #[test]
 fn a_full_batch_does_not_wait_and_keeps_the_bound() {
     let mut node = open();
-    for i in 0..95 {
+    for i in 0..55 {
         assert_eq!(node.admit(i, 98), Admission::Accepted);
     }
     let out = node.handle(Input::Tick);
-    // 100 payload bytes each, and four targets of 1,000 fill a batch: two at once, 15 wait.
-    assert_eq!(sent_batches(&out, None), [Seq(1), Seq(2)]);
-    assert!(
-        persisted(&out)
-            .iter()
-            .all(|b| b.header().payload_len == 4_000)
-    );
+    // 100 payload bytes each, and four targets of 1,000 fill a batch: 40 at once, 15 wait.
+    assert_eq!(sent_batches(&out, None), [Seq(1)]);
+    assert_eq!(persisted(&out)[0].header().payload_len, 4_000);
     assert_eq!(node.core.status().pending_txs, 15);
-    // Two in flight double the interval.
-    assert_eq!(sent_batches(&node.wait(10_000), None), [Seq(3)]);
+    assert_eq!(sent_batches(&node.wait(5_000), None), [Seq(2)]);
 }
 
 #[test]
@@ -144,7 +141,7 @@ fn the_backlog_bound_makes_the_lane_busy_until_a_commit() {
     assert!((10..=5_000).contains(&retry_after_ms));
     // A refused transaction is not remembered as admitted.
     let tip = node.tip(0);
-    assert_eq!(tip.seq, Seq(10));
+    assert_eq!(tip.seq, Seq(8), "the window; the rest waits");
     node.commit(&[(0, tip)]);
     assert_eq!(node.admit(i, 998), Admission::Accepted);
 }
@@ -153,6 +150,7 @@ fn the_backlog_bound_makes_the_lane_busy_until_a_commit() {
 fn the_number_of_batches_ahead_is_bounded_too() {
     let mut params = params();
     params.lane_backlog_bytes_max = 1 << 40;
+    params.batch_bytes_target = 100_000;
     let mut node = Single::with(config(0, &set(4), params));
     node.connect();
     let mut i = 0;
@@ -411,34 +409,40 @@ fn a_sender_has_a_quota_while_the_queue_is_contended() {
 }
 
 #[test]
-fn slow_commits_shrink_the_window_and_fast_ones_open_it_again() {
-    let mut node = open();
-    let whole = node.core.status().window_bytes;
+fn the_window_is_what_is_executed_in_the_time_allowed() {
+    let mut params = params();
+    params.batch_bytes_target = 10_000;
+    params.block_bytes_max = 1 << 30;
+    params.lane_backlog_bytes_max = 1 << 30;
+    let mut node = Single::with(config(0, &set(4), params));
+    node.connect();
+    assert_eq!(node.core.status().window_bytes, 80_000, "the least");
+    // Executes 20,000 bytes every 50 ms, whatever it is offered.
     let mut number = 0;
-    let mut round = |node: &mut Single, wait_us: u64| {
-        while node.admit(number, 998) == Admission::Accepted && number % 3 != 2 {
-            node.wait(10_000);
+    let mut unexecuted = Vec::new();
+    for _ in 0..200 {
+        for _ in 0..400 {
+            node.admit(number, 98);
             number += 1;
         }
-        number += 1;
-        node.wait(wait_us);
-        let tip = node.tip(0);
-        node.commit(&[(0, tip)]);
-        node.execute();
-        node.core.status().window_bytes
-    };
-    let mut windows = vec![whole];
-    for _ in 0..6 {
-        windows.push(round(&mut node, 3_000_000));
+        node.wait(25_000);
+        node.wait(25_000);
+        let lane = node.core.status().lanes[0].tip.seq;
+        let next = Seq(node.cut.0[0].seq.0 + 1);
+        if next <= lane {
+            let tip = node.tip_at(0, next);
+            node.commit(&[(0, tip)]);
+            node.execute();
+        }
+        unexecuted.push(node.core.status().lanes[0].backlog_bytes);
     }
-    assert!(windows.is_sorted_by(|a, b| a >= b), "{windows:?}");
-    let shrunk = *windows.last().unwrap();
-    assert!(shrunk < whole, "{windows:?}");
-    let mut last = shrunk;
-    for _ in 0..40 {
-        let next = round(&mut node, 20_000);
-        assert!(next >= last);
-        last = next;
-    }
-    assert_eq!(last, whole);
+    let status = node.core.status();
+    // Batches of 40,000 bytes each 50 ms, times the time allowed.
+    let expected = 40_000 * 20 * INTAKE_LATENCY_US / 1_000_000;
+    assert!(
+        status.window_bytes.abs_diff(expected) < expected / 4,
+        "{status:?}"
+    );
+    let most = unexecuted[100..].iter().max().expect("some");
+    assert!(*most <= status.window_bytes + 40_000, "{most}");
 }
