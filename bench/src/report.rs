@@ -152,6 +152,10 @@ pub struct Report {
     pub committed_tps: f64,
     /// From the intended time of sending to the receipt.
     pub latency_ms: LatencyMs,
+    /// From the offer that was accepted to the receipt: without the time for which validators were
+    /// busy.
+    #[serde(default)]
+    pub accepted_latency_ms: LatencyMs,
     /// How late the generator sent: a part of the latency that is its own.
     pub send_delay_ms: LatencyMs,
     /// Whether all validators gave the same state commitment at one height.
@@ -211,6 +215,7 @@ impl Report {
             committed: outcome.committed,
             committed_tps: outcome.committed_tps,
             latency_ms: LatencyMs::of(&outcome.latency_us),
+            accepted_latency_ms: LatencyMs::of(&outcome.accepted_us),
             send_delay_ms: LatencyMs::of(&outcome.send_delay_us),
             roots_agree: subject.roots.agree,
             roots: subject.roots,
@@ -320,6 +325,11 @@ impl fmt::Display for Report {
                 l.p50, l.p90, l.p99, l.p999, l.p9999, l.max
             ),
         )?;
+        if self.busy > 0 {
+            let l = &self.accepted_latency_ms;
+            let text = format!("p50 {:.1}  p99 {:.1}  max {:.1}", l.p50, l.p99, l.max);
+            row(f, "  once accepted", text)?;
+        }
         if let Some(c) = &self.costs {
             if let (Some(p50), Some(p99)) = (c.consensus_p50_ms, c.consensus_p99_ms) {
                 row(
@@ -405,6 +415,7 @@ mod tests {
             committed: 1_000,
             committed_tps: 100.0,
             send_delay_us: latency_us.clone(),
+            accepted_us: latency_us.clone(),
             latency_us,
             counters: Counters {
                 scheduled: 1_200,

@@ -156,6 +156,7 @@ fn cluster() -> Report {
         committed: 2,
         committed_tps: 2.0,
         send_delay_us: latency_us.clone(),
+        accepted_us: latency_us.clone(),
         hlog: vec![hlog::Entry::new(0.0, 1.0, &latency_us)],
         latency_us,
         counters: Counters::default(),

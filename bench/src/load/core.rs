@@ -2,7 +2,9 @@
 //! nanoseconds since the start; nothing here reads a clock or touches a socket.
 //!
 //! Order of calls: `on_*` for what happened, then [`Core::turn`] for what to send. A frame that
-//! could not be sent goes back by [`Core::on_unsent`].
+//! could not be sent goes back by [`Core::on_unsent`]. What goes to the same validator then waits
+//! in line behind it, so that a validator that reads slowly costs a look now and then and not one
+//! for each transaction.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -26,6 +28,8 @@ use crate::supply::Supply;
 pub(super) const LATE_NS: u64 = 10_000_000;
 /// Wait before a frame that found no room, or no connection, is tried again.
 pub(super) const UNSENT_WAIT_NS: u64 = 10_000_000;
+/// Transactions that are taken out of the line to a validator in one turn.
+const HELD_PER_TURN: usize = 512;
 /// Shortest wait before a busy validator is asked again.
 const BUSY_WAIT_NS_MIN: u64 = 1_000_000;
 const NS_PER_MS: u64 = 1_000_000;
@@ -58,6 +62,8 @@ pub(super) struct Frame {
 /// A transaction without a final answer.
 struct Flight {
     intended_ns: u64,
+    /// When it was last put into a frame.
+    offered_ns: u64,
     bytes: Bytes,
     home: usize,
     /// Where it was sent; nothing while it waits to be sent.
@@ -80,13 +86,25 @@ pub(super) struct Core {
     tags: HashMap<(usize, u64), Vec<TxId>>,
     /// When to send again what waits.
     waiting: BinaryHeap<Reverse<(u64, TxId)>>,
+    /// For each validator, what waits for room to send, and until when.
+    lines: Vec<Line>,
     counters: Counters,
     committed_measured: u64,
     latency_us: Histogram<u64>,
+    accepted_us: Histogram<u64>,
     send_delay_us: Histogram<u64>,
     interval: CurrentInterval,
     intervals: VecDeque<Interval>,
     hlog: VecDeque<hlog::Entry>,
+}
+
+/// Transactions that wait for room to send, in order.
+#[derive(Default)]
+struct Line {
+    held: VecDeque<TxId>,
+    until_ns: u64,
+    /// How many of the first came back since the last turn.
+    returned: usize,
 }
 
 struct CurrentInterval {
@@ -108,9 +126,11 @@ impl Core {
             flights: HashMap::default(),
             tags: HashMap::new(),
             waiting: BinaryHeap::new(),
+            lines: (0..settings.links).map(|_| Line::default()).collect(),
             counters: Counters::default(),
             committed_measured: 0,
             latency_us: histogram(),
+            accepted_us: histogram(),
             send_delay_us: histogram(),
             interval: CurrentInterval {
                 end_ns: INTERVAL_NS,
@@ -133,6 +153,10 @@ impl Core {
         self.up[link] = false;
         self.counters.disconnects += 1;
         self.tags.retain(|(of, _), _| *of != link);
+        // What stood in line looks for another validator.
+        let held = std::mem::take(&mut self.lines[link]).held;
+        self.waiting
+            .extend(held.into_iter().map(|id| Reverse((now_ns, id))));
         for (id, flight) in &mut self.flights {
             if flight.link == Some(link) {
                 flight.link = None;
@@ -202,6 +226,10 @@ impl Core {
         if self.is_measured(flight.intended_ns) {
             self.latency_us.saturating_record(latency_us);
         }
+        if self.is_measured(flight.offered_ns) {
+            let accepted_us = now_ns.saturating_sub(flight.offered_ns) / NS_PER_US;
+            self.accepted_us.saturating_record(accepted_us);
+        }
     }
 
     /// A frame of the last turn was not taken.
@@ -210,11 +238,16 @@ impl Core {
             .tags
             .remove(&(link, tag))
             .expect("the frame was made and not answered");
-        for id in ids {
+        let line = &mut self.lines[link];
+        line.until_ns = now_ns + UNSENT_WAIT_NS;
+        // Before those that came later; several frames of one turn come back one after the other.
+        let at = line.held.len().min(line.returned);
+        for (place, id) in (at..).zip(ids) {
             let flight = self.flights.get_mut(&id).expect("nothing answered it");
             flight.link = None;
             self.counters.overruns += 1;
-            self.waiting.push(Reverse((now_ns + UNSENT_WAIT_NS, id)));
+            line.held.insert(place, id);
+            line.returned = place + 1;
         }
     }
 
@@ -227,6 +260,18 @@ impl Core {
     pub(super) fn turn(&mut self, now_ns: u64, supply: &mut impl Supply) -> Vec<Frame> {
         self.close_intervals(now_ns);
         let mut open = OpenFrames::new(self.settings.links);
+        for link in 0..self.settings.links {
+            self.lines[link].returned = 0;
+            if self.lines[link].until_ns > now_ns {
+                continue;
+            }
+            for _ in 0..HELD_PER_TURN {
+                let Some(id) = self.lines[link].held.pop_front() else {
+                    break;
+                };
+                self.put(now_ns, link, id, &mut open);
+            }
+        }
         while let Some(Reverse((due_ns, _))) = self.waiting.peek()
             && *due_ns <= now_ns
         {
@@ -261,6 +306,7 @@ impl Core {
             };
             let flight = Flight {
                 intended_ns,
+                offered_ns: intended_ns,
                 bytes: tx.bytes,
                 home: tx.home,
                 link: None,
@@ -288,6 +334,20 @@ impl Core {
             self.waiting.push(Reverse((now_ns + UNSENT_WAIT_NS, id)));
             return;
         };
+        let line = &mut self.lines[link];
+        if line.until_ns > now_ns || !line.held.is_empty() {
+            line.held.push_back(id);
+            return;
+        }
+        self.put(now_ns, link, id, open);
+    }
+
+    /// Puts a transaction into a frame to this validator, if it has no answer yet.
+    fn put(&mut self, now_ns: u64, link: usize, id: TxId, open: &mut OpenFrames) {
+        let Some(flight) = self.flights.get_mut(&id) else {
+            return;
+        };
+        flight.offered_ns = now_ns;
         flight.link = Some(link);
         let first = !std::mem::replace(&mut flight.sent, true);
         let (bytes, intended_ns) = (flight.bytes.clone(), flight.intended_ns);
@@ -308,7 +368,11 @@ impl Core {
         let ended = self.end_ns.is_some_and(|end| next_ns >= end);
         let due = (!ended).then(|| next_ns.max(self.last_turn_ns + self.settings.tick_ns));
         let waiting = self.waiting.peek().map(|Reverse((due_ns, _))| *due_ns);
-        due.into_iter().chain(waiting).min().unwrap_or(u64::MAX)
+        let lines = self.lines.iter().filter(|line| !line.held.is_empty());
+        let soonest_ns = self.last_turn_ns + self.settings.tick_ns;
+        let held = lines.map(|line| line.until_ns.max(soonest_ns)).min();
+        let times = due.into_iter().chain(waiting).chain(held);
+        times.min().unwrap_or(u64::MAX)
     }
 
     /// Whether nothing is left to do or to wait for.
@@ -364,6 +428,7 @@ impl Core {
                 0.0
             },
             latency_us: self.latency_us,
+            accepted_us: self.accepted_us,
             send_delay_us: self.send_delay_us,
             counters: self.counters,
             intervals: self.intervals.into(),

@@ -105,6 +105,9 @@ pub struct LoadOutcome {
     /// Latency in microseconds, from the intended time of sending to the receipt, of executed
     /// transactions that were meant to be sent in the measured time.
     pub latency_us: Histogram<u64>,
+    /// Latency in microseconds from the offer that was accepted to the receipt, of transactions whose
+    /// offer was in the measured time: without what passed before, when validators were busy.
+    pub accepted_us: Histogram<u64>,
     /// How much later than meant the measured transactions were sent, microseconds.
     pub send_delay_us: Histogram<u64>,
     /// Everything, warm-up and drain included.

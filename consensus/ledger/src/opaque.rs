@@ -3,7 +3,7 @@
 
 use falconet_crypto::hash::merkle;
 use falconet_types::receipt::{Outcome, Receipt, StateRoots, fold_results};
-use falconet_types::transaction::opaque_id;
+use falconet_types::transaction::opaque_ids;
 use falconet_types::{Digest, Height};
 
 use crate::application::{Application, Block, BlockResult, assert_next};
@@ -56,9 +56,11 @@ impl Application for Opaque {
         assert_next(block, self.height);
         let mut receipts = Vec::new();
         for (batch, _) in block.batches {
-            for (index, bytes) in (0u32..).zip(batch.transactions()) {
+            // Together: the hash computes several as fast as one.
+            let ids = opaque_ids(&batch.transactions().collect::<Vec<_>>());
+            for (index, tx_id) in (0u32..).zip(ids) {
                 receipts.push(Receipt {
-                    tx_id: opaque_id(&bytes),
+                    tx_id,
                     height: block.height,
                     lane: batch.header().lane,
                     seq: batch.header().seq,

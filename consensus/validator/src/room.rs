@@ -11,12 +11,14 @@
 //! duplicates are judged by the core, after it. A fee that would outbid a waiting transaction
 //! gets past a full queue, but only into [`BIDS_BYTES_MAX`].
 //!
-//! **When to come back.** If *N* refused transactions come back after *T*, then *N / T* a second
-//! do; each of these costs its way here. *T* is right when they come at the rate at which there
-//! is room. So whenever more were refused than admitted, *T* grows, at most twofold each
-//! [`HINT_STEP_US`], and shrinks when fewer were: offers stay within about twice of what can be
-//! taken, whatever waits outside. Each transaction is told another time, by its id, within a
-//! quarter of *T* around it, so that those who were refused together do not return together.
+//! **When to come back.** If *N* refused transactions wait outside and come back after *T*, then
+//! *N / T* a second do, and each costs its way here. *T* is right when they come at the rate at
+//! which there is room. *N* need not be guessed: each refusal adds one for as long as it was told
+//! to stay away, so the times told in a second are the mean number of those that wait (Little's
+//! law). Both rates are averaged over about [`HINT_STEPS`] times [`HINT_STEP_US`]. Offers so stay
+//! within about twice of what is taken, whatever waits outside. Each transaction is told another
+//! time, by its id, within a quarter of *T* around it, so that those who were refused together do
+//! not return together.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ pub const BIDS_BYTES_MAX: u64 = 256 << 10;
 const CONN_SHARE: (u64, u64) = (3, 4);
 /// How often the time to come back is judged, microseconds.
 pub const HINT_STEP_US: u64 = 100_000;
+/// Steps over which the rates behind it are averaged.
+pub const HINT_STEPS: u64 = 8;
 /// Longest time that a refused transaction is told to wait, milliseconds.
 pub const HINT_MS_MAX: u64 = 5_000;
 
@@ -52,23 +56,40 @@ struct Inner {
 }
 
 /// See the module's text.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Hint {
     ms: u64,
-    refused: u64,
+    /// Times told since the last step, milliseconds.
+    told_ms: u64,
     admitted: u64,
     since_us: u64,
+    /// Averages: those that wait outside, and those admitted in a second.
+    outside: f64,
+    admitted_per_s: f64,
 }
 
 impl Hint {
     fn step(&mut self, now_us: u64, least_ms: u64) {
-        if now_us.saturating_sub(self.since_us) >= HINT_STEP_US {
-            let (refused, admitted) = (self.refused, self.admitted.max(1));
-            let wanted = self.ms.saturating_mul(refused) / admitted;
-            self.ms = wanted.clamp(self.ms / 2, self.ms * 2);
-            (self.refused, self.admitted, self.since_us) = (0, 0, now_us);
+        let elapsed_us = now_us.saturating_sub(self.since_us);
+        if elapsed_us >= HINT_STEP_US {
+            let elapsed_s = elapsed_us as f64 / 1e6;
+            let follow =
+                |average: f64, sample: f64| average + (sample - average) / HINT_STEPS as f64;
+            self.outside = follow(self.outside, self.told_ms as f64 / 1e3 / elapsed_s);
+            self.admitted_per_s = follow(self.admitted_per_s, self.admitted as f64 / elapsed_s);
+            // With nothing admitted: the longest.
+            let wanted_s = self.outside / self.admitted_per_s.max(f64::MIN_POSITIVE);
+            self.ms = (wanted_s * 1e3).min(HINT_MS_MAX as f64) as u64;
+            (self.told_ms, self.admitted, self.since_us) = (0, 0, now_us);
         }
         self.ms = self.ms.clamp(least_ms.clamp(1, HINT_MS_MAX), HINT_MS_MAX);
+    }
+
+    /// A transaction is refused; the time that it is told.
+    fn refuse(&mut self, id: &TxId) -> u32 {
+        let ms = self.of(id);
+        self.told_ms += u64::from(ms);
+        ms
     }
 
     /// The time for one transaction: from three to five quarters.
@@ -94,9 +115,7 @@ impl Room {
     pub fn new(intake: Intake) -> Arc<Self> {
         let hint = Hint {
             ms: u64::from(intake.retry_after_ms),
-            refused: 0,
-            admitted: 0,
-            since_us: 0,
+            ..Hint::default()
         };
         Arc::new(Self(Mutex::new(Inner {
             intake,
@@ -142,8 +161,7 @@ impl Room {
                 {
                     bids += size;
                 } else {
-                    inner.hint.refused += 1;
-                    return Some(inner.hint.of(&id));
+                    return Some(inner.hint.refuse(&id));
                 }
                 held += size;
                 None
