@@ -14,7 +14,7 @@ use falconet_types::signing::Signer;
 use falconet_types::stake::Stake;
 use falconet_types::time::Now;
 use falconet_types::transaction::{Body, SignedTransaction, Transaction};
-use falconet_types::{ChainId, Digest, Scheme};
+use falconet_types::{ChainId, Digest, Epoch, Scheme, ValidatorIndex};
 
 /// Pieces of evidence that may wait; one a validator and epoch is enough.
 pub const EVIDENCE_PENDING_MAX: usize = 256;
@@ -39,6 +39,8 @@ pub struct Reporter {
     /// `None` when nothing is ever to be told: the application has no validators.
     view: Option<View>,
     pending: VecDeque<Pending>,
+    /// Of what nothing more can come, since the last call of [`Reporter::take_settled`].
+    settled: Vec<(Epoch, ValidatorIndex)>,
     ready_us: u64,
 }
 
@@ -53,6 +55,7 @@ impl Reporter {
             scheme,
             view,
             pending: VecDeque::new(),
+            settled: Vec::new(),
             ready_us: 0,
         }
     }
@@ -88,8 +91,13 @@ impl Reporter {
             return Vec::new();
         };
         let registry = view.registry();
-        self.pending
-            .retain(|pending| !registry.is_settled(&pending.evidence));
+        self.pending.retain(|Pending { evidence, .. }| {
+            let settled = registry.is_settled(evidence);
+            if settled {
+                self.settled.push((evidence.epoch(), evidence.offender()));
+            }
+            !settled
+        });
         let mut said = Vec::new();
         for pending in &mut self.pending {
             if pending.next_us <= now.mono_us {
@@ -105,6 +113,26 @@ impl Reporter {
         }
         let say = |stake| self.sign(stake, now.wall_ms);
         said.into_iter().map(say).collect()
+    }
+
+    /// Who was punished for misbehaviour in an epoch, by the indices of its set.
+    #[must_use]
+    pub fn offenders(&self, epoch: Epoch) -> Vec<ValidatorIndex> {
+        let Some(view) = &self.view else {
+            return Vec::new();
+        };
+        let registry = view.registry();
+        let members = registry.members(epoch).unwrap_or_default();
+        let offences = registry.offences().filter(|(of, ..)| *of == epoch);
+        let index = |id| members.iter().position(|member| member.validator == id);
+        let places = offences.filter_map(|(_, id, _)| u16::try_from(index(*id)?).ok());
+        places.map(ValidatorIndex).collect()
+    }
+
+    /// Evidence that was punished, or that no longer would be, since the last call: its epoch and
+    /// whom it accuses. Nobody needs to remember it.
+    pub fn take_settled(&mut self) -> Vec<(Epoch, ValidatorIndex)> {
+        std::mem::take(&mut self.settled)
     }
 
     /// When [`Reporter::due`] has something to do again.
@@ -258,7 +286,13 @@ mod tests {
             batches: &[(batch.clone(), Verdicts::unknown(&batch))],
         });
         assert_eq!(result.receipts[0].outcome, Outcome::Executed);
+        assert_eq!(reporter.take_settled(), []);
         assert!(reporter.due(at(20)).is_empty());
+        assert_eq!(reporter.offenders(Epoch(0)), [ValidatorIndex(1)]);
+        assert_eq!(reporter.offenders(Epoch(1)), []);
+        let settled = (Epoch(0), ValidatorIndex(1));
+        assert_eq!(reporter.take_settled(), [settled]);
+        assert_eq!(reporter.take_settled(), []);
         assert!(!reporter.found(evidence(chain, 0, 8)), "settled");
     }
 

@@ -4,7 +4,7 @@
 //! in that state, until nothing more is possible. So no rule depends on the order in which
 //! messages arrive, and a condition that becomes true late is noticed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use falconet_types::block::{HeaderKind, SignedHeader};
@@ -62,9 +62,11 @@ pub struct HotStuff {
     pub(crate) silent_for_good: bool,
     /// The epoch's last block, once it is committed: this core has nothing more to say in the epoch.
     pub(crate) ended: Option<Arc<SignedHeader>>,
-    /// The proof that led into the current epoch.
     /// The last epoch in which this node must not sign (rule Z8).
     pub(crate) forfeited: Option<Epoch>,
+    /// Who was punished for misbehaviour in this epoch (rule P7).
+    pub(crate) punished: BTreeSet<ValidatorIndex>,
+    /// The proof that led into the current epoch.
     pub(crate) came_by: Option<Arc<EpochProof>>,
     pub(crate) tree: Tree,
     pub(crate) certificates: Certificates,
@@ -541,7 +543,7 @@ impl HotStuff {
             self.counters.rounds_by_tc += 1;
             self.pace.failed_rounds = self.pace.failed_rounds.saturating_add(1);
         }
-        let timer = if self.leader_is_silent(round) {
+        let timer = if self.leader_is_silent(round) || self.leader_is_punished(round) {
             0
         } else {
             self.times.round_timer_us(self.pace.failed_rounds)

@@ -75,6 +75,7 @@ impl HotStuff {
         self.dead_target = None;
         self.commit_may_advance = false;
         self.peers = no_peers();
+        self.punished.clear();
         self.announced = NOTHING_ANNOUNCED;
         self.clock_wait_us = None;
         self.propose_due_us = None;

@@ -60,6 +60,7 @@ impl HotStuff {
             silent_for_good: self.silent_for_good,
             ended: self.ended.clone(),
             forfeited: self.forfeited,
+            punished: self.punished.clone(),
             came_by: self.came_by.clone(),
             tree: self.tree.clone(),
             certificates: self.certificates.clone(),

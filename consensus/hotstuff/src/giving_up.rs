@@ -124,4 +124,20 @@ impl HotStuff {
         let heard = set.weight_of(set.iter().map(|v| v.index).filter(|p| recent(*p)));
         !recent(leader) && heard >= set.quorum_weight()
     }
+
+    /// Rule P7: the ledger has punished the leader for misbehaviour in this epoch. As long as those
+    /// who were punished are less than a weak quorum, the others need nobody's patience with them.
+    pub(crate) fn leader_is_punished(&self, round: Round) -> bool {
+        let set = &self.config.set;
+        let leader = set.leader(round);
+        leader != self.config.me
+            && self.punished.contains(&leader)
+            && set.weight_of(self.punished.iter().copied()) < set.weak_weight()
+    }
+
+    /// Who was punished for misbehaviour in the current epoch, as this node has executed it. Their
+    /// rounds are given up at once from the next one on; which of them are, nodes need not agree on.
+    pub fn punish(&mut self, offenders: impl IntoIterator<Item = ValidatorIndex>) {
+        self.punished = offenders.into_iter().collect();
+    }
 }

@@ -1,6 +1,6 @@
 //! Starting from what the log gave back (rules S1 to S5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use falconet_types::block::SignedHeader;
@@ -94,6 +94,7 @@ impl HotStuff {
             silent_for_good: false,
             ended,
             forfeited: recovered.forfeited,
+            punished: BTreeSet::new(),
             came_by: None,
             tree,
             certificates,

@@ -32,6 +32,7 @@ use crate::peers::score::Fault;
 use crate::peers::standing::Standing;
 use crate::pipeline::{Arrivals, Checked, CoreInput, Executed, ReplyTo, To, Turn};
 use crate::room::{Reserved, Room};
+use crate::shelf::Change;
 use crate::status::{CoreStatus, StatusBoard};
 use crate::trace;
 use crate::verdicts::VerdictTable;
@@ -419,6 +420,8 @@ impl Core {
         // restart executes again.
         let height = result.height;
         self.mempool(now, falconet_mempool::Input::Executed { height }, turn);
+        let epoch = self.hotstuff.epoch();
+        self.hotstuff.punish(self.reporter.offenders(epoch));
         if let Some(ending) = &result.ending {
             self.handover.end.ending = Some(ending.clone());
         }
@@ -439,7 +442,11 @@ impl Core {
     /// Sends what this validator itself has to say: through its own lane, or, when it has none,
     /// through everybody else's.
     fn report(&mut self, now: Now, turn: &mut Turn) {
-        for tx in self.reporter.due(now) {
+        let due = self.reporter.due(now);
+        let settled = self.reporter.take_settled().into_iter();
+        let forget = settled.map(|(epoch, who)| Change::Drop(epoch, who));
+        turn.evidence.extend(forget);
+        for tx in due {
             let (id, bytes) = (tx.id(), tx.bytes().clone());
             if self.handover.me == ValidatorIndex::NOBODY {
                 turn.sends.push((To::All, PeerMessage::Relay(bytes)));

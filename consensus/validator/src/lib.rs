@@ -24,6 +24,7 @@
 //! | [`log`] | group commit: record, fsync, send |
 //! | [`execute`], [`clients`] | the ledger and its receipts |
 //! | [`history`] | what is read back from disk: headers, batches, proofs |
+//! | [`shelf`] | evidence that is not in a block yet |
 //! | [`snapshots`], [`catchup`] | the state at checkpoints, for peers and from peers |
 //! | [`http`], [`status`], [`metrics`] | what people and programs see |
 //! | [`notify`] | what the service manager hears |
@@ -57,6 +58,7 @@ pub mod pipeline;
 mod preflight;
 mod privileges;
 pub mod room;
+pub mod shelf;
 pub mod snapshots;
 pub mod status;
 pub mod trace;

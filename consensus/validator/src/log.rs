@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::metrics::stages::{Clock, Queue};
 use crate::outbound::Outbound;
 use crate::pipeline::{HistoryRequest, ReplyTo, TURN_QUEUE_MAX, To, Turn};
+use crate::shelf::Shelf;
 use crate::status::StatusBoard;
 use crate::trace;
 
@@ -52,6 +53,8 @@ pub struct LogThread {
     pub metrics: Arc<Metrics>,
     /// Where this thread's time goes.
     pub stage: Clock,
+    /// Evidence that is not in a block yet.
+    pub shelf: Shelf,
 }
 
 impl LogThread {
@@ -87,6 +90,9 @@ impl LogThread {
         // Before the log holds anything of an epoch, its validators are known.
         for proof in turns.iter().filter_map(|turn| turn.epoch.as_deref()) {
             self.chain.epochs.persist(proof)?;
+        }
+        for change in turns.iter().flat_map(|turn| &turn.evidence) {
+            self.shelf.change(change);
         }
         let mut records = turns.iter().flat_map(|turn| &turn.records).peekable();
         if records.peek().is_none() {

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::epochs::Ending;
 use crate::room::Reserved;
+use crate::shelf;
 
 /// Inputs that may wait for the core.
 pub const CORE_QUEUE_MAX: usize = 8192;
@@ -298,6 +299,8 @@ pub struct Turn {
     pub history: Vec<HistoryRequest>,
     /// The proof that an epoch is over: it becomes durable before all else of the turn.
     pub epoch: Option<Arc<EpochProof>>,
+    /// Evidence that is to be remembered or forgotten.
+    pub evidence: Vec<shelf::Change>,
     /// Blocks and batches at and below this height may be deleted.
     pub prune: Option<Height>,
 }
@@ -312,6 +315,7 @@ impl Turn {
             && self.payloads.is_empty()
             && self.history.is_empty()
             && self.epoch.is_none()
+            && self.evidence.is_empty()
             && self.prune.is_none()
     }
 }

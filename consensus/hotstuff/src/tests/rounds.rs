@@ -1,7 +1,7 @@
 //! Rules P1 to P7.
 
 use falconet_types::message::{CertRef, PeerMessage};
-use falconet_types::{Digest, Round};
+use falconet_types::{Digest, Round, ValidatorIndex};
 
 use super::harness::Solo;
 use crate::limits::Times;
@@ -328,4 +328,37 @@ fn p7_after_an_absence_nobody_counts_as_silent() {
         solo.said().timeouts().is_empty(),
         "no quorum was heard of lately"
     );
+}
+
+/// Rule P7: nobody waits for a leader whom the ledger has punished in this epoch, unless so many
+/// were that the rest is no quorum.
+#[test]
+fn p7_a_leader_that_was_punished_is_skipped() {
+    let leader_of_next = |solo: &Solo| solo.maker.set.leader(Round(3));
+    let gives_up_at_once = |punish: &dyn Fn(&mut Solo)| {
+        let mut solo = Solo::follower([1, 3]);
+        punish(&mut solo);
+        let chain = solo.maker.chain([1, 2]);
+        solo.feed(&chain);
+        assert_eq!(solo.round(), 3);
+        let said = solo.said();
+        said.timeouts().iter().any(|t| t.round == Round(3))
+    };
+    assert!(!gives_up_at_once(&|_| {}));
+    assert!(gives_up_at_once(&|solo| {
+        let leader = leader_of_next(solo);
+        solo.core.punish([leader]);
+    }));
+    // Somebody else was.
+    assert!(!gives_up_at_once(&|solo| {
+        let leader = leader_of_next(solo).0;
+        let other = solo.others().into_iter().find(|i| *i != leader);
+        solo.core.punish([ValidatorIndex(other.unwrap())]);
+    }));
+    // Two of four: their votes are needed.
+    assert!(!gives_up_at_once(&|solo| {
+        let leader = leader_of_next(solo);
+        let other = solo.others().into_iter().find(|i| *i != leader.0);
+        solo.core.punish([leader, ValidatorIndex(other.unwrap())]);
+    }));
 }

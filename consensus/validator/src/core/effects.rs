@@ -11,6 +11,7 @@ use falconet_types::wire::Wire;
 
 use crate::peers::score::Fault;
 use crate::pipeline::{HistoryRequest, To, Turn};
+use crate::shelf::Change;
 use crate::trace;
 
 use super::{Core, Layers};
@@ -67,10 +68,11 @@ impl Core {
                 Effect::Evidence(evidence) => {
                     let lane = evidence.first.header.lane;
                     self.standing.fault(lane, Fault::Proven, 1);
-                    self.reporter.found(Proof::Batches(
+                    let proof = Proof::Batches(
                         Box::new(evidence.first.clone()),
                         Box::new(evidence.second.clone()),
-                    ));
+                    );
+                    self.found(proof, turn);
                     tracing::warn!(
                         validator = lane.0,
                         seq = evidence.first.header.seq.0,
@@ -81,6 +83,13 @@ impl Core {
         }
         if changed {
             self.hotstuff(now, falconet_hotstuff::Input::PayloadChanged, turn);
+        }
+    }
+
+    /// Reports misbehaviour, and keeps it on disk until it is settled.
+    fn found(&mut self, evidence: Proof, turn: &mut Turn) {
+        if self.reporter.found(evidence.clone()) {
+            turn.evidence.push(Change::Keep(Box::new(evidence)));
         }
     }
 
@@ -134,7 +143,7 @@ impl Core {
                     self.standing.fault(evidence.accused(), fault, 1);
                     tracing::warn!(?evidence, "misbehaviour");
                     if let Some(evidence) = provable(*evidence) {
-                        self.reporter.found(evidence);
+                        self.found(evidence, turn);
                     }
                 }
                 Effect::ServeEpochProof { to, epoch } => {

@@ -38,6 +38,7 @@ use crate::pipeline::{
     VERIFY_QUEUE_MAX,
 };
 use crate::room::Room;
+use crate::shelf::{Change, Shelf};
 use crate::snapshots::{SnapshotThread, Snapshots};
 use crate::status::{CoreStatus, ExecutionStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
@@ -167,6 +168,19 @@ impl Assembly<'_> {
         });
         neighbours.follow(chain);
         metrics.epoch.set(chain.info().start.epoch.0 as i64);
+        let mut reporter = falconet_epochs::Reporter::new(
+            chain.id,
+            Box::new(self.key.clone()),
+            self.key.scheme(),
+            view.clone(),
+        );
+        let (shelf, evidence) = Shelf::open(&self.config.data, chain);
+        for evidence in evidence {
+            let of = Change::Drop(evidence.epoch(), evidence.offender());
+            if !reporter.found(evidence) {
+                shelf.change(&of);
+            }
+        }
         let core = Core {
             chain: Arc::clone(chain),
             hotstuff,
@@ -185,12 +199,7 @@ impl Assembly<'_> {
             standing: Arc::clone(&standing),
             clock: Clock::new(),
             bent,
-            reporter: falconet_epochs::Reporter::new(
-                chain.id,
-                Box::new(self.key.clone()),
-                self.key.scheme(),
-                view.clone(),
-            ),
+            reporter,
             waiting: BTreeMap::new(),
             submissions: 0,
             backlog: found.unexecuted,
@@ -202,6 +211,7 @@ impl Assembly<'_> {
         let log = LogThread {
             chain: Arc::clone(chain),
             writer: found.store.log,
+            shelf,
             turns: turn_out,
             outbound: outbound.clone(),
             payloads: payload_in,

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use falconet_adversary::Kind;
 use falconet_types::Scheme;
+use falconet_types::genesis::Params;
 use serde_json::Value;
 
-use crate::harness::wait_for;
+use crate::harness::{falconet, wait_for};
 use crate::network::Network;
 
 /// The validator that is Byzantine.
@@ -124,4 +125,57 @@ fn a_flooder_is_throttled_and_drowns_nobody() {
 #[test]
 fn a_slow_loris_only_slows() {
     commits_beside(Kind::SlowLoris);
+}
+
+/// On a chain with epochs the proof costs the offender its stake and its place, and the others go on.
+#[test]
+fn an_equivocator_is_slashed_and_out_with_the_next_epoch() {
+    let params = Params {
+        epoch_heights: 48,
+        block_interval_ms_idle: 50,
+        ..Params::default()
+    };
+    let mut network = Network::with_params(4, 2, Scheme::Falcon512, params);
+    (0..LIAR).for_each(|i| network.start(i));
+    network.start_with(LIAR, &["--danger-byzantine", Kind::Equivocator.name()]);
+    let number = |value: &Value, field: &str| value[field].as_u64().expect("a number");
+    let answer = |i: usize| network.get(i, "/v1/validators").1;
+    let offence = wait_for("the equivocator to be punished", || {
+        answer(0)["offences"].as_array().unwrap().first().cloned()
+    });
+    assert!(number(&offence, "burned") > 0, "{offence}");
+    for i in 0..LIAR {
+        wait_for(&format!("a set without it at node {i}"), || {
+            let answer = answer(i);
+            let members = answer["members"].as_array().unwrap();
+            let out = members.iter().all(|row| row["name"] != "validator-3");
+            (members.len() == LIAR && out).then_some(())
+        });
+    }
+    let all = answer(1);
+    let candidates = all["candidates"].as_array().unwrap();
+    let row = candidates.iter().find(|row| row["name"] == "validator-3");
+    let row = row.expect("what is left of its stake");
+    assert_eq!(row["member"], false);
+    let left = 1_000 - number(&offence, "burned");
+    assert_eq!(number(row, "stake"), left, "{row}");
+    assert!(number(row, "barred_until") > number(&all, "present_epoch"));
+    let url = network.url(1);
+    let shown = falconet(network.dir(), &["validators", "--http", &url]).ok();
+    assert!(shown.contains("punished: "), "{shown}");
+    assert!(shown.contains("barred until epoch"), "{shown}");
+    let status = network.get(0, "/v1/status").1;
+    assert!(number(&status, "evidence") > 0, "{status}");
+    // Without it.
+    let height = number(&network.get(0, "/v1/status").1, "height");
+    let mut wallet = network.wallet(0);
+    let tx = wallet.transfer(network.account(1), 1);
+    let (code, answer) = network.post(1, tx.bytes());
+    assert_eq!(code, 202, "{answer}");
+    wait_for("a transfer", || network.committed(2, tx.id()));
+    wait_for("blocks of the three", || {
+        let status = network.get(0, "/v1/status").1;
+        (number(&status, "height") > height + 20).then_some(())
+    });
+    network.stop();
 }

@@ -1,14 +1,20 @@
 //! The validator set changes while the network runs: one leaves, follows, and comes back; one becomes
-//! four, seven, and another one.
+//! four, seven, and another one; an offender is out, and a crash right at the end of an epoch is
+//! survived.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use falconet_client::{Fate, Pool, PoolConfig, Wallet};
+use falconet_crypto::keyfile;
+use falconet_types::certificate::Vote;
+use falconet_types::evidence::Evidence;
 use falconet_types::genesis::Params;
 use falconet_types::receipt::Outcome;
-use falconet_types::{AccountId, Scheme};
+use falconet_types::wire::Wire as _;
+use falconet_types::{AccountId, Digest, Epoch, Round, Scheme};
 use falconet_validator::config::StoreSection;
 use serde_json::Value;
 
@@ -208,5 +214,103 @@ fn one_validator_becomes_four_and_seven_and_another_one_under_load() {
         progress("the others went");
         drop(ends);
     });
+    network.stop();
+}
+
+/// Two votes that one validator cannot both have cast, as another one found them.
+fn evidence(network: &Network, offender: usize) -> Evidence {
+    let chain = network.chain_id();
+    let set = network.genesis.validator_set().unwrap();
+    let key = keyfile::read(&network.home(offender).join("validator.key")).unwrap();
+    let index = set.by_key(key.public()).unwrap();
+    let vote = |byte| {
+        let (round, parent, block) = (Round(1_000), Round(999), Digest([byte; 32]));
+        Vote::sign(Epoch(0), round, block, parent, index, chain, &key)
+    };
+    Evidence::Votes(Box::new(vote(1)), Box::new(vote(2)))
+}
+
+/// Whoever found the proof may be killed before its report is in a block: it reports it after the
+/// next start, and forgets it when it was heard.
+#[test]
+fn evidence_survives_a_restart_of_its_finder() {
+    let params = Params {
+        epoch_heights: 64,
+        block_interval_ms_idle: 50,
+        ..Params::default()
+    };
+    let mut network = Network::with_params(4, 2, Scheme::Falcon512, params);
+    (1..4).for_each(|i| network.start(i));
+    // As it stands on the disk of validator 0 after kill -9.
+    let evidence = evidence(&network, 2);
+    let dir = network.home(0).join("data/evidence");
+    fs::create_dir_all(&dir).unwrap();
+    let file = dir.join(format!("0000000000-{:05}", evidence.offender().0));
+    fs::write(&file, evidence.to_bytes()).unwrap();
+    network.start(0);
+    for i in [0, 1, 3] {
+        wait_for(&format!("a set without the offender at node {i}"), || {
+            let answer = network.get(i, "/v1/validators").1;
+            let members = answer["members"].as_array()?;
+            let out = members.iter().all(|row| row["name"] != "validator-2");
+            (members.len() == 3 && out).then_some(())
+        });
+    }
+    let answer = network.get(3, "/v1/validators").1;
+    assert_eq!(answer["offences"].as_array().unwrap().len(), 1, "{answer}");
+    wait_for("the evidence to be forgotten", || {
+        (!file.exists()).then_some(())
+    });
+    network.stop();
+}
+
+/// A crash between the block that changes the registry and the file that proves who comes next: the
+/// next start makes the proof again, from the log. No peer can show it, as all crash there.
+#[test]
+fn an_epochs_proof_that_was_not_written_is_made_again() {
+    let params = Params {
+        epoch_heights: 32,
+        block_interval_ms_idle: 50,
+        ..Params::default()
+    };
+    let mut network = Network::with_params(4, 2, Scheme::Falcon512, params);
+    // Where the proof would be written first: the write fails, and nothing of the turn happens.
+    let blocker = |network: &Network, i: usize| network.home(i).join("data/epochs/0000000000.tmp");
+    for i in 0..4 {
+        fs::create_dir_all(blocker(&network, i)).unwrap();
+        network.start(i);
+    }
+    for i in 0..4 {
+        wait_for(
+            &format!("validator {i} to stand at the end of epoch 0"),
+            || {
+                let status = status(&network, i);
+                let reason = status["not_signing_reason"].as_str()?.to_owned();
+                reason.contains("0000000000.proof").then_some(())
+            },
+        );
+        // The last block is executed: the registry is that of the next epoch.
+        assert!(status(&network, i)["executed_height"].as_u64().unwrap() > 32);
+    }
+    (0..4).for_each(|i| network.kill(i));
+    for i in 0..4 {
+        let proof = network.home(i).join("data/epochs/0000000000.proof");
+        assert!(!proof.exists());
+        fs::remove_dir(blocker(&network, i)).unwrap();
+    }
+    (0..4).for_each(|i| network.start(i));
+    for i in 0..4 {
+        wait_for(&format!("epoch 2 at node {i}"), || {
+            let status = status(&network, i);
+            (status["epoch"].as_u64()? >= 2 && status["signing"] == true).then_some(())
+        });
+        assert!(
+            network
+                .home(i)
+                .join("data/epochs/0000000000.proof")
+                .exists()
+        );
+    }
+    network.agree();
     network.stop();
 }
