@@ -1,14 +1,19 @@
-//! `falconet bench ledger`: blocks of transfers executed, up to and including the state root.
+//! `falconet bench ledger`: blocks of transfers executed, up to and including the state root; then
+//! what a transaction costs in the long run, with its state on disk.
 //!
 //! Signatures are checked before the ledger sees a transaction, so here verdicts say that they
 //! are valid. Senders and recipients are spread over all accounts: most of the tree's paths are
 //! dirty, the worst case for the root.
 
+mod steady;
+
+use std::path::Path;
 use std::time::Instant;
 
 use bytes::Bytes;
 use falconet_crypto::falcon::{KeyPair, PublicKey, Scheme};
 use falconet_ledger::{Application as _, Block, Ledger, Verdict, Verdicts};
+use falconet_store::StoreError;
 use falconet_types::batch::Batch;
 use falconet_types::block::LaneTip;
 use falconet_types::genesis::{
@@ -16,7 +21,7 @@ use falconet_types::genesis::{
 };
 use falconet_types::transaction::{Body, Transaction};
 use falconet_types::wire::Wire as _;
-use falconet_types::{Epoch, Height, ValidatorIndex};
+use falconet_types::{AccountId, ChainId, Epoch, Height, ValidatorIndex};
 
 use crate::figures::{Collector, FiguresReport};
 
@@ -40,8 +45,8 @@ impl Load {
     /// verdicts say that they do, as the verify stage would.
     #[must_use]
     pub fn make() -> Self {
-        let validator = KeyPair::from_seed(Scheme::Falcon512, &[1; 32]);
-        let genesis = genesis(&validator);
+        let validator = validator();
+        let genesis = genesis(&validator, ACCOUNTS);
         let blocks = BLOCKS.map(|transfers| (transfers, batches(&genesis, &validator, transfers)));
         Self { genesis, blocks }
     }
@@ -67,9 +72,13 @@ impl Load {
     }
 }
 
-/// Executes blocks in `rounds` rounds.
-#[must_use]
-pub fn measure(rounds: usize, progress: &dyn Fn(&str)) -> FiguresReport {
+/// Executes blocks in `rounds` rounds. The state is written below `dir`, which decides which disk
+/// is measured; what is written there is left.
+pub fn measure(
+    dir: &Path,
+    rounds: usize,
+    progress: &dyn Fn(&str),
+) -> Result<FiguresReport, StoreError> {
     progress("making accounts");
     let load = Load::make();
     let mut collector = Collector::start("ledger");
@@ -100,18 +109,24 @@ pub fn measure(rounds: usize, progress: &dyn Fn(&str)) -> FiguresReport {
             collector.add(&name("time"), "ms", seconds * 1e3);
         }
     }
-    collector.finish(&[])
+    steady::measure(dir, rounds, &mut collector, progress)?;
+    Ok(collector.finish(&[]))
 }
 
-fn genesis(validator: &KeyPair) -> Genesis {
+fn validator() -> KeyPair {
+    KeyPair::from_seed(Scheme::Falcon512, &[1; 32])
+}
+
+fn genesis(validator: &KeyPair, accounts: usize) -> Genesis {
     let scheme = Scheme::Falcon1024;
-    let mut accounts: Vec<GenesisAccount> = (0..ACCOUNTS)
+    let mut accounts: Vec<GenesisAccount> = (0..accounts)
         .map(|i| {
             let mut bytes = vec![0; scheme.public_key_len()];
             bytes[0] = scheme.public_key_header();
             // Seven bytes hold four 14-bit coefficients; a small number in each stays below q.
             bytes[2] = (i & 0xff) as u8;
             bytes[9] = (i >> 8) as u8;
+            bytes[16] = (i >> 16) as u8;
             let key = PublicKey::from_bytes(scheme, &bytes).expect("small coefficients");
             GenesisAccount {
                 id: key.id(),
@@ -141,36 +156,48 @@ fn genesis(validator: &KeyPair) -> Genesis {
 
 fn batches(genesis: &Genesis, validator: &KeyPair, transfers: usize) -> Vec<(Batch, Verdicts)> {
     let chain_id = genesis.chain_id();
-    let scheme = Scheme::Falcon1024;
+    let id = |i: usize| genesis.accounts[i].id;
     let txs: Vec<Bytes> = (0..transfers)
-        .map(|i| {
-            let tx = Transaction {
-                scheme,
-                chain_id,
-                sender: genesis.accounts[2 * i].id,
-                nonce: 1,
-                valid_until_ms: u64::MAX,
-                fee: 1,
-                body: Body::Transfer {
-                    to: genesis.accounts[2 * i + 1].id,
-                    amount: 5,
-                },
-            };
-            let mut bytes = tx.to_bytes();
-            bytes.resize(bytes.len() + scheme.signature_len(), 0);
-            bytes.into()
-        })
+        .map(|i| transfer_bytes(chain_id, id(2 * i), id(2 * i + 1), 1))
         .collect();
-    let (epoch, lane) = (Epoch::ZERO, ValidatorIndex(0));
     let mut tip = LaneTip::default();
     txs.chunks(BATCH_TXS)
         .map(|txs| {
-            let batch = Batch::seal(epoch, lane, tip, txs, chain_id, validator);
-            tip = batch.tip();
-            let verdicts = Verdicts(vec![Verdict::Valid; txs.len()]);
+            let batch = sealed(ValidatorIndex(0), &mut tip, txs, chain_id, validator);
+            let verdicts = Verdicts::new(vec![Verdict::Valid; txs.len()]);
             (batch, verdicts)
         })
         .collect()
+}
+
+/// A transfer with zeros for a signature.
+fn transfer_bytes(chain_id: ChainId, from: AccountId, to: AccountId, nonce: u64) -> Bytes {
+    let scheme = Scheme::Falcon1024;
+    let tx = Transaction {
+        scheme,
+        chain_id,
+        sender: from,
+        nonce,
+        valid_until_ms: u64::MAX,
+        fee: 1,
+        body: Body::Transfer { to, amount: 5 },
+    };
+    let mut bytes = tx.to_bytes();
+    bytes.resize(bytes.len() + scheme.signature_len(), 0);
+    bytes.into()
+}
+
+/// The next batch of a lane.
+fn sealed(
+    lane: ValidatorIndex,
+    tip: &mut LaneTip,
+    txs: &[Bytes],
+    chain_id: ChainId,
+    validator: &KeyPair,
+) -> Batch {
+    let batch = Batch::seal(Epoch::ZERO, lane, *tip, txs, chain_id, validator);
+    *tip = batch.tip();
+    batch
 }
 
 #[cfg(test)]
@@ -179,10 +206,14 @@ mod tests {
 
     #[test]
     fn blocks_are_executed_and_timed() {
-        let report = measure(1, &|_| {});
+        let dir = tempfile::tempdir().unwrap();
+        let report = measure(dir.path(), 1, &|_| {}).unwrap();
         for transfers in BLOCKS {
             let rate = &report.cases[&format!("block_{transfers}.transactions")];
             assert!(rate.series.median > 0.0);
+        }
+        for (name, figure) in &report.cases {
+            assert!(figure.series.median > 0.0, "{name}");
         }
     }
 }

@@ -217,7 +217,8 @@ fn a_load_and_a_sweep_fit_and_become_a_page() {
 fn store_and_ledger_fit() {
     let dir = tempfile::tempdir().unwrap();
     check("figures", &store::measure(dir.path(), 1, &|_| {}).unwrap());
-    check("figures", &ledger::measure(1, &|_| {}));
+    let dir = tempfile::tempdir().unwrap();
+    check("figures", &ledger::measure(dir.path(), 1, &|_| {}).unwrap());
 }
 
 /// The measurement takes a minute, so the report is made of what it must hold.

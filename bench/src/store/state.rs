@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use falconet_store::{StateDb, StateUpdate, Store, StoreConfig};
+use falconet_store::{AccountRows, StateDb, StateUpdate, Store, StoreConfig};
 use falconet_types::receipt::{Outcome, Receipt};
 use falconet_types::{Digest, Height, Seq, ValidatorIndex};
 
@@ -107,11 +107,10 @@ fn apply(
     height: Height,
     rows: &Rows,
 ) -> Result<(), falconet_store::StoreError> {
-    let accounts: Vec<(Digest, Option<Bytes>)> = rows
-        .accounts
-        .iter()
-        .map(|(id, row)| (Digest(*id), Some(row.clone())))
-        .collect();
+    let mut accounts = AccountRows::default();
+    for (id, row) in &rows.accounts {
+        accounts.push(Digest(*id), |out| out.extend_from_slice(row));
+    }
     let receipts: Vec<Receipt> = (0..)
         .zip(&rows.txs)
         .map(|(index, id)| Receipt {
@@ -132,6 +131,7 @@ fn apply(
         receipts_root: Digest::ZERO,
         checkpoint: false,
         accounts: &accounts,
+        keys: &[],
         registry: &[],
         receipts: &receipts,
     })

@@ -2,6 +2,7 @@
 
 use falconet_crypto::falcon::{PublicKey, Scheme};
 use falconet_types::AccountId;
+use falconet_types::genesis::GenesisAccount;
 use falconet_types::wire::{Reader, Wire, WireError};
 
 use crate::replay::NonceWindow;
@@ -9,19 +10,32 @@ use crate::replay::NonceWindow;
 const VERSION: u8 = 1;
 
 /// An account. Its id is the id of its key, also before the key is registered.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Account {
     /// What it owns, in the chain's smallest unit.
     pub balance: u64,
     /// Nonces that it has used.
     pub nonces: NonceWindow,
-    /// Its key, once genesis or the account itself has published it; never changes after that.
-    pub key: Option<PublicKey>,
+    /// Scheme of its key, once genesis or the account itself has published it; never changes
+    /// after that. The key is kept apart: it is long, and written once.
+    pub scheme: Option<Scheme>,
 }
 
 impl Account {
     /// Bytes of a row under the state commitment.
     pub const ROW_LEN: usize = 32 + 8 + 8 + 32 + 1;
+    /// Bytes of the stored form.
+    pub const STORED_LEN: usize = 1 + 8 + 8 + 32 + 1;
+
+    /// The account at genesis.
+    #[must_use]
+    pub fn of_genesis(account: &GenesisAccount) -> Self {
+        Self {
+            balance: account.balance,
+            scheme: account.key.as_ref().map(PublicKey::scheme),
+            ..Self::default()
+        }
+    }
 
     /// Appends the row that the state commitment hashes: id, balance, nonce window, and whether
     /// the key is registered. The id is the hash of scheme and key, so one flag commits to the
@@ -30,23 +44,17 @@ impl Account {
         out.extend_from_slice(id.as_ref());
         out.extend_from_slice(&self.balance.to_le_bytes());
         self.nonces.encode(out);
-        out.push(u8::from(self.key.is_some()));
+        out.push(u8::from(self.scheme.is_some()));
     }
 }
 
-/// The store's form: it carries the key itself.
+/// The store's form: without the key, which has a table of its own there.
 impl Wire for Account {
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
         out.extend_from_slice(&self.balance.to_le_bytes());
         self.nonces.encode(out);
-        match &self.key {
-            None => out.push(0),
-            Some(key) => {
-                out.push(key.scheme().as_byte());
-                out.extend_from_slice(key.as_bytes());
-            }
-        }
+        out.push(self.scheme.map_or(0, Scheme::as_byte));
     }
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
         let version = r.u8()?;
@@ -58,19 +66,14 @@ impl Wire for Account {
         }
         let balance = r.u64()?;
         let nonces = NonceWindow::decode(r)?;
-        let key = match r.u8()? {
+        let scheme = match r.u8()? {
             0 => None,
-            byte => {
-                let scheme = Scheme::try_from(byte).map_err(|_| WireError::Value("scheme"))?;
-                let bytes = r.bytes(scheme.public_key_len())?;
-                let key = PublicKey::from_bytes(scheme, bytes);
-                Some(key.map_err(|_| WireError::Value("public key"))?)
-            }
+            byte => Some(Scheme::try_from(byte).map_err(|_| WireError::Value("scheme"))?),
         };
         Ok(Self {
             balance,
             nonces,
-            key,
+            scheme,
         })
     }
 }

@@ -1,11 +1,12 @@
 //! What a chain executes, as the validator sees it.
 
 use bytes::Bytes;
+use falconet_crypto::falcon::PublicKey;
 use falconet_types::batch::Batch;
 use falconet_types::receipt::{Receipt, StateRoots};
 use falconet_types::stake::RowId;
 use falconet_types::validators::Member;
-use falconet_types::{AccountId, Digest, Epoch, Height};
+use falconet_types::{AccountId, Digest, Epoch, Height, TxId};
 
 use crate::account::Account;
 use crate::snapshot::Head;
@@ -80,18 +81,53 @@ pub enum Verdict {
     Unknown,
 }
 
-/// One verdict a transaction, in the order of the batch.
+/// What is known of the transactions of a batch before it is executed: one verdict each, in the
+/// order of the batch, and their ids, if somebody has worked them out.
 ///
-/// A verdict speaks about bytes and one key, the one whose id is the sender; so whether and when
-/// it was made changes what execution costs, never what it yields.
+/// A verdict speaks about bytes and one key, the one whose id is the sender, an id about bytes; so
+/// whether and when they were made changes what execution costs, never what it yields.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdicts(pub Vec<Verdict>);
+pub struct Verdicts {
+    of: Vec<Verdict>,
+    /// Empty, or one a transaction; whatever where the bytes are no transaction.
+    ids: Vec<TxId>,
+}
 
 impl Verdicts {
+    /// These verdicts, ids not known.
+    #[must_use]
+    pub fn new(of: Vec<Verdict>) -> Self {
+        Self {
+            of,
+            ids: Vec::new(),
+        }
+    }
+
+    /// These verdicts and ids; an id is ignored where the bytes are no transaction.
+    ///
+    /// # Panics
+    /// If there are not as many ids as verdicts.
+    #[must_use]
+    pub fn with_ids(of: Vec<Verdict>, ids: Vec<TxId>) -> Self {
+        assert_eq!(of.len(), ids.len(), "one id a transaction");
+        Self { of, ids }
+    }
+
     /// Nothing is known about any transaction of the batch.
     #[must_use]
     pub fn unknown(batch: &Batch) -> Self {
-        Self(vec![Verdict::Unknown; batch.header().tx_count as usize])
+        Self::new(vec![Verdict::Unknown; batch.header().tx_count as usize])
+    }
+
+    /// The verdicts.
+    #[must_use]
+    pub fn of(&self) -> &[Verdict] {
+        &self.of
+    }
+
+    /// The ids, one a transaction, or none at all.
+    pub(crate) fn ids(&self) -> &[TxId] {
+        &self.ids
     }
 }
 
@@ -106,6 +142,8 @@ pub struct BlockResult {
     pub receipts: Vec<Receipt>,
     /// Every account that was written, once, with its state after the block, by ascending id.
     pub changes: Vec<(AccountId, Account)>,
+    /// Every key that was registered, in the order of execution.
+    pub keys: Vec<(AccountId, PublicKey)>,
     /// Every row of the registry of validators that was written, `None` for those that are gone;
     /// after the first block all rows, because nobody has written those of genesis.
     pub registry: Vec<(RowId, Option<Bytes>)>,
@@ -137,7 +175,7 @@ pub(crate) fn assert_next(block: &Block<'_>, height: Height) {
     );
     for (batch, verdicts) in block.batches {
         assert_eq!(
-            verdicts.0.len(),
+            verdicts.of.len(),
             batch.header().tx_count as usize,
             "one verdict a transaction"
         );

@@ -5,27 +5,29 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use falconet_crypto::falcon::{
     Bitmap, Job, Key, KeyCache, PreparedKey, PublicKey, SIGNING_MESSAGE_LEN, Verifier,
 };
 use falconet_types::receipt::{Outcome, Receipt};
 use falconet_types::stake::Stake;
-use falconet_types::transaction::{Body, SignedTransaction, opaque_id};
+use falconet_types::transaction::{Body, Transaction, ids_of, message_of, opaque_id, parse_fields};
 use falconet_types::{AccountId, Digest, TxId, ValidatorIndex};
+use foldhash::fast::RandomState;
 
 use crate::account::Account;
 use crate::application::{Block, Verdict};
 use crate::registry::Registry;
 use crate::rules::{self, Context};
 use crate::staking::{self, REPORTS_PER_LANE_MAX, STAKE_TXS_PER_LANE_MAX};
-use crate::table::Table;
+use crate::table::{Table, prefix};
 
 /// What a block does, not yet written.
 pub(crate) struct Effects {
     pub(crate) receipts: Vec<Receipt>,
     /// Written accounts by ascending id.
     pub(crate) changes: Vec<(AccountId, Account)>,
+    /// Keys that were registered.
+    pub(crate) keys: Vec<(AccountId, PublicKey)>,
     /// Fees of the block and punishments.
     pub(crate) burned: u64,
     /// The registry after the block.
@@ -43,13 +45,13 @@ pub(crate) fn execute(
 ) -> Effects {
     let mut entries = parse(block);
     verify_unknown(&mut entries, table, &registry, keys, verifier);
-    let mut writes = Writes::new(table);
+    let mut writes = Writes::new(table, entries.len());
     let mut stakes = Stakes::new(registry);
     let mut burned = 0u64;
     let receipts = entries.iter().map(|entry| {
-        let (tx_id, outcome) = match &entry.tx {
-            Err(id) => (*id, Outcome::Malformed),
-            Ok(tx) => match apply(
+        let outcome = match &entry.tx {
+            None => Outcome::Malformed,
+            Some(tx) => match apply(
                 context,
                 &entry.receipt,
                 tx,
@@ -60,13 +62,12 @@ pub(crate) fn execute(
             ) {
                 Ok(cost) => {
                     burned += cost;
-                    (tx.id(), Outcome::Executed)
+                    Outcome::Executed
                 }
-                Err(outcome) => (tx.id(), outcome),
+                Err(outcome) => outcome,
             },
         };
         Receipt {
-            tx_id,
             outcome,
             ..entry.receipt
         }
@@ -77,38 +78,57 @@ pub(crate) fn execute(
             credit(&mut writes, owner, amount);
         }
     }
+    let (changes, keys) = writes.into_sorted();
     Effects {
         receipts,
-        changes: writes.into_sorted(),
+        changes,
+        keys,
         burned,
         registry: stakes.registry,
     }
 }
 
 /// A transaction on its way through a block.
-struct Entry {
-    /// The id of the bytes when they are no transaction.
-    tx: Result<SignedTransaction, TxId>,
+struct Entry<'a> {
+    /// `None` when the bytes are no transaction.
+    tx: Option<Transaction>,
+    /// What is not under the id.
+    signature: &'a [u8],
     verdict: Verdict,
-    /// Its position; id and outcome follow.
+    /// Its id and position; the outcome follows.
     receipt: Receipt,
 }
 
-fn parse(block: &Block<'_>) -> Vec<Entry> {
+fn parse<'a>(block: &Block<'a>) -> Vec<Entry<'a>> {
     let count = block
         .batches
         .iter()
         .map(|(batch, _)| batch.header().tx_count as usize)
         .sum();
     let mut entries = Vec::with_capacity(count);
+    // Where ids are missing, and what they are made of: they are hashed together.
+    let mut without_id: Vec<usize> = Vec::new();
+    let mut unsigned: Vec<&[u8]> = Vec::new();
     for (batch, verdicts) in block.batches {
         let header = batch.header();
-        // The ids of a batch are hashed together.
-        let bytes: Vec<Bytes> = batch.transactions().collect();
-        let txs = SignedTransaction::parse_many(&bytes);
-        for (((index, bytes), tx), verdict) in (0u32..).zip(bytes).zip(txs).zip(&verdicts.0) {
+        let mut ids = verdicts.ids().iter();
+        let txs = (0u32..).zip(batch.borrowed_transactions());
+        for ((index, bytes), verdict) in txs.zip(verdicts.of()) {
+            let known = ids.next();
+            let (tx, tx_id, signature) = match parse_fields(bytes) {
+                Err(_) => (None, opaque_id(bytes), &[][..]),
+                Ok((tx, end)) => {
+                    debug_assert!(known.is_none_or(|id| [*id] == ids_of(&[&bytes[..end]])[..]));
+                    let tx_id = known.copied().unwrap_or_else(|| {
+                        without_id.push(entries.len());
+                        unsigned.push(&bytes[..end]);
+                        TxId::ZERO
+                    });
+                    (Some(tx), tx_id, &bytes[end..])
+                }
+            };
             let receipt = Receipt {
-                tx_id: TxId::ZERO,
+                tx_id,
                 height: block.height,
                 lane: header.lane,
                 seq: header.seq,
@@ -116,21 +136,25 @@ fn parse(block: &Block<'_>) -> Vec<Entry> {
                 outcome: Outcome::Malformed,
             };
             entries.push(Entry {
-                tx: tx.map_err(|_| opaque_id(&bytes)),
+                tx,
+                signature,
                 verdict: *verdict,
                 receipt,
             });
         }
     }
+    for (at, id) in without_id.into_iter().zip(ids_of(&unsigned)) {
+        entries[at].receipt.tx_id = id;
+    }
     entries
 }
 
 /// Replaces [`Verdict::Unknown`] wherever the sender's key is known: from the table or the
-/// registry, or from a registration or a bond in this block. An account has one key for ever, the one whose id it is, so the
-/// verdict does not depend on when in the block the key becomes usable; whether it is usable yet
-/// is for the rules to say.
+/// registry, or from a registration or a bond in this block. An account has one key for ever, the
+/// one whose id it is, so the verdict does not depend on when in the block the key becomes usable;
+/// whether it is usable yet is for the rules to say.
 fn verify_unknown(
-    entries: &mut [Entry],
+    entries: &mut [Entry<'_>],
     table: &Table,
     registry: &Registry,
     keys: &KeyCache,
@@ -144,7 +168,7 @@ fn verify_unknown(
     }
     let mut registered: HashMap<AccountId, &PublicKey> = HashMap::new();
     let mut named: HashMap<Digest, &PublicKey> = HashMap::new();
-    for tx in entries.iter().filter_map(|entry| entry.tx.as_ref().ok()) {
+    for tx in entries.iter().filter_map(|entry| entry.tx.as_ref()) {
         match &tx.body {
             Body::RegisterKey { key } => drop(registered.insert(tx.sender, key)),
             // Keys that may speak for a validator from now on.
@@ -157,8 +181,8 @@ fn verify_unknown(
             Body::Transfer { .. } => {}
         }
     }
-    let unknown = |entry: &Entry| {
-        let tx = entry.tx.as_ref().ok();
+    let unknown = |entry: &Entry<'_>| {
+        let tx = entry.tx.as_ref();
         entry.verdict == Verdict::Unknown && tx.is_some_and(is_by_validator)
     };
     if entries.iter().any(unknown) {
@@ -167,40 +191,32 @@ fn verify_unknown(
     }
     let mut open: Vec<(usize, Arc<PreparedKey>, [u8; SIGNING_MESSAGE_LEN])> = Vec::new();
     for (at, entry) in entries.iter().enumerate() {
-        let (Ok(tx), Verdict::Unknown) = (&entry.tx, entry.verdict) else {
+        let (Some(tx), Verdict::Unknown) = (&entry.tx, entry.verdict) else {
             continue;
         };
+        let message = message_of(entry.receipt.tx_id);
         if is_by_validator(tx) {
             if let Some(key) = named.get(&tx.sender) {
                 let prepared = Arc::new(PreparedKey::from_public(key));
-                open.push((at, prepared, tx.message()));
+                open.push((at, prepared, message));
             }
             continue;
         }
-        let prepared = match table
-            .get(&tx.sender)
-            .and_then(|account| account.key.as_ref())
-        {
+        let prepared = match table.key(&tx.sender) {
             Some(key) => keys.get_or_prepare(key),
             None => match registered.get(&tx.sender) {
                 Some(key) => Arc::new(PreparedKey::from_public(key)),
                 None => continue,
             },
         };
-        open.push((at, prepared, tx.message()));
+        open.push((at, prepared, message));
     }
     let jobs: Vec<Job<'_>> = open
         .iter()
-        .map(|(at, key, message)| {
-            let tx = entries[*at]
-                .tx
-                .as_ref()
-                .expect("only transactions are open");
-            Job {
-                key: Key::Prepared(key),
-                message,
-                signature: tx.signature(),
-            }
+        .map(|(at, key, message)| Job {
+            key: Key::Prepared(key),
+            message,
+            signature: entries[*at].signature,
         })
         .collect();
     let mut valid = Bitmap::new();
@@ -214,12 +230,13 @@ fn verify_unknown(
     }
 }
 
-fn is_by_validator(tx: &SignedTransaction) -> bool {
+fn is_by_validator(tx: &Transaction) -> bool {
     matches!(&tx.body, Body::Stake(stake) if stake.is_by_validator())
 }
 
 fn credit(writes: &mut Writes<'_>, id: AccountId, amount: u64) {
-    let account = writes.entry(id);
+    let at = writes.find_or_create(id);
+    let account = writes.write(at);
     account.balance = account
         .balance
         .checked_add(amount)
@@ -266,13 +283,13 @@ impl Stakes {
 fn apply(
     context: &Context,
     at: &Receipt,
-    tx: &SignedTransaction,
+    tx: &Transaction,
     verdict: Verdict,
     writes: &mut Writes<'_>,
     stakes: &mut Stakes,
     verifier: &mut Verifier,
 ) -> Result<u64, Outcome> {
-    let verifies = |_: &PublicKey| match verdict {
+    let verifies = || match verdict {
         Verdict::Valid => true,
         Verdict::Invalid => false,
         Verdict::Unknown => unreachable!("the sender has a key, so its signature was checked"),
@@ -288,19 +305,24 @@ fn apply(
         let registry = Arc::make_mut(&mut stakes.registry);
         return Ok(staking::apply(registry, tx.sender, stake, at.height));
     }
-    let total = rules::check(context, tx, writes.get(&tx.sender), verifies)?;
+    let at_sender = writes.find(&tx.sender);
+    let sender = at_sender.map(|at| writes.read(at));
+    let total = rules::check(context, tx, sender, verifies)?;
     if let Body::Stake(stake) = &tx.body {
         staking::check(&stakes.registry, tx, stake, verifier)?;
         let registry = Arc::make_mut(&mut stakes.registry);
         staking::apply(registry, tx.sender, stake, at.height);
     }
-    let sender = writes.entry(tx.sender);
+    let sender = writes.write(at_sender.expect("the rules refuse a sender that does not exist"));
     sender.balance -= total;
     sender.nonces.mark(tx.nonce);
     match &tx.body {
-        Body::RegisterKey { key } => sender.key = Some(key.clone()),
+        Body::RegisterKey { key } => {
+            sender.scheme = Some(key.scheme());
+            writes.keys.push((tx.sender, key.clone()));
+        }
         Body::Transfer { to, amount } => {
-            // Read after the sender was written: it may be the same account.
+            // Found after the sender was written: it may be the same account.
             credit(writes, *to, *amount);
         }
         Body::Stake(_) => {}
@@ -308,42 +330,82 @@ fn apply(
     Ok(tx.fee)
 }
 
-/// The accounts that a block has written so far, above the table.
+/// The accounts that a block has read and written so far, above the table.
 struct Writes<'a> {
     table: &'a Table,
-    /// Where in `accounts`; looked up, never iterated.
-    index: HashMap<AccountId, usize>,
-    accounts: Vec<(AccountId, Account)>,
+    /// Where in `accounts`; looked up, never iterated. Its hash has a random key: ids are hashes,
+    /// but whoever makes accounts may try many keys to choose some of their bits.
+    index: HashMap<AccountId, u32, RandomState>,
+    accounts: Vec<Touched>,
+    keys: Vec<(AccountId, PublicKey)>,
+}
+
+/// An account that a block has read.
+struct Touched {
+    id: AccountId,
+    account: Account,
+    written: bool,
 }
 
 impl<'a> Writes<'a> {
-    fn new(table: &'a Table) -> Self {
+    /// For a block of `txs` transactions.
+    fn new(table: &'a Table, txs: usize) -> Self {
         Self {
             table,
-            index: HashMap::new(),
-            accounts: Vec::new(),
+            index: HashMap::with_capacity_and_hasher(2 * txs, RandomState::default()),
+            accounts: Vec::with_capacity(2 * txs),
+            keys: Vec::new(),
         }
     }
 
-    fn get(&self, id: &AccountId) -> Option<&Account> {
-        match self.index.get(id) {
-            Some(&at) => Some(&self.accounts[at].1),
-            None => self.table.get(id),
+    /// The place of an account, `None` when it does not exist.
+    fn find(&mut self, id: &AccountId) -> Option<u32> {
+        if let Some(&at) = self.index.get(id) {
+            return Some(at);
         }
+        let account = *self.table.get(id)?;
+        Some(self.add(*id, account))
     }
 
-    /// The account, to be written; created when it does not exist.
-    fn entry(&mut self, id: AccountId) -> &mut Account {
-        let at = *self.index.entry(id).or_insert_with(|| {
-            let account = self.table.get(&id).cloned().unwrap_or_default();
-            self.accounts.push((id, account));
-            self.accounts.len() - 1
+    /// The place of an account; created when it does not exist.
+    fn find_or_create(&mut self, id: AccountId) -> u32 {
+        self.find(&id)
+            .unwrap_or_else(|| self.add(id, Account::default()))
+    }
+
+    fn add(&mut self, id: AccountId, account: Account) -> u32 {
+        let at = u32::try_from(self.accounts.len()).expect("at most two accounts a transaction");
+        self.accounts.push(Touched {
+            id,
+            account,
+            written: false,
         });
-        &mut self.accounts[at].1
+        self.index.insert(id, at);
+        at
     }
 
-    fn into_sorted(mut self) -> Vec<(AccountId, Account)> {
-        self.accounts.sort_unstable_by_key(|(id, _)| *id);
-        self.accounts
+    fn read(&self, at: u32) -> &Account {
+        &self.accounts[at as usize].account
+    }
+
+    fn write(&mut self, at: u32) -> &mut Account {
+        let touched = &mut self.accounts[at as usize];
+        touched.written = true;
+        &mut touched.account
+    }
+
+    /// The accounts that were written by ascending id, and the keys that were registered.
+    #[allow(clippy::type_complexity, reason = "the two lists of `Effects`")]
+    fn into_sorted(self) -> (Vec<(AccountId, Account)>, Vec<(AccountId, PublicKey)>) {
+        let written = (0u32..).zip(&self.accounts).filter(|(_, t)| t.written);
+        // Sorted by what fits into a register; the accounts themselves are moved once.
+        let mut order: Vec<(u64, u32)> = written.map(|(at, t)| (prefix(&t.id), at)).collect();
+        let at = |i: u32| &self.accounts[i as usize];
+        order.sort_unstable_by(|(a, i), (b, j)| {
+            let same_prefix = || at(*i).id.cmp(&at(*j).id);
+            a.cmp(b).then_with(same_prefix)
+        });
+        let changes = order.iter().map(|(_, i)| (at(*i).id, at(*i).account));
+        (changes.collect(), self.keys)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use falconet_crypto::falcon::{KeyCache, Verifier};
+use falconet_crypto::falcon::{KeyCache, PublicKey, Verifier};
 use falconet_crypto::hash::merkle;
 use falconet_types::genesis::{Genesis, RESULTS_AT_GENESIS};
 use falconet_types::receipt::{Receipt, StateRoots, fold_results};
@@ -31,11 +31,16 @@ pub enum RestoreError {
         "account {0} is stored twice; the state is corrupt, restore it from a snapshot or replay the chain"
     )]
     Twice(AccountId),
-    /// A stored key has another id than its account.
+    /// A stored key has another id or scheme than its account.
     #[error(
         "the key stored for account {0} is not its key; the state is corrupt, restore it from a snapshot or replay the chain"
     )]
     Key(AccountId),
+    /// The key of an account that has registered one is missing.
+    #[error(
+        "the key of account {0} is not stored; the state is corrupt, restore it from a snapshot or replay the chain"
+    )]
+    NoKey(AccountId),
     /// The registry of validators is not one.
     #[error(
         "the stored registry of validators is not one: {0}; the state is corrupt, restore it from a snapshot or replay the chain"
@@ -69,23 +74,14 @@ impl Ledger {
     /// The state at height 0. The genesis document must have passed its checks.
     #[must_use]
     pub fn from_genesis(genesis: &Genesis) -> Self {
-        let rows = genesis.accounts.iter().map(|a| {
-            (
-                a.id,
-                Account {
-                    balance: a.balance,
-                    key: a.key.clone(),
-                    ..Account::default()
-                },
-            )
-        });
         let registry = Registry::from_genesis(genesis);
         Self::build(
             genesis,
             None,
             Height::ZERO,
             RESULTS_AT_GENESIS,
-            rows,
+            std::iter::empty(),
+            std::iter::empty(),
             registry,
         )
         .expect("a checked genesis has distinct accounts, matching keys and a supply below 2^64")
@@ -105,14 +101,15 @@ impl Ledger {
     }
 
     /// The state after the block at `height`, from all rows that were ever written, each account
-    /// with its last state, in any order. Accounts that no block wrote may be missing: they are
-    /// taken from genesis. Rows of the registry are complete, unless `height` is 0. The caller
+    /// with its last state, in any order, and the keys that were registered. Accounts that no block
+    /// wrote and keys of genesis may be missing: they are taken from there. Rows of the registry are complete, unless `height` is 0. The caller
     /// compares [`Application::commitment`] with the one that it stored.
     pub fn restore(
         genesis: &Genesis,
         height: Height,
         results: Digest,
         rows: impl Iterator<Item = (AccountId, Account)>,
+        keys: impl Iterator<Item = (AccountId, PublicKey)>,
         registry: impl Iterator<Item = (RowId, Bytes)>,
     ) -> Result<Self, RestoreError> {
         let registry = match height {
@@ -120,7 +117,15 @@ impl Ledger {
             _ => Registry::restore(genesis, registry)?,
         };
         let at_genesis = Self::from_genesis(genesis).genesis_commitment;
-        Self::build(genesis, Some(at_genesis), height, results, rows, registry)
+        Self::build(
+            genesis,
+            Some(at_genesis),
+            height,
+            results,
+            rows,
+            keys,
+            registry,
+        )
     }
 
     fn build(
@@ -129,33 +134,44 @@ impl Ledger {
         height: Height,
         results: Digest,
         rows: impl Iterator<Item = (AccountId, Account)>,
+        keys: impl Iterator<Item = (AccountId, PublicKey)>,
         registry: Registry,
     ) -> Result<Self, RestoreError> {
         let supply = genesis.supply().expect("a checked genesis has a supply");
         let mut table = Table::new();
+        let mut registered = 0;
         for (id, account) in rows {
-            if account.key.as_ref().is_some_and(|key| key.id() != id) {
-                return Err(RestoreError::Key(id));
-            }
+            registered += usize::from(account.scheme.is_some());
             if table.put(id, account).is_some() {
                 return Err(RestoreError::Twice(id));
             }
         }
         for a in &genesis.accounts {
             if table.get(&a.id).is_none() {
-                let key = a.key.clone();
-                table.put(
-                    a.id,
-                    Account {
-                        balance: a.balance,
-                        key,
-                        ..Account::default()
-                    },
-                );
+                registered += usize::from(a.key.is_some());
+                table.put(a.id, Account::of_genesis(a));
             }
         }
+        let of_genesis = genesis.accounts.iter();
+        let of_genesis = of_genesis.filter_map(|a| Some((a.id, a.key.clone()?)));
+        for (id, key) in keys.chain(of_genesis) {
+            let named = table.get(&id).and_then(|account| account.scheme);
+            if key.id() != id || named != Some(key.scheme()) {
+                return Err(RestoreError::Key(id));
+            }
+            table.put_key(id, key);
+        }
+        if table.keys() != registered {
+            let lacks = |id: &AccountId| table.key(id).is_none();
+            let without = table
+                .accounts()
+                .find(|(id, account)| account.scheme.is_some() && lacks(id));
+            let (id, _) = without.expect("there are fewer keys than accounts that need one");
+            return Err(RestoreError::NoKey(*id));
+        }
         let burned = table
-            .balances()
+            .accounts()
+            .map(|(_, account)| account.balance)
             .try_fold(supply, u64::checked_sub)
             .and_then(|rest| rest.checked_sub(registry.total()?))
             .ok_or(RestoreError::Supply { supply })?;
@@ -283,7 +299,10 @@ impl Application for Ledger {
             let mut state = self.shared.state.write();
             state.registry = registry;
             for (id, account) in &effects.changes {
-                state.table.put(*id, account.clone());
+                state.table.put(*id, *account);
+            }
+            for (id, key) in &effects.keys {
+                state.table.put_key(*id, key.clone());
             }
             state.burned += effects.burned;
             state.height = block.height;
@@ -309,6 +328,7 @@ impl Application for Ledger {
             roots,
             receipts: effects.receipts,
             changes: effects.changes,
+            keys: effects.keys,
             registry: written,
         }
     }

@@ -57,8 +57,8 @@ impl Application for Opaque {
         let mut receipts = Vec::new();
         for (batch, _) in block.batches {
             // Together: the hash computes several as fast as one.
-            let ids = opaque_ids(&batch.transactions().collect::<Vec<_>>());
-            for (index, tx_id) in (0u32..).zip(ids) {
+            let txs: Vec<&[u8]> = batch.borrowed_transactions().collect();
+            for (index, tx_id) in (0u32..).zip(opaque_ids(&txs)) {
                 receipts.push(Receipt {
                     tx_id,
                     height: block.height,
@@ -83,6 +83,7 @@ impl Application for Opaque {
             roots,
             receipts,
             changes: Vec::new(),
+            keys: Vec::new(),
             registry: Vec::new(),
         }
     }

@@ -34,13 +34,13 @@ impl From<&(AccountId, Account)> for Row {
         let Account {
             balance,
             nonces,
-            ref key,
+            scheme,
         } = *account;
         Self {
             id: *id,
             balance,
             nonces,
-            registered: key.is_some(),
+            registered: scheme.is_some(),
         }
     }
 }

@@ -32,7 +32,6 @@
 //! The recipient's balance cannot overflow: genesis checks that the whole supply is below 2^64,
 //! and no rule creates any.
 
-use falconet_crypto::falcon::PublicKey;
 use falconet_types::ChainId;
 use falconet_types::receipt::Outcome;
 use falconet_types::transaction::{Body, Transaction};
@@ -51,28 +50,29 @@ pub struct Context {
     pub time_ms: u64,
 }
 
-/// Asks rules 2 to 10. `verifies` answers rule 5 and is asked at most once. Returns what the
+/// Asks rules 2 to 10. `verifies` answers whether the
+/// signature verifies under the sender's key, rule 5, and is asked at most once. Returns what the
 /// sender pays in total.
 pub fn check(
     context: &Context,
     tx: &Transaction,
     sender: Option<&Account>,
-    verifies: impl FnOnce(&PublicKey) -> bool,
+    verifies: impl FnOnce() -> bool,
 ) -> Result<u64, Outcome> {
     if tx.chain_id != context.chain_id {
         return Err(Outcome::WrongChain);
     }
     let sender = sender.ok_or(Outcome::UnknownSender)?;
-    let (key, amount) = match (&tx.body, &sender.key) {
+    let (scheme, amount) = match (&tx.body, sender.scheme) {
         (Body::Transfer { .. } | Body::Stake(_), None) => return Err(Outcome::UnknownKey),
         (Body::RegisterKey { .. }, Some(_)) => return Err(Outcome::AlreadyRegistered),
-        (Body::Transfer { amount, .. }, Some(key)) => (key, *amount),
-        (Body::Stake(stake), Some(key)) => (key, stake.amount()),
-        (Body::RegisterKey { key }, None) => (key, 0),
+        (Body::Transfer { amount, .. }, Some(scheme)) => (scheme, *amount),
+        (Body::Stake(stake), Some(scheme)) => (scheme, stake.amount()),
+        (Body::RegisterKey { key }, None) => (key.scheme(), 0),
     };
     // A transaction may name another scheme than the account's key has; then the length of its
     // signature is wrong for the key.
-    if key.scheme() != tx.scheme || !verifies(key) {
+    if scheme != tx.scheme || !verifies() {
         return Err(Outcome::BadSignature);
     }
     if context.time_ms > tx.valid_until_ms {
@@ -96,7 +96,7 @@ pub fn check_by_validator(
     context: &Context,
     tx: &Transaction,
     registry: &Registry,
-    verifies: impl FnOnce(&PublicKey) -> bool,
+    verifies: impl FnOnce() -> bool,
 ) -> Result<(), Outcome> {
     if tx.chain_id != context.chain_id {
         return Err(Outcome::WrongChain);
@@ -105,7 +105,7 @@ pub fn check_by_validator(
         return Err(Outcome::NoEpochs);
     }
     let key = registry.key(&tx.sender).ok_or(Outcome::UnknownValidator)?;
-    if key.scheme() != tx.scheme || !verifies(key) {
+    if key.scheme() != tx.scheme || !verifies() {
         return Err(Outcome::BadSignature);
     }
     if context.time_ms > tx.valid_until_ms {

@@ -1,6 +1,6 @@
 //! What a snapshot of the accounts consists of, and how a part of it is proven.
 //!
-//! A snapshot is the accounts in order of their ids, as the store keeps them; a *chunk* of it is
+//! A snapshot is the accounts in order of their ids, as the store keeps them, with their keys; a *chunk* of it is
 //! the accounts of some neighbouring buckets. The leaves of those buckets and at most
 //! [`SIBLINGS_MAX`] nodes beside them lead to the root of the tree, so each chunk is judged when
 //! it arrives, whoever sent it:
@@ -18,6 +18,7 @@
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use falconet_crypto::falcon::PublicKey;
 use falconet_crypto::hash::Digest;
 use falconet_types::AccountId;
 use falconet_types::genesis::Genesis;
@@ -34,7 +35,7 @@ use crate::tree::{self, DEPTH};
 pub const BUCKET_COUNT: usize = BUCKETS;
 /// Most nodes beside a chunk that its proof shows.
 pub const SIBLINGS_MAX: usize = 2 * DEPTH;
-/// Longest stored form of an account, bytes.
+/// Longest row of an account with its key, bytes.
 const ACCOUNT_BYTES_MAX: usize = 4_096;
 
 /// What the state of an application is beside its accounts' rows.
@@ -108,12 +109,36 @@ pub fn bucket_of(id: &AccountId) -> u16 {
     crate::table::bucket_of(id)
 }
 
-/// Appends a row as snapshots carry it: id, length, stored form.
-pub fn put_row(out: &mut Vec<u8>, id: &AccountId, stored: &[u8]) {
+/// Appends a row as snapshots carry it: id, length, and the row, which is the account's stored form
+/// and its key, if that is registered.
+pub fn put_row(out: &mut Vec<u8>, id: &AccountId, row: &[u8]) {
     out.extend_from_slice(id.as_ref());
-    let len = u16::try_from(stored.len()).expect("a stored account is short");
+    let len = u16::try_from(row.len()).expect("an account and its key are short");
     out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(stored);
+    out.extend_from_slice(row);
+}
+
+/// The stored form of an account and its key out of a row that was judged.
+#[must_use]
+pub fn split_row(row: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let (stored, key) = row.split_at(Account::STORED_LEN);
+    (stored, (!key.is_empty()).then_some(key))
+}
+
+/// Reads a row, which must be whole and carry the account's own key if that is registered.
+fn parse_row(id: &AccountId, row: &[u8]) -> Result<Account, WireError> {
+    let mut r = Reader::new(row);
+    let account = Account::decode(&mut r)?;
+    if let Some(scheme) = account.scheme {
+        let bytes = r.bytes(scheme.public_key_len())?;
+        let key = PublicKey::from_bytes(scheme, bytes);
+        let key = key.map_err(|_| WireError::Value("public key"))?;
+        if key.id() != *id {
+            return Err(WireError::Value("key"));
+        }
+    }
+    r.finish()?;
+    Ok(account)
 }
 
 /// Reads rows in the order in which they stand.
@@ -167,14 +192,10 @@ pub struct LeafBuilder {
 }
 
 impl LeafBuilder {
-    /// Adds an account of the bucket, in its stored form. The key, if there is one, must be the
-    /// account's: the leaf only says that it is registered.
-    pub fn add(&mut self, id: &AccountId, stored: &[u8]) -> Result<(), WireError> {
-        let account = Account::from_bytes(stored)?;
-        if account.key.as_ref().is_some_and(|key| key.id() != *id) {
-            return Err(WireError::Value("key"));
-        }
-        account.encode_row(id, &mut self.rows);
+    /// Adds an account of the bucket, in its stored form with its key. The key, if there is one,
+    /// must be the account's: the leaf only says that it is registered.
+    pub fn add(&mut self, id: &AccountId, row: &[u8]) -> Result<(), WireError> {
+        parse_row(id, row)?.encode_row(id, &mut self.rows);
         Ok(())
     }
 

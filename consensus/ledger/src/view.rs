@@ -61,14 +61,14 @@ impl View {
         };
         let Body::Stake(stake) = &tx.body else {
             let state = self.shared.state.read();
-            return rules::check(&context, tx, state.table.get(&tx.sender), |_| true).map(|_| ());
+            return rules::check(&context, tx, state.table.get(&tx.sender), || true).map(|_| ());
         };
         let registry = self.registry();
         if stake.is_by_validator() {
-            rules::check_by_validator(&context, tx, &registry, |_| true)?;
+            rules::check_by_validator(&context, tx, &registry, || true)?;
         } else {
             let state = self.shared.state.read();
-            rules::check(&context, tx, state.table.get(&tx.sender), |_| true)?;
+            rules::check(&context, tx, state.table.get(&tx.sender), || true)?;
         }
         // Signatures inside are checked as well: a transaction that fails pays nothing, so what
         // cannot succeed must not get into a block.
@@ -92,13 +92,13 @@ impl View {
     /// The account, if it exists.
     #[must_use]
     pub fn account(&self, id: &AccountId) -> Option<Account> {
-        self.shared.state.read().table.get(id).cloned()
+        self.shared.state.read().table.get(id).copied()
     }
 
     /// The account's key, if it is registered.
     #[must_use]
     pub fn key_of(&self, id: &AccountId) -> Option<PublicKey> {
-        self.shared.state.read().table.get(id)?.key.clone()
+        self.shared.state.read().table.key(id).cloned()
     }
 
     /// The account's key, ready for verification, if it is registered. Kept in a cache of

@@ -1,24 +1,24 @@
 //! The file under the state: redb tables.
 //!
-//! Transactions are kept in buckets of [`BUCKET_HEIGHTS`] heights, one table each, so that
-//! pruning drops whole tables and insertions stay in a tree of bounded size.
+//! Places of transactions are kept in buckets of [`BUCKET_HEIGHTS`] heights, one table each, so that
+//! pruning drops whole tables; inside a table in runs, see [`crate::places`].
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use falconet_types::receipt::Outcome;
 use falconet_types::stake::RowId;
 use falconet_types::wire::Wire;
 use falconet_types::{AccountId, ChainId, Digest, Height, TxId};
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
     WriteTransaction,
 };
 
 use crate::config::StoreConfig;
 use crate::error::StoreError;
 use crate::generation::Generation;
+use crate::places::{self, CHUNK_PLACES, MERGED_PLACES_MAX, Place};
 use crate::state::{BlockRow, TxLocation, pick};
 
 /// Heights whose transactions share a table.
@@ -26,13 +26,22 @@ pub const BUCKET_HEIGHTS: u64 = 4_096;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const ACCOUNTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("accounts");
+const KEYS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("keys");
 const REGISTRY: TableDefinition<'_, &[u8; RowId::LEN], &[u8]> = TableDefinition::new("registry");
 const BLOCKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("blocks");
+/// Runs of places: height of the last block, and how many places.
+const RUNS: TableDefinition<'_, u64, u64> = TableDefinition::new("runs");
+const FORMAT: &str = "format";
 const CHAIN: &str = "chain";
 const HEIGHT: &str = "height";
 const OLDEST_BUCKET: &str = "oldest-bucket";
 
-type TxRow = [u8; TxLocation::LEN];
+/// What the tables mean. 1 had keys inside the rows of accounts, and a row for each transaction.
+const FORMAT_VERSION: u64 = 2;
+
+/// Key of a row of places: the run, big-endian, and the first id.
+type ChunkKey = [u8; 8 + 32];
+type Chunks<'a> = TableDefinition<'a, &'static ChunkKey, &'static [u8]>;
 
 /// The account rows of one height, unmoved by later blocks. As long as it lives, the database
 /// cannot use again the pages that later blocks replace.
@@ -49,21 +58,13 @@ impl StateImage {
         self.height
     }
 
-    /// Shows every row, in the order of ids, until `visit` breaks; what it broke with.
+    /// Shows every row, in the order of ids, with the key if it is stored, until `visit` breaks;
+    /// what it broke with.
     pub fn for_each_account<B>(
         &self,
-        mut visit: impl FnMut(AccountId, &[u8]) -> ControlFlow<B>,
+        visit: impl FnMut(AccountId, &[u8], Option<&[u8]>) -> ControlFlow<B>,
     ) -> Result<Option<B>, StoreError> {
-        let mut walk = || -> Result<Option<B>, redb::Error> {
-            for row in self.tx.open_table(ACCOUNTS)?.iter()? {
-                let (id, bytes) = row?;
-                if let ControlFlow::Break(value) = visit(Digest(*id.value()), bytes.value()) {
-                    return Ok(Some(value));
-                }
-            }
-            Ok(None)
-        };
-        walk().map_err(|source| StoreError::State {
+        walk_accounts(&self.tx, visit).map_err(|source| StoreError::State {
             path: self.path.clone(),
             source,
         })
@@ -96,17 +97,29 @@ impl StateFile {
             db,
             path: path.to_owned(),
         };
-        let (found, height) = file.update(|tx| {
+        let (found, format, height) = file.update(|tx| {
             let mut meta = tx.open_table(META)?;
             tx.open_table(ACCOUNTS)?;
+            tx.open_table(KEYS)?;
+            tx.open_table(RUNS)?;
             tx.open_table(REGISTRY)?;
             tx.open_table(BLOCKS)?;
             let found = meta.get(CHAIN)?.map(|chain| chain.value().to_vec());
             if found.is_none() {
                 meta.insert(CHAIN, config.chain_id.as_ref())?;
+                meta.insert(FORMAT, &FORMAT_VERSION.to_le_bytes()[..])?;
             }
-            Ok((found, get_u64(&meta, HEIGHT)?))
+            // The first format did not say its number.
+            let format = get_u64(&meta, FORMAT)?.max(1);
+            Ok((found, format, get_u64(&meta, HEIGHT)?))
         })?;
+        if format != FORMAT_VERSION {
+            return Err(StoreError::StateFormat {
+                path: file.path,
+                found: format,
+                expected: FORMAT_VERSION,
+            });
+        }
         let chain: &ChainId = &config.chain_id;
         if found.is_some_and(|found| found != chain.as_ref()) {
             return Err(file.bad_row("it belongs to another chain"));
@@ -117,15 +130,13 @@ impl StateFile {
     /// Writes a generation and its height in one durable transaction.
     pub(crate) fn write(&self, generation: &Generation) -> Result<(), StoreError> {
         self.update(|tx| {
-            // In the order of keys: neighbours share pages.
-            let mut changed: Vec<_> = generation.accounts.iter().collect();
-            changed.sort_unstable_by_key(|(id, _)| **id);
             let mut accounts = tx.open_table(ACCOUNTS)?;
-            for (id, row) in changed {
-                match row {
-                    Some(row) => accounts.insert(id.as_bytes(), &row[..])?,
-                    None => accounts.remove(id.as_bytes())?,
-                };
+            for (id, row) in generation.accounts.sorted() {
+                accounts.insert(id.as_bytes(), row)?;
+            }
+            let mut keys = tx.open_table(KEYS)?;
+            for (id, key) in &generation.keys {
+                keys.insert(id.as_bytes(), &key[..])?;
             }
             let mut changed: Vec<_> = generation.registry.iter().collect();
             changed.sort_unstable_by_key(|(id, _)| **id);
@@ -136,7 +147,7 @@ impl StateFile {
                     None => registry.remove(&id.0)?,
                 };
             }
-            write_txs(tx, generation)?;
+            write_places(tx, generation)?;
             let mut blocks = tx.open_table(BLOCKS)?;
             for (height, row) in &generation.blocks {
                 blocks.insert(height.0, &row.to_bytes()[..])?;
@@ -149,9 +160,11 @@ impl StateFile {
             let keep = bucket(generation.prune_below);
             for gone in oldest..keep {
                 let name = bucket_name(gone);
-                tx.delete_table(TableDefinition::<&[u8; 32], &TxRow>::new(&name))?;
+                tx.delete_table(Chunks::new(&name))?;
             }
             if keep > oldest {
+                let mut runs = tx.open_table(RUNS)?;
+                runs.retain_in(..keep * BUCKET_HEIGHTS, |_, _| false)?;
                 meta.insert(OLDEST_BUCKET, &keep.to_le_bytes()[..])?;
             }
             blocks.retain_in(..generation.prune_below.0, |_, _| false)?;
@@ -159,16 +172,21 @@ impl StateFile {
         })
     }
 
-    /// Writes rows of accounts and of the registry only.
+    /// Writes rows of accounts, keys and rows of the registry only.
     pub(crate) fn put_rows(
         &self,
         rows: &[(AccountId, Vec<u8>)],
+        keys: &[(AccountId, Vec<u8>)],
         registry_rows: &[(RowId, Bytes)],
     ) -> Result<(), StoreError> {
         self.update(|tx| {
             let mut accounts = tx.open_table(ACCOUNTS)?;
             for (id, row) in rows {
                 accounts.insert(id.as_bytes(), &row[..])?;
+            }
+            let mut table = tx.open_table(KEYS)?;
+            for (id, key) in keys {
+                table.insert(id.as_bytes(), &key[..])?;
             }
             let mut registry = tx.open_table(REGISTRY)?;
             for (id, row) in registry_rows {
@@ -208,13 +226,14 @@ impl StateFile {
 
     pub(crate) fn for_each_account(
         &self,
-        mut visit: impl FnMut(AccountId, &[u8]),
+        mut visit: impl FnMut(AccountId, &[u8], Option<&[u8]>),
     ) -> Result<(), StoreError> {
         self.read(|tx| {
-            for row in tx.open_table(ACCOUNTS)?.iter()? {
-                let (id, bytes) = row?;
-                visit(Digest(*id.value()), bytes.value());
-            }
+            let all: Option<()> = walk_accounts(tx, |id, row, key| {
+                visit(id, row, key);
+                ControlFlow::Continue(())
+            })?;
+            assert!(all.is_none(), "the visit never ends early");
             Ok(())
         })
     }
@@ -233,28 +252,45 @@ impl StateFile {
     }
 
     pub(crate) fn tx_location(&self, id: &TxId) -> Result<Option<TxLocation>, StoreError> {
-        let rows = self.read(|tx| {
-            let meta = tx.open_table(META)?;
-            let oldest = get_u64(&meta, OLDEST_BUCKET)?;
-            let newest = bucket(Height(get_u64(&meta, HEIGHT)?));
-            let mut rows: Vec<TxRow> = Vec::new();
-            for number in (oldest..=newest).rev() {
-                let name = bucket_name(number);
-                match tx.open_table(TableDefinition::<&[u8; 32], &TxRow>::new(&name)) {
-                    Ok(table) => rows.extend(table.get(id.as_bytes())?.map(|row| *row.value())),
-                    Err(TableError::TableDoesNotExist(_)) => {}
-                    Err(e) => return Err(e.into()),
+        let chunks = self.read(|tx| {
+            let mut found = Vec::new();
+            // The table of the run before, which is nearly always that of the next one.
+            let mut table = None;
+            for run in tx.open_table(RUNS)?.iter()?.rev() {
+                let run = Height(run?.0.value());
+                if !matches!(table, Some((of, _)) if of == bucket(run)) {
+                    let chunks = tx.open_table(Chunks::new(&bucket_name(bucket(run))))?;
+                    table = Some((bucket(run), chunks));
+                }
+                let (_, chunks) = table.as_ref().expect("just set");
+                let mut range = chunks.range::<&ChunkKey>(..=&chunk_key(run, id))?;
+                if let Some(chunk) = range.next_back() {
+                    let (key, row) = chunk?;
+                    let of_run = key.value()[..8] == run.0.to_be_bytes();
+                    found.extend(of_run.then(|| row.value().to_vec()));
                 }
             }
-            Ok(rows)
+            Ok(found)
         })?;
-        let parse = |row: &TxRow| TxLocation::from_bytes(row);
-        let locations: Vec<_> = rows
-            .iter()
-            .map(parse)
-            .collect::<Result<_, _>>()
-            .map_err(|e| self.bad_row(&format!("row of transaction {id}: {e}")))?;
-        Ok(pick(locations.into_iter().map(Some)))
+        let mut locations = Vec::new();
+        for chunk in chunks {
+            let places = places::decode(&chunk)
+                .map_err(|e| self.bad_row(&format!("place of transaction {id}: {e}")))?;
+            let place = places.iter().find(|place| place.id == *id);
+            locations.push(place.map(|place| place.location));
+        }
+        Ok(pick(locations.into_iter()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn runs(&self) -> Result<Vec<(u64, u64)>, StoreError> {
+        self.read(|tx| {
+            let runs = tx.open_table(RUNS)?;
+            let rows = runs.iter()?;
+            rows.map(|row| row.map(|(end, len)| (end.value(), len.value())))
+                .collect::<Result<_, _>>()
+                .map_err(Into::into)
+        })
     }
 
     pub(crate) fn block_row(&self, height: Height) -> Result<Option<BlockRow>, StoreError> {
@@ -306,27 +342,93 @@ impl StateFile {
     }
 }
 
-fn write_txs(tx: &WriteTransaction, generation: &Generation) -> Result<(), redb::Error> {
-    let mut txs: Vec<_> = generation.txs.iter().collect();
-    txs.sort_unstable_by_key(|(id, location)| (bucket(location.height), **id));
-    for bucket_txs in txs.chunk_by(|a, b| bucket(a.1.height) == bucket(b.1.height)) {
-        let name = bucket_name(bucket(bucket_txs[0].1.height));
-        let mut table = tx.open_table(TableDefinition::<&[u8; 32], &TxRow>::new(&name))?;
-        for (id, location) in bucket_txs {
-            let refused = location.outcome != Outcome::Executed;
-            if refused
-                && table
-                    .get(id.as_bytes())?
-                    .is_some_and(|old| is_executed(old.value()))
-            {
-                continue;
-            }
-            let row = location.to_bytes();
-            let row: &TxRow = row[..].try_into().expect("fixed length");
-            table.insert(id.as_bytes(), row)?;
+/// Every account with its key. Both tables are in the order of ids; all keys are accounts'.
+fn walk_accounts<B>(
+    tx: &ReadTransaction,
+    mut visit: impl FnMut(AccountId, &[u8], Option<&[u8]>) -> ControlFlow<B>,
+) -> Result<Option<B>, redb::Error> {
+    let keys = tx.open_table(KEYS)?;
+    let mut keys = keys.iter()?;
+    let mut next_key = keys.next().transpose()?;
+    for row in tx.open_table(ACCOUNTS)?.iter()? {
+        let (id, row) = row?;
+        while let Some((of, _)) = &next_key
+            && of.value() < id.value()
+        {
+            next_key = keys.next().transpose()?;
+        }
+        let key = next_key
+            .as_ref()
+            .filter(|(of, _)| of.value() == id.value())
+            .map(|(_, key)| key.value());
+        if let ControlFlow::Break(value) = visit(Digest(*id.value()), row.value(), key) {
+            return Ok(Some(value));
         }
     }
+    Ok(None)
+}
+
+/// Writes the places of a generation as runs: one, or one in each bucket that its heights are in.
+fn write_places(tx: &WriteTransaction, generation: &Generation) -> Result<(), redb::Error> {
+    let heights = || generation.blocks.keys().copied();
+    let (Some(first), Some(last)) = (heights().next(), heights().next_back()) else {
+        return Ok(());
+    };
+    let mut runs = tx.open_table(RUNS)?;
+    for number in bucket(first)..=bucket(last) {
+        let mut run = generation
+            .places
+            .sorted(|location| bucket(location.height) == number);
+        if run.is_empty() {
+            continue;
+        }
+        let end = last.0.min((number + 1) * BUCKET_HEIGHTS - 1);
+        let name = bucket_name(number);
+        let mut chunks = tx.open_table(Chunks::new(&name))?;
+        // Shorter runs before it become part of it, so that there are few to look into.
+        loop {
+            let before = runs.range(number * BUCKET_HEIGHTS..end)?.next_back();
+            let Some((before, len)) = before.transpose()?.map(|(k, v)| (k.value(), v.value()))
+            else {
+                break;
+            };
+            let joined = usize::try_from(len).map_or(usize::MAX, |len| len + run.len());
+            if len > run.len() as u64 || joined > MERGED_PLACES_MAX {
+                break;
+            }
+            run = places::merge(take_run(&mut chunks, Height(before))?, &run);
+            runs.remove(before)?;
+        }
+        let mut row = Vec::new();
+        for places in run.chunks(CHUNK_PLACES) {
+            places::encode(places, &mut row);
+            chunks.insert(&chunk_key(Height(end), &places[0].id), &row[..])?;
+        }
+        runs.insert(end, run.len() as u64)?;
+    }
     Ok(())
+}
+
+/// Removes a run; its places.
+fn take_run(
+    chunks: &mut Table<'_, &'static ChunkKey, &'static [u8]>,
+    run: Height,
+) -> Result<Vec<Place>, redb::Error> {
+    let all = chunk_key(run, &TxId::ZERO)..=chunk_key(run, &Digest([u8::MAX; 32]));
+    let mut taken = Vec::new();
+    for row in chunks.extract_from_if::<&ChunkKey, _>(&all.start()..=&all.end(), |_, _| true)? {
+        let (_, row) = row?;
+        let places = places::decode(row.value());
+        taken.extend(places.map_err(|e| redb::Error::Corrupted(format!("places: {e}")))?);
+    }
+    Ok(taken)
+}
+
+fn chunk_key(run: Height, first: &TxId) -> ChunkKey {
+    let mut key = [0; 8 + 32];
+    key[..8].copy_from_slice(&run.0.to_be_bytes());
+    key[8..].copy_from_slice(first.as_ref());
+    key
 }
 
 fn bucket(height: Height) -> u64 {
@@ -335,10 +437,6 @@ fn bucket(height: Height) -> u64 {
 
 fn bucket_name(number: u64) -> String {
     format!("transactions-{number}")
-}
-
-fn is_executed(row: &TxRow) -> bool {
-    row[TxLocation::LEN - 1] == Outcome::Executed as u8
 }
 
 fn get_u64(

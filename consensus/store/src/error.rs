@@ -84,6 +84,18 @@ pub enum StoreError {
         /// Why.
         source: redb::Error,
     },
+    /// The state database has another format.
+    #[error(
+        "state database {path} has format {found}, this build reads format {expected}; stop the validator, move the file away and start again: it is rebuilt from the log as far as the log reaches back"
+    )]
+    StateFormat {
+        /// The file.
+        path: PathBuf,
+        /// Format found.
+        found: u64,
+        /// Format of this build.
+        expected: u64,
+    },
     /// A row of the state database is not what was written.
     #[error(
         "state database {path}: {what}; stop the validator, move the file away and start again: it is rebuilt from the log as far as the log reaches back"

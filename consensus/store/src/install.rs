@@ -25,6 +25,7 @@ pub struct StateInstaller {
     file: StateFile,
     dir: PathBuf,
     rows: Vec<(AccountId, Vec<u8>)>,
+    keys: Vec<(AccountId, Vec<u8>)>,
     registry: Vec<(RowId, Bytes)>,
     bytes: usize,
 }
@@ -44,19 +45,30 @@ impl StateInstaller {
             file,
             dir: dir.to_owned(),
             rows: Vec::new(),
+            keys: Vec::new(),
             registry: Vec::new(),
             bytes: 0,
         })
     }
 
-    /// Adds an account, in its stored form.
+    /// Adds an account, in its stored form, with its key.
     ///
     /// # Panics
-    /// If it is longer than [`ACCOUNT_BYTES_MAX`].
-    pub fn account(&mut self, id: AccountId, stored: &[u8]) -> Result<(), StoreError> {
+    /// If one of them is longer than [`ACCOUNT_BYTES_MAX`].
+    pub fn account(
+        &mut self,
+        id: AccountId,
+        stored: &[u8],
+        key: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
         assert!(stored.len() <= ACCOUNT_BYTES_MAX, "a row of an account");
         self.bytes += stored.len();
         self.rows.push((id, stored.to_vec()));
+        if let Some(key) = key {
+            assert!(key.len() <= ACCOUNT_BYTES_MAX, "a key of an account");
+            self.bytes += key.len();
+            self.keys.push((id, key.to_vec()));
+        }
         if self.bytes >= INSTALL_BYTES {
             self.write()?;
         }
@@ -93,7 +105,9 @@ impl StateInstaller {
         self.bytes = 0;
         let mut rows = std::mem::take(&mut self.rows);
         rows.sort_unstable_by_key(|(id, _)| *id);
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.sort_unstable_by_key(|(id, _)| *id);
         let registry = std::mem::take(&mut self.registry);
-        self.file.put_rows(&rows, &registry)
+        self.file.put_rows(&rows, &keys, &registry)
     }
 }

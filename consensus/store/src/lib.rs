@@ -5,7 +5,7 @@
 //!   META            format version, chain id, key id
 //!   LOCK            flock: one process at a time
 //!   log/NNNNNNNNNN.seg   append-only segments: safety records, headers, QCs, TCs, batches, commits
-//!   state.redb      accounts, where transactions are, roots by height; lags behind the log
+//!   state.redb      accounts, their keys, where transactions are, roots by height; lags behind the log
 //!   snapshots/HEIGHT.snap   accounts at a checkpoint, to be served to peers
 //! ```
 //!
@@ -25,6 +25,7 @@ mod index;
 mod install;
 mod log;
 mod open;
+mod places;
 mod prune;
 mod reader;
 mod record;
@@ -42,6 +43,7 @@ pub use config::{
 pub use database::{BUCKET_HEIGHTS, StateImage};
 pub use disk::{Disk, SystemDisk};
 pub use error::StoreError;
+pub use generation::AccountRows;
 pub use install::{INSTALL_BYTES, StateInstaller};
 pub use log::LogWriter;
 pub use open::Store;

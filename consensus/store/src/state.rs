@@ -22,11 +22,11 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::config::StoreConfig;
 use crate::database::{StateFile, StateImage};
 use crate::error::StoreError;
-use crate::generation::Generation;
+use crate::generation::{AccountRows, Generation};
 
 /// Most transactions in a block that a row can describe.
 const BLOCK_TXS_MAX: usize = 1 << 20;
-/// Largest account row, bytes.
+/// Largest row of an account or of the registry, and largest key, bytes.
 pub const ACCOUNT_BYTES_MAX: usize = 4_096;
 /// Rows that gather before they are written, even if they are of few blocks. While so many are
 /// being written as many again may gather; then [`StateDb::apply`] waits. About 100 MB of memory.
@@ -52,8 +52,10 @@ pub struct StateUpdate<'a> {
     pub receipts_root: Digest,
     /// An image of the state after this block is wanted, see [`StateDb::take_images`].
     pub checkpoint: bool,
-    /// Rows to write, or to delete.
-    pub accounts: &'a [(AccountId, Option<Bytes>)],
+    /// Rows of accounts to write.
+    pub accounts: &'a AccountRows,
+    /// Keys that accounts have registered; each is written once.
+    pub keys: &'a [(AccountId, Bytes)],
     /// Rows of the registry of validators to write, or to delete.
     pub registry: &'a [(RowId, Option<Bytes>)],
     /// The block's receipts, in the order of `receipts_root`.
@@ -194,6 +196,8 @@ pub(crate) struct StateView {
 #[derive(Debug)]
 struct Recent {
     layers: RwLock<Layers>,
+    /// A generation that was written, to be filled again.
+    spare: Mutex<Option<Generation>>,
     /// Whether the writer is at work or has failed.
     writer: Mutex<WriterState>,
     done: Condvar,
@@ -232,6 +236,7 @@ impl StateDb {
         durable.store(height.0, Ordering::Release);
         let recent = Recent {
             layers: RwLock::default(),
+            spare: Mutex::default(),
             writer: Mutex::default(),
             done: Condvar::new(),
             durable,
@@ -311,9 +316,12 @@ impl StateDb {
         self.view.recent.layers.write().current.prune_below = height.min(self.height);
     }
 
-    /// Every account row, in the order of ids. Call it before the first [`Self::apply`]: rows
-    /// that are not in the database yet are not visited.
-    pub fn for_each_account(&self, visit: impl FnMut(AccountId, &[u8])) -> Result<(), StoreError> {
+    /// Every account row, in the order of ids, with the key if it is stored. Call it before the
+    /// first [`Self::apply`]: rows that are not in the database yet are not visited.
+    pub fn for_each_account(
+        &self,
+        visit: impl FnMut(AccountId, &[u8], Option<&[u8]>),
+    ) -> Result<(), StoreError> {
         assert_eq!(
             self.height,
             self.durable_height(),
@@ -341,6 +349,12 @@ impl StateDb {
         self.view.file.for_each_registry_row(visit)
     }
 
+    /// Runs of places in the database: last height and length.
+    #[cfg(test)]
+    pub(crate) fn runs(&self) -> Result<Vec<(u64, u64)>, StoreError> {
+        self.view.file.runs()
+    }
+
     pub(crate) fn view(&self) -> StateView {
         self.view.clone()
     }
@@ -356,7 +370,8 @@ impl StateDb {
                 return Ok(());
             }
             layers.current.checkpoint = checkpoint;
-            let generation = Arc::new(std::mem::take(&mut layers.current));
+            let next = recent.spare.lock().take().unwrap_or_default();
+            let generation = Arc::new(std::mem::replace(&mut layers.current, next));
             layers.writing.push_back(Arc::clone(&generation));
             generation
         };
@@ -384,11 +399,7 @@ impl StateView {
     pub(crate) fn tx_location(&self, id: &TxId) -> Result<Option<TxLocation>, StoreError> {
         let newest = {
             let layers = self.recent.layers.read();
-            pick(
-                layers
-                    .newest_first()
-                    .map(|layer| layer.txs.get(id).copied()),
-            )
+            pick(layers.newest_first().map(|layer| layer.places.get(id)))
         };
         if newest.is_some_and(|location| location.outcome == Outcome::Executed) {
             return Ok(newest);
@@ -413,6 +424,7 @@ impl StateView {
     fn write_all(&self, generations: &Receiver<Arc<Generation>>, images: &SyncSender<StateImage>) {
         while let Ok(generation) = generations.recv() {
             let (last, _) = generation.blocks.last_key_value().expect("never empty");
+            let last = *last;
             // After a failure nothing may be written: the database would skip what failed.
             let result = self
                 .recent
@@ -421,16 +433,22 @@ impl StateView {
             let result = result.and_then(|()| {
                 if generation.checkpoint {
                     // An error means that the one before was not taken yet, or nobody takes any.
-                    let _ = images.try_send(self.file.image(*last)?);
+                    let _ = images.try_send(self.file.image(last)?);
                 }
                 Ok(())
             });
+            drop(generation);
             let mut state = self.recent.writer.lock();
             state.pending -= 1;
             match result {
                 Ok(()) => {
                     // Readers look into the layers first: the rows are in the file by now.
-                    self.recent.layers.write().writing.pop_front();
+                    let written = self.recent.layers.write().writing.pop_front();
+                    // Readers hold layers only under the lock: this is the last one.
+                    if let Some(mut written) = written.and_then(Arc::into_inner) {
+                        written.clear();
+                        *self.recent.spare.lock() = Some(written);
+                    }
                     self.recent.durable.store(last.0, Ordering::Release);
                 }
                 Err(error) => {

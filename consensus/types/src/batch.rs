@@ -227,14 +227,24 @@ impl Batch {
         &self.bytes
     }
 
-    /// The transactions, as slices that share the batch's buffer.
+    /// The transactions, as slices that share the batch's buffer and keep it alive.
     pub fn transactions(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.ranges().map(|range| self.bytes.slice(range))
+    }
+
+    /// The transactions, borrowed.
+    pub fn borrowed_transactions(&self) -> impl Iterator<Item = &[u8]> + '_ {
+        self.ranges().map(|range| &self.bytes[range])
+    }
+
+    /// Where each transaction is.
+    fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
         let mut at = self.payload_at;
         (0..self.header.tx_count).map(move |_| {
             let len = usize::from(u16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]));
             let start = at + TX_PREFIX_LEN;
             at = start + len;
-            self.bytes.slice(start..at)
+            start..at
         })
     }
 }

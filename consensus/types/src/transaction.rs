@@ -198,7 +198,7 @@ pub struct SignedTransaction {
 impl SignedTransaction {
     /// Parses a transaction that must be the whole input.
     pub fn parse(bytes: Bytes) -> Result<Self, WireError> {
-        let (tx, body_end) = fields(&bytes)?;
+        let (tx, body_end) = parse_fields(&bytes)?;
         let id = id_of(&bytes[..body_end]);
         Ok(Self { tx, id, bytes })
     }
@@ -206,15 +206,13 @@ impl SignedTransaction {
     /// [`SignedTransaction::parse`] of many; the ids of all that parse are computed together.
     #[must_use]
     pub fn parse_many(txs: &[Bytes]) -> Vec<Result<Self, WireError>> {
-        let parsed: Vec<_> = txs.iter().map(fields).collect();
+        let parsed: Vec<_> = txs.iter().map(|bytes| parse_fields(bytes)).collect();
         let unsigned: Vec<&[u8]> = txs
             .iter()
             .zip(&parsed)
             .filter_map(|(bytes, parsed)| Some(&bytes[..parsed.as_ref().ok()?.1]))
             .collect();
-        let mut ids = vec![TxId::ZERO; unsigned.len()];
-        hash::hash_many(TAG_TX, &unsigned, &mut ids);
-        let mut ids = ids.into_iter();
+        let mut ids = ids_of(&unsigned).into_iter();
         txs.iter()
             .zip(parsed)
             .map(|(bytes, parsed)| {
@@ -250,7 +248,7 @@ impl SignedTransaction {
     /// What the signature must cover.
     #[must_use]
     pub fn message(&self) -> [u8; SIGNING_MESSAGE_LEN] {
-        SigningMessage::new(TAG_TX, self.id).as_bytes()
+        message_of(self.id)
     }
 }
 
@@ -261,14 +259,29 @@ impl std::ops::Deref for SignedTransaction {
     }
 }
 
-/// The fields, and where the signature begins.
-fn fields(bytes: &Bytes) -> Result<(Transaction, usize), WireError> {
+/// The fields of a whole transaction, which must be the whole input, and where its signature
+/// begins: what is before is under the id.
+pub fn parse_fields(bytes: &[u8]) -> Result<(Transaction, usize), WireError> {
     let mut r = Reader::new(bytes);
     let tx = Transaction::decode(&mut r)?;
     let body_end = bytes.len() - r.remaining();
     r.bytes(tx.scheme.signature_len())?;
     r.finish()?;
     Ok((tx, body_end))
+}
+
+/// Ids of many transactions, computed together, each from its bytes before the signature.
+#[must_use]
+pub fn ids_of<T: AsRef<[u8]>>(unsigned: &[T]) -> Vec<TxId> {
+    let mut ids = vec![TxId::ZERO; unsigned.len()];
+    hash::hash_many(TAG_TX, unsigned, &mut ids);
+    ids
+}
+
+/// What the signature of the transaction with this id must cover.
+#[must_use]
+pub fn message_of(id: TxId) -> [u8; SIGNING_MESSAGE_LEN] {
+    SigningMessage::new(TAG_TX, id).as_bytes()
 }
 
 fn id_of(unsigned: &[u8]) -> TxId {

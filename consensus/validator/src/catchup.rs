@@ -25,7 +25,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use falconet_crypto::falcon::Verifier;
 use falconet_dataplane::{ConnId, FrameLease};
 use falconet_hotstuff::SafetyRecord;
-use falconet_ledger::snapshot::{BUCKET_COUNT, Rows, registry_rows, verify_chunk};
+use falconet_ledger::snapshot::{BUCKET_COUNT, Rows, registry_rows, split_row, verify_chunk};
 use falconet_store::{
     BlockRow, Committed, Record, Recovered, Safety, StateInstaller, Store, StoreConfig, StoreError,
 };
@@ -365,8 +365,9 @@ pub fn install(data: &Path, config: &StoreConfig, chain: &Chain) -> Result<(), C
     incoming.for_each_chunk(&manifest, |chunk| {
         buckets += usize::from(chunk.last - chunk.first) + 1;
         for row in Rows::new(&chunk.rows) {
-            let (id, stored) = row.expect("the chunk was judged");
-            installer.account(id, stored)?;
+            let (id, row) = row.expect("the chunk was judged");
+            let (stored, key) = split_row(row);
+            installer.account(id, stored, key)?;
             accounts += 1;
         }
         Ok(())

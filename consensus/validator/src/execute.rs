@@ -10,14 +10,14 @@ use falconet_ledger::{Account, Application, Block, BlockResult, Ledger, Opaque, 
 use falconet_mempool::Payload;
 use falconet_probes as probes;
 use falconet_probes::id;
-use falconet_store::{Reader, StateDb, StateUpdate, StoreError};
+use falconet_store::{AccountRows, Reader, StateDb, StateUpdate, StoreError};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
 use falconet_types::genesis::ApplicationKind;
 use falconet_types::receipt::Outcome;
 use falconet_types::stake::RowId;
 use falconet_types::wire::{Wire, WireError};
-use falconet_types::{AccountId, Digest, Height};
+use falconet_types::{AccountId, Digest, Height, PublicKey};
 
 use crate::chain::Chain;
 use crate::clients::ReceiptSender;
@@ -44,6 +44,8 @@ pub struct Executor {
     snapshots: Arc<Snapshots>,
     chain: Arc<Chain>,
     end_watch: EndWatch,
+    /// Rows of the last block.
+    rows: AccountRows,
 }
 
 /// Why the state cannot be used.
@@ -99,12 +101,13 @@ impl Executor {
                 Box::new(Ledger::from_genesis(&chain.genesis))
             }
             (ApplicationKind::Ledger, _) => {
-                let rows = account_rows(&state)?;
+                let (rows, keys) = accounts_of(&state)?;
                 Box::new(Ledger::restore(
                     &chain.genesis,
                     height,
                     results,
                     rows.into_iter(),
+                    keys.into_iter(),
                     registry_rows(&state)?.into_iter(),
                 )?)
             }
@@ -125,6 +128,7 @@ impl Executor {
             snapshots,
             chain: Arc::clone(chain),
             end_watch: EndWatch::default(),
+            rows: AccountRows::default(),
         })
     }
 
@@ -168,10 +172,14 @@ impl Executor {
         let (txs, changes) = (result.receipts.len() as u64, result.changes.len() as u64);
         probes::executed(header.height.0, txs, changes);
         span(Moment::Executed);
-        let accounts: Vec<(AccountId, Option<Bytes>)> = result
-            .changes
+        self.rows.clear();
+        for (id, account) in &result.changes {
+            self.rows.push(*id, |out| account.encode(out));
+        }
+        let keys: Vec<(AccountId, Bytes)> = result
+            .keys
             .iter()
-            .map(|(id, account)| (*id, Some(account.to_bytes().into())))
+            .map(|(id, key)| (*id, Bytes::copy_from_slice(key.as_bytes())))
             .collect();
         let checkpoint = self.chain.genesis.params.is_checkpoint(result.height);
         if checkpoint {
@@ -189,7 +197,8 @@ impl Executor {
             validators_root: result.roots.validators,
             results: result.roots.results,
             receipts_root: result.roots.receipts,
-            accounts: &accounts,
+            accounts: &self.rows,
+            keys: &keys,
             registry: &result.registry,
             receipts: &result.receipts,
         })?;
@@ -259,16 +268,29 @@ impl Executor {
     }
 }
 
-fn account_rows(state: &StateDb) -> Result<Vec<(AccountId, Account)>, ExecuteError> {
-    let mut rows = Vec::new();
+/// Rows of accounts and keys that are registered.
+type Accounts = (Vec<(AccountId, Account)>, Vec<(AccountId, PublicKey)>);
+
+fn accounts_of(state: &StateDb) -> Result<Accounts, ExecuteError> {
+    let (mut rows, mut keys) = (Vec::new(), Vec::new());
     let mut bad = None;
-    state.for_each_account(|id, bytes| match Account::from_bytes(bytes) {
-        Ok(account) => rows.push((id, account)),
-        Err(source) => bad = bad.take().or(Some(ExecuteError::Row { id, source })),
+    state.for_each_account(|id, row, key| {
+        let mut read = || -> Result<(), WireError> {
+            let account = Account::from_bytes(row)?;
+            rows.push((id, account));
+            if let (Some(scheme), Some(key)) = (account.scheme, key) {
+                let key = PublicKey::from_bytes(scheme, key);
+                keys.push((id, key.map_err(|_| WireError::Value("public key"))?));
+            }
+            Ok(())
+        };
+        if let Err(source) = read() {
+            bad.get_or_insert(ExecuteError::Row { id, source });
+        }
     })?;
     match bad {
         Some(error) => Err(error),
-        None => Ok(rows),
+        None => Ok((rows, keys)),
     }
 }
 
@@ -385,14 +407,13 @@ impl ExecuteThread {
         let metrics = &self.metrics;
         metrics.blocks_executed.inc();
         metrics.executed_height.set(result.height.0 as i64);
-        for outcome in Outcome::ALL {
-            let count = result
-                .receipts
-                .iter()
-                .filter(|r| r.outcome == outcome)
-                .count();
+        let mut counts = [0u64; Outcome::ALL.len()];
+        for receipt in &result.receipts {
+            counts[receipt.outcome as usize] += 1;
+        }
+        for (outcome, count) in Outcome::ALL.into_iter().zip(counts) {
             if count > 0 {
-                metrics.outcome(outcome, count as u64);
+                metrics.outcome(outcome, count);
             }
         }
         let height = result.height.0;

@@ -16,12 +16,13 @@ use falconet_store::{
     SNAPSHOT_BUCKETS, SnapshotFile, SnapshotWriter, StateImage, StoreError, delete_snapshot,
     snapshots_in,
 };
+use falconet_types::genesis::GenesisAccount;
 use falconet_types::receipt::StateRoots;
 use falconet_types::snapshot::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, Chunk, GetChunk, REGISTRY_BYTES_MAX,
 };
 use falconet_types::wire::{Reader, Wire, WireError, put_count32};
-use falconet_types::{AccountId, Digest, Height};
+use falconet_types::{AccountId, Digest, Height, PublicKey};
 use parking_lot::{Mutex, RwLock};
 
 use crate::chain::Chain;
@@ -240,31 +241,29 @@ impl Snapshots {
             writer: SnapshotWriter::create(&self.dir, self.chain.id, height)?,
             builder: LeafBuilder::default(),
             bucket: Vec::new(),
+            row: Vec::new(),
             number: 0,
             stopping: &self.stopping,
             start,
             looked_at: 0,
         };
-        // Genesis accounts that no block wrote have no row in the database.
+        // Genesis accounts that no block wrote have no row in the database, and no key of genesis
+        // is there.
         let mut genesis: Vec<_> = self.chain.genesis.accounts.iter().collect();
         genesis.sort_unstable_by_key(|account| account.id);
         let mut genesis = genesis.into_iter().peekable();
-        let of_genesis = |account: &falconet_types::genesis::GenesisAccount| {
-            Account {
-                balance: account.balance,
-                key: account.key.clone(),
-                ..Account::default()
-            }
-            .to_bytes()
-        };
-        let broke = image.for_each_account(|id, stored| {
+        let broke = image.for_each_account(|id, stored, key| {
             let mut step = || -> Result<(), SnapshotError> {
+                let mut of_genesis = None;
                 while let Some(account) = genesis.next_if(|account| account.id <= id) {
                     if account.id < id {
-                        writing.row(&account.id, &of_genesis(account))?;
+                        writing.genesis_row(account)?;
+                    } else {
+                        of_genesis = account.key.as_ref();
                     }
                 }
-                writing.row(&id, stored)
+                let key = key.or(of_genesis.map(PublicKey::as_bytes));
+                writing.row(&id, stored, key)
             };
             match step() {
                 Ok(()) => ControlFlow::Continue(()),
@@ -275,7 +274,7 @@ impl Snapshots {
             return Err(error);
         }
         for account in genesis {
-            writing.row(&account.id, &of_genesis(account))?;
+            writing.genesis_row(account)?;
         }
         while writing.number < SNAPSHOT_BUCKETS {
             writing.end_bucket()?;
@@ -314,7 +313,9 @@ struct Writing<'a> {
     builder: LeafBuilder,
     /// Rows of the present bucket.
     bucket: Vec<u8>,
-    /// Its number.
+    /// The row that was added last: stored form and key.
+    row: Vec<u8>,
+    /// Number of the present bucket.
     number: usize,
     stopping: &'a AtomicBool,
     start: Instant,
@@ -323,12 +324,26 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn row(&mut self, id: &AccountId, stored: &[u8]) -> Result<(), SnapshotError> {
+    fn genesis_row(&mut self, account: &GenesisAccount) -> Result<(), SnapshotError> {
+        let stored = Account::of_genesis(account).to_bytes();
+        let key = account.key.as_ref().map(PublicKey::as_bytes);
+        self.row(&account.id, &stored, key)
+    }
+
+    fn row(
+        &mut self,
+        id: &AccountId,
+        stored: &[u8],
+        key: Option<&[u8]>,
+    ) -> Result<(), SnapshotError> {
         while self.number < usize::from(bucket_of(id)) {
             self.end_bucket()?;
         }
-        self.builder.add(id, stored)?;
-        put_row(&mut self.bucket, id, stored);
+        self.row.clear();
+        self.row.extend_from_slice(stored);
+        self.row.extend_from_slice(key.unwrap_or_default());
+        self.builder.add(id, &self.row)?;
+        put_row(&mut self.bucket, id, &self.row);
         Ok(())
     }
 

@@ -62,7 +62,7 @@ mod tests {
         let table = VerdictTable::default();
         let name = |i: usize| falconet_crypto::hash::hash("t", &[&i.to_le_bytes()]);
         for i in 0..=VERDICT_BATCHES_MAX {
-            table.put(name(i), Verdicts(vec![Verdict::Valid]));
+            table.put(name(i), Verdicts::new(vec![Verdict::Valid]));
         }
         assert!(table.take(&name(0)).is_none());
         assert!(!table.knows(&name(0)));

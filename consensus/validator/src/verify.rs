@@ -558,6 +558,12 @@ impl VerifyWorker {
                         Entry::Verdict(verdict) => *verdict,
                     })
                     .collect::<Vec<_>>();
+                // Execution needs the ids too, if all are known.
+                let ids = entries.iter().map(|entry| match entry {
+                    Entry::Job(i) => jobs[*i].as_ref().map(SignedTransaction::id),
+                    Entry::Verdict(_) | Entry::Ready(_) => None,
+                });
+                let ids: Option<Vec<_>> = ids.collect();
                 let passed = verdicts.iter().filter(|v| **v == Verdict::Valid).count();
                 let forged = verdicts.iter().filter(|v| **v == Verdict::Invalid).count();
                 if forged > 0 && from == batch.header().lane {
@@ -566,7 +572,11 @@ impl VerifyWorker {
                 }
                 let (lane, seq) = (batch.header().lane, batch.header().seq);
                 probes::batch_verified(lane.0.into(), seq.0, id(&batch.hash().0), passed as u64);
-                self.verdicts.put(batch.hash(), Verdicts(verdicts));
+                let verdicts = match ids {
+                    Some(ids) => Verdicts::with_ids(verdicts, ids),
+                    None => Verdicts::new(verdicts),
+                };
+                self.verdicts.put(batch.hash(), verdicts);
                 CoreInput::Batch {
                     conn,
                     batch,

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::RATE;
-use super::lanes::{Blocks, Lanes};
+use super::lanes::{Blocks, LANES_MAX, Lanes};
 use super::scalar::ROUND_CONSTANTS;
 use crate::cpu::Avx512;
 
@@ -43,6 +43,26 @@ impl Lanes for Lanes8 {
         // SAFETY: an `Avx512` exists only on a CPU with the features.
         unsafe { squeeze(&self.words, blocks) }
     }
+
+    fn one_block(&mut self, blocks: &Blocks, digests: &mut [[u8; 32]; LANES_MAX]) {
+        // SAFETY: an `Avx512` exists only on a CPU with the features.
+        unsafe { one_block(blocks, digests) }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+fn one_block(blocks: &Blocks, digests: &mut [[u8; 32]; LANES_MAX]) {
+    let mut words = [_mm512_setzero_si512(); 25];
+    absorb(&mut words, blocks);
+    permute(&mut words);
+    // Rows of the transposed first eight words begin with the four words of a digest.
+    let columns = *words.first_chunk().expect("8 words");
+    for (digest, row) in digests.iter_mut().zip(transpose(columns)) {
+        // SAFETY: the reference covers the 32 bytes; the store needs no alignment.
+        unsafe {
+            _mm256_storeu_si256(digest.as_mut_ptr().cast(), _mm512_castsi512_si256(row));
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f")]
@@ -53,6 +73,7 @@ fn clear(words: &mut [__m512i; 25], lanes: u32) {
     }
 }
 
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn absorb(words: &mut [__m512i; 25], blocks: &Blocks) {
     for half in 0..2 {

@@ -41,6 +41,19 @@ pub(crate) trait Lanes {
 
     /// Copies the first [`RATE`] bytes of each lane's state.
     fn squeeze(&self, blocks: &mut Blocks);
+
+    /// Hashes one padded block a lane: sets each state to zero, absorbs, permutes, and returns
+    /// the first 32 bytes of each.
+    fn one_block(&mut self, blocks: &Blocks, digests: &mut [[u8; 32]; LANES_MAX]) {
+        self.clear(u32::MAX >> (32 - Self::COUNT));
+        self.absorb(blocks);
+        self.permute();
+        let mut output = Blocks::ZERO;
+        self.squeeze(&mut output);
+        for (digest, block) in digests.iter_mut().zip(&output.0) {
+            digest.copy_from_slice(&block[..32]);
+        }
+    }
 }
 
 /// What the lanes work on.

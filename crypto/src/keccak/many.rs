@@ -47,7 +47,38 @@ impl Engine {
         T: AsRef<[u8]>,
         D: From<[u8; 32]> + AsMut<[u8]>,
     {
-        self.squeeze_many(SUFFIX_SHA3, prefix, messages, out);
+        assert_eq!(messages.len(), out.len(), "one output per message");
+        // Most of what is hashed together are nodes of trees and other things of one block: such
+        // messages need no state but the one that a permutation leaves.
+        if self == Engine::Scalar || messages.len() < 2 {
+            return self.squeeze_many(SUFFIX_SHA3, prefix, messages, out);
+        }
+        let long = match self {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512 => {
+                let cpu = crate::cpu::Avx512::detect().expect("this CPU has AVX-512");
+                one_block_each(&mut super::avx512::Lanes8::new(cpu), prefix, messages, out)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2 => {
+                let cpu = crate::cpu::Avx2::detect().expect("this CPU has AVX2");
+                one_block_each(&mut super::avx2::Lanes4::new(cpu), prefix, messages, out)
+            }
+            _ => unreachable!("the scalar engine has returned"),
+        };
+        if long == messages.len() {
+            self.squeeze_many(SUFFIX_SHA3, prefix, messages, out);
+        } else if long > 0 {
+            let at: Vec<usize> = (0..messages.len())
+                .filter(|&i| !is_one_block(prefix, messages[i].as_ref()))
+                .collect();
+            let messages: Vec<&[u8]> = at.iter().map(|&i| messages[i].as_ref()).collect();
+            let mut digests = vec![[0; 32]; long];
+            self.squeeze_many(SUFFIX_SHA3, prefix, &messages, &mut digests);
+            for (&i, digest) in at.iter().zip(digests) {
+                out[i] = D::from(digest);
+            }
+        }
     }
 
     /// `out[i]` = the first `N` bytes of SHAKE256(`prefix` ‖ `messages[i]`).
@@ -99,6 +130,57 @@ impl Engine {
             _ => lanes::run(&mut Lanes1::new(), &mut source),
         }
     }
+}
+
+/// True when prefix, message and padding fill at most one block.
+fn is_one_block(prefix: &[u8], message: &[u8]) -> bool {
+    prefix.len() + message.len() < RATE
+}
+
+/// Hashes the messages of one block with SHA3-256, as many at a time as there are lanes. Returns
+/// how many are longer; those are left out.
+fn one_block_each<L, T, D>(states: &mut L, prefix: &[u8], messages: &[T], out: &mut [D]) -> usize
+where
+    L: Lanes,
+    T: AsRef<[u8]>,
+    D: From<[u8; 32]>,
+{
+    let mut blocks = Blocks::ZERO;
+    let mut digests = [[0; 32]; lanes::LANES_MAX];
+    // Which message a lane holds, and how long the one is whose padding its block has.
+    let mut held = [0; lanes::LANES_MAX];
+    let mut padded = [usize::MAX; lanes::LANES_MAX];
+    let (mut filled, mut long) = (0, 0);
+    let mut flush = |blocks: &Blocks, held: &[usize]| {
+        states.one_block(blocks, &mut digests);
+        for (&i, digest) in held.iter().zip(digests) {
+            out[i] = D::from(digest);
+        }
+    };
+    for (i, message) in messages.iter().enumerate() {
+        let message = message.as_ref();
+        if !is_one_block(prefix, message) {
+            long += 1;
+            continue;
+        }
+        let block = &mut blocks.0[filled];
+        if padded[filled] == message.len() {
+            block[prefix.len()..][..message.len()].copy_from_slice(message);
+        } else {
+            padded[filled] = message.len();
+            Message::new([prefix, message], SUFFIX_SHA3).next_block(block);
+        }
+        held[filled] = i;
+        filled += 1;
+        if filled == L::COUNT {
+            flush(&blocks, &held[..filled]);
+            filled = 0;
+        }
+    }
+    if filled > 0 {
+        flush(&blocks, &held[..filled]);
+    }
+    long
 }
 
 /// Messages on their way through the lanes.

@@ -98,3 +98,26 @@ fn a_prefix_may_be_longer_than_a_block() {
         assert_eq!(digests[1], one.finish());
     }
 }
+
+#[test]
+fn messages_of_one_block_are_hashed_like_others_among_them() {
+    for engine in Engine::available() {
+        for lens in [&[64][..], &[129, 130], &[0, 64, 131, 64, 64, 500, 129]] {
+            let messages: Vec<Vec<u8>> = (0..41)
+                .map(|i| {
+                    let mut data = message(lens[i % lens.len()]);
+                    data.iter_mut().for_each(|byte| *byte ^= i as u8);
+                    data
+                })
+                .collect();
+            let mut digests = vec![[0; 32]; messages.len()];
+            engine.sha3_256_many(b"prefix", &messages, &mut digests);
+            for (i, data) in messages.iter().enumerate() {
+                let mut one = Sha3_256::new();
+                one.update(b"prefix");
+                one.update(data);
+                assert_eq!(digests[i], one.finish(), "{engine:?}, {} bytes", data.len());
+            }
+        }
+    }
+}

@@ -559,7 +559,7 @@ pub(super) fn execute(
         .into_iter()
         .map(|batch| {
             let verdicts = batch.transactions().map(|tx| keys::verdict(&tx)).collect();
-            (batch, Verdicts(verdicts))
+            (batch, Verdicts::new(verdicts))
         })
         .collect();
     ledger.execute(&Block {

@@ -35,7 +35,7 @@ fn accounts_root(accounts: &BTreeMap<AccountId, Account>, burned: u64) -> Digest
                 rows.extend_from_slice(id.as_ref());
                 rows.extend_from_slice(&account.balance.to_le_bytes());
                 account.nonces.encode(&mut rows);
-                rows.push(account.key.is_some().into());
+                rows.push(account.scheme.is_some().into());
             }
             hash("falconet/bucket", &[&rows])
         } else {
@@ -59,16 +59,7 @@ fn the_incremental_root_follows_the_definition() {
         .genesis
         .accounts
         .iter()
-        .map(|a| {
-            (
-                a.id,
-                Account {
-                    balance: a.balance,
-                    key: a.key.clone(),
-                    ..Account::default()
-                },
-            )
-        })
+        .map(|a| (a.id, Account::of_genesis(a)))
         .collect();
     let root = accounts_root(&accounts, 0);
     let validators = world.ledger.view().unwrap().registry().root();
@@ -183,8 +174,9 @@ fn encodings_are_what_they_were() {
     let mut without_key = plain.clone();
     without_key.push(0);
     assert_eq!(account.to_bytes(), without_key);
-    account.key = Some(key(0).public().clone());
-    let with_key = [plain, key(0).public().to_wire()].concat();
+    account.scheme = Some(key(0).scheme());
+    let with_key = [plain, vec![1]].concat();
     assert_eq!(account.to_bytes(), with_key);
+    assert_eq!(with_key.len(), Account::STORED_LEN);
     assert_eq!(Account::from_bytes(&with_key), Ok(account));
 }

@@ -233,7 +233,7 @@ proptest! {
                     (true, true) => Verdict::Invalid,
                     (true, false) => Verdict::Valid,
                 });
-                let verdicts = Verdicts(verdicts.collect());
+                let verdicts = Verdicts::new(verdicts.collect());
                 batches.push((world.lanes.seal(lane, &txs), verdicts));
             }
             let height = world.height().next();
@@ -249,7 +249,8 @@ proptest! {
             for (id, account) in &model.accounts {
                 let found = view.account(id).expect("the model has it");
                 prop_assert_eq!(u128::from(found.balance), account.balance);
-                prop_assert_eq!(found.key.is_some(), account.registered);
+                prop_assert_eq!(found.scheme.is_some(), account.registered);
+                prop_assert_eq!(view.key_of(id).is_some(), account.registered);
                 prop_assert_eq!(found.nonces.highest(), account.used.last().copied());
             }
             prop_assert_eq!(u128::from(view.burned()), model.burned);

@@ -7,15 +7,21 @@ use falconet_ledger::{Account, Application, Block, BlockResult, Ledger, RestoreE
 use falconet_types::receipt::Outcome::*;
 use falconet_types::stake::RowId;
 use falconet_types::wire::Wire;
-use falconet_types::{AccountId, Digest, Epoch, Height};
+use falconet_types::{AccountId, Digest, Epoch, Height, PublicKey};
 
 use crate::world::*;
 
+/// What a store keeps of accounts.
+struct Stored {
+    rows: BTreeMap<AccountId, Vec<u8>>,
+    keys: Vec<(AccountId, PublicKey)>,
+}
+
 /// Two blocks that touch some accounts, create one and register a key; what a store would keep.
-fn run() -> (World, BTreeMap<AccountId, Vec<u8>>, BlockResult) {
+fn run() -> (World, Stored, BlockResult) {
     let mut world = World::new();
     let chain_id = world.chain_id;
-    let mut rows = BTreeMap::new();
+    let (mut rows, mut keys) = (BTreeMap::new(), Vec::new());
     let to_new = sign(
         &transfer(chain_id, &key(0), account_of(&key(9)), 3),
         &key(0),
@@ -31,13 +37,16 @@ fn run() -> (World, BTreeMap<AccountId, Vec<u8>>, BlockResult) {
                 .iter()
                 .map(|(id, account)| (*id, account.to_bytes())),
         );
+        keys.extend(result.keys.iter().cloned());
         last = Some(result);
     }
-    (world, rows, last.unwrap())
+    (world, Stored { rows, keys }, last.unwrap())
 }
 
-fn decoded(rows: &BTreeMap<AccountId, Vec<u8>>) -> Vec<(AccountId, Account)> {
-    rows.iter()
+fn decoded(stored: &Stored) -> Vec<(AccountId, Account)> {
+    stored
+        .rows
+        .iter()
         .map(|(id, row)| (*id, Account::from_bytes(row).unwrap()))
         .collect()
 }
@@ -49,9 +58,9 @@ fn registry(world: &World) -> impl Iterator<Item = (RowId, Bytes)> {
 
 #[test]
 fn restored_is_live() {
-    let (mut world, rows, last) = run();
+    let (mut world, stored, last) = run();
     assert_eq!(
-        rows.len(),
+        stored.rows.len(),
         3,
         "key 1 was never written: it comes from genesis"
     );
@@ -59,7 +68,8 @@ fn restored_is_live() {
         &world.genesis,
         Height(2),
         last.roots.results,
-        decoded(&rows).into_iter(),
+        decoded(&stored).into_iter(),
+        stored.keys.into_iter(),
         registry(&world),
     )
     .unwrap();
@@ -93,32 +103,48 @@ fn restored_is_live() {
 
 #[test]
 fn rows_that_are_no_state_of_the_chain_are_refused() {
-    let (world, rows, last) = run();
-    let restore = |rows: Vec<(AccountId, Account)>| {
+    let (world, stored, last) = run();
+    let restore = |rows: Vec<(AccountId, Account)>, keys: &[(AccountId, PublicKey)]| {
         Ledger::restore(
             &world.genesis,
             Height(2),
             last.roots.results,
             rows.into_iter(),
+            keys.iter().cloned(),
             registry(&world),
         )
         .map(|_| ())
         .unwrap_err()
     };
-    let good = decoded(&rows);
+    let good = decoded(&stored);
+    let keys = &stored.keys[..];
+    let late = account_of(&key(2));
 
     let mut twice = good.clone();
-    twice.push(good[0].clone());
-    assert_eq!(restore(twice), RestoreError::Twice(good[0].0));
+    twice.push(good[0]);
+    assert_eq!(restore(twice, keys), RestoreError::Twice(good[0].0));
 
-    let mut other_key = good.clone();
-    other_key[0].1.key = Some(key(77).public().clone());
-    assert_eq!(restore(other_key), RestoreError::Key(good[0].0));
+    let other_key = [(late, key(77).public().clone())];
+    assert_eq!(restore(good.clone(), &other_key), RestoreError::Key(late));
+    let of_nobody = [
+        keys[0].clone(),
+        (account_of(&key(77)), other_key[0].1.clone()),
+    ];
+    assert_eq!(
+        restore(good.clone(), &of_nobody),
+        RestoreError::Key(of_nobody[1].0)
+    );
+    assert_eq!(restore(good.clone(), &[]), RestoreError::NoKey(late));
+    let mut without = good.clone();
+    without
+        .iter_mut()
+        .for_each(|(_, account)| account.scheme = None);
+    assert!(matches!(restore(without, keys), RestoreError::Key(_)));
 
     let mut inflated = good.clone();
     inflated[0].1.balance += 3 * RICH + 3_000;
     assert_eq!(
-        restore(inflated),
+        restore(inflated, keys),
         RestoreError::Supply {
             supply: 3 * RICH + 3_000
         }
@@ -127,19 +153,22 @@ fn rows_that_are_no_state_of_the_chain_are_refused() {
 
 #[test]
 fn a_changed_row_leads_to_another_commitment() {
-    let (world, rows, last) = run();
+    let (world, stored, last) = run();
     let with = |change: fn(&mut Account)| {
-        let mut rows = decoded(&rows);
+        let mut rows = decoded(&stored);
         let at = rows
             .iter()
             .position(|(id, _)| *id == account_of(&key(2)))
             .unwrap();
         change(&mut rows[at].1);
+        let registered = rows[at].1.scheme.is_some();
+        let keys = stored.keys.iter().filter(|_| registered).cloned();
         Ledger::restore(
             &world.genesis,
             Height(2),
             last.roots.results,
             rows.into_iter(),
+            keys,
             registry(&world),
         )
         .unwrap()
@@ -152,7 +181,7 @@ fn a_changed_row_leads_to_another_commitment() {
         (|a| a.balance -= 1) as fn(&mut Account),
         |a| a.nonces.mark(899),
         |a| a.nonces.mark(901),
-        |a| a.key = None,
+        |a| a.scheme = None,
     ] {
         seen.push(with(change));
     }
@@ -161,7 +190,8 @@ fn a_changed_row_leads_to_another_commitment() {
             &world.genesis,
             Height(height),
             results,
-            decoded(&rows).into_iter(),
+            decoded(&stored).into_iter(),
+            stored.keys.iter().cloned(),
             registry(&world),
         );
         seen.push(other.unwrap().commitment());
@@ -174,8 +204,8 @@ fn a_changed_row_leads_to_another_commitment() {
 
 #[test]
 fn every_truncation_of_a_row_is_refused() {
-    let (_, rows, _) = run();
-    for row in rows.values() {
+    let (_, stored, _) = run();
+    for row in stored.rows.values() {
         for len in 0..row.len() {
             assert!(Account::from_bytes(&row[..len]).is_err(), "{len} bytes");
         }

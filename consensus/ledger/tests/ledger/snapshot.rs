@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use falconet_ledger::snapshot::{
-    BUCKET_COUNT, ChunkError, LeafBuilder, LeafTree, bucket_of, put_row, verify_chunk,
+    BUCKET_COUNT, ChunkError, LeafBuilder, LeafTree, bucket_of, put_row, split_row, verify_chunk,
 };
 use falconet_ledger::{Account, Application, Ledger};
 use falconet_types::Digest;
@@ -57,12 +57,9 @@ fn the_tree_of_a_snapshot_is_the_ledgers() {
         .accounts
         .iter()
         .map(|a| {
-            let account = Account {
-                balance: a.balance,
-                key: a.key.clone(),
-                ..Account::default()
-            };
-            (a.id, account.to_bytes())
+            let mut row = Account::of_genesis(a).to_bytes();
+            row.extend_from_slice(a.key.as_ref().map_or(&[], |key| key.as_bytes()));
+            (a.id, row)
         })
         .collect();
     rows.sort();
@@ -74,13 +71,26 @@ fn a_key_that_is_not_the_accounts_makes_no_leaf() {
     use falconet_types::{KeyPair, Scheme};
     let key = KeyPair::from_seed(Scheme::Falcon512, &[1; 32]);
     let account = Account {
-        key: Some(key.public().clone()),
+        scheme: Some(Scheme::Falcon512),
         ..Account::default()
     };
     let mut builder = LeafBuilder::default();
-    let stored = account.to_bytes();
-    assert!(builder.add(&key.public().id(), &stored).is_ok());
-    assert!(builder.add(&Digest([1; 32]), &stored).is_err());
+    let (id, stored) = (key.public().id(), account.to_bytes());
+    let row = [&stored, key.public().as_bytes()].concat();
+    assert!(builder.add(&id, &row).is_ok());
+    assert!(builder.add(&Digest([1; 32]), &row).is_err());
+    assert_eq!(
+        split_row(&row),
+        (&stored[..], Some(key.public().as_bytes()))
+    );
+    // The key is there exactly if the account says so.
+    assert!(builder.add(&id, &stored).is_err());
+    assert!(builder.add(&id, &[&row[..], &[0]].concat()).is_err());
+    let without = Account::default().to_bytes();
+    assert!(builder.add(&id, &without).is_ok());
+    let row = [&without, key.public().as_bytes()].concat();
+    assert!(builder.add(&id, &row).is_err());
+    assert_eq!(split_row(&without), (&without[..], None));
 }
 
 proptest! {

@@ -19,7 +19,7 @@ use falconet_types::transaction::{Body, Transaction};
 use falconet_types::validators::Member;
 use falconet_types::wire::Wire;
 use falconet_types::{
-    AccountId, ChainId, Digest, Epoch, Height, Round, ValidatorId, ValidatorIndex,
+    AccountId, ChainId, Digest, Epoch, Height, PublicKey, Round, ValidatorId, ValidatorIndex,
 };
 
 use crate::world::{FEE_MIN, LANES, Lanes, RICH, account_of, key, outcomes, sign};
@@ -66,6 +66,7 @@ pub struct Epochs {
     pub epoch: Epoch,
     nonce: u64,
     accounts: BTreeMap<AccountId, Vec<u8>>,
+    keys: Vec<(AccountId, PublicKey)>,
     rows: BTreeMap<RowId, Bytes>,
 }
 
@@ -82,6 +83,7 @@ impl Epochs {
             epoch: Epoch::ZERO,
             nonce: 1_000,
             accounts: BTreeMap::new(),
+            keys: Vec::new(),
             rows: BTreeMap::new(),
         }
     }
@@ -132,6 +134,7 @@ impl Epochs {
         for (id, account) in &result.changes {
             self.accounts.insert(*id, account.to_bytes());
         }
+        self.keys.extend(result.keys.iter().cloned());
         for (id, row) in &result.registry {
             match row {
                 Some(row) => self.rows.insert(*id, row.clone()),
@@ -237,6 +240,7 @@ impl Epochs {
             self.ledger.height(),
             self.ledger.roots_results(),
             accounts,
+            self.keys.iter().cloned(),
             self.rows.iter().map(|(id, row)| (*id, row.clone())),
         )
         .expect("the rows are a state");
@@ -653,7 +657,7 @@ fn verdicts_change_nothing() {
     let report = chain.say(&new, Stake::Report { evidence });
     let batch = chain.lanes.seal(LANES - 1, &[report.clone(), bond, report]);
     let run = |verdict| {
-        let batches = [(batch.clone(), Verdicts(vec![verdict; 3]))];
+        let batches = [(batch.clone(), Verdicts::new(vec![verdict; 3]))];
         Ledger::from_genesis(&chain.genesis).execute(&Block {
             height: Height(1),
             epoch: Epoch::ZERO,

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use falconet_ledger::{Application, Block, Ledger, Verdict, Verdicts};
 use falconet_types::Digest;
-use falconet_types::Epoch;
 use falconet_types::batch::Batch;
 use falconet_types::receipt::Outcome::*;
+use falconet_types::{Epoch, TxId};
 
 use crate::world::*;
 
@@ -34,9 +34,9 @@ fn mixed(world: &mut World) -> (Batch, Vec<Verdict>) {
 fn every_subset_of_verdicts_gives_the_same_result() {
     let mut world = World::new();
     let (batch, truth) = mixed(&mut world);
-    let run = |verdicts: Vec<Verdict>| {
+    let run = |verdicts: Verdicts| {
         let mut ledger = Ledger::from_genesis(&world.genesis);
-        let batches = [(batch.clone(), Verdicts(verdicts))];
+        let batches = [(batch.clone(), verdicts)];
         ledger.execute(&Block {
             height: ledger.height().next(),
             epoch: Epoch::ZERO,
@@ -45,7 +45,7 @@ fn every_subset_of_verdicts_gives_the_same_result() {
             batches: &batches,
         })
     };
-    let all_known = run(truth.clone());
+    let all_known = run(Verdicts::new(truth.clone()));
     let expected = [
         Executed,
         BadSignature,
@@ -66,8 +66,13 @@ fn every_subset_of_verdicts_gives_the_same_result() {
                 Verdict::Unknown
             }
         });
-        assert_eq!(run(verdicts.collect()), all_known, "subset {subset:b}");
+        let verdicts = Verdicts::new(verdicts.collect());
+        assert_eq!(run(verdicts), all_known, "subset {subset:b}");
     }
+    // Ids that somebody has worked out are taken, but for what is no transaction.
+    let mut ids: Vec<_> = all_known.receipts.iter().map(|r| r.tx_id).collect();
+    *ids.last_mut().unwrap() = TxId::ZERO;
+    assert_eq!(run(Verdicts::with_ids(truth, ids)), all_known);
 }
 
 #[test]

@@ -23,7 +23,9 @@ use falconet_types::receipt::{Outcome, Receipt};
 use falconet_types::signing::Signer;
 use falconet_types::{BlockId, Digest, Epoch, Height, Round, Seq, Signature, TxId, ValidatorIndex};
 
-use crate::{Committed, Record, Recovered, SEGMENT_BYTES_MIN, StateUpdate, Store, StoreConfig};
+use crate::{
+    AccountRows, Committed, Record, Recovered, SEGMENT_BYTES_MIN, StateUpdate, Store, StoreConfig,
+};
 
 const CHAIN: Digest = Digest([1; 32]);
 const KEY: Digest = Digest([2; 32]);
@@ -238,8 +240,7 @@ fn receipt(id: TxId, height: u64, outcome: Outcome) -> Receipt {
 
 /// An update that sets account `height % 5` to the height and executes transaction `height`.
 fn apply(store: &mut Store, height: u64) {
-    let row = Bytes::copy_from_slice(&height.to_le_bytes());
-    let accounts = [(tx(height % 5), Some(row))];
+    let accounts = rows(&[(tx(height % 5), &height.to_le_bytes())]);
     let receipts = [receipt(tx(1_000 + height), height, Outcome::Executed)];
     store
         .state
@@ -247,11 +248,15 @@ fn apply(store: &mut Store, height: u64) {
         .unwrap();
 }
 
-fn update<'a>(
-    height: u64,
-    accounts: &'a [(Digest, Option<Bytes>)],
-    receipts: &'a [Receipt],
-) -> StateUpdate<'a> {
+fn rows(rows: &[(Digest, &[u8])]) -> AccountRows {
+    let mut all = AccountRows::default();
+    for (id, row) in rows {
+        all.push(*id, |out| out.extend_from_slice(row));
+    }
+    all
+}
+
+fn update<'a>(height: u64, accounts: &'a AccountRows, receipts: &'a [Receipt]) -> StateUpdate<'a> {
     StateUpdate {
         checkpoint: false,
         height: Height(height),
@@ -262,6 +267,7 @@ fn update<'a>(
         results: Digest([5; 32]),
         receipts_root: Digest([6; 32]),
         accounts,
+        keys: &[],
         receipts,
     }
 }

@@ -2,10 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
 use falconet_types::{Digest, Height};
 
-use super::{Chain, apply, config, open, tx, update};
+use super::{Chain, apply, config, open, rows, tx, update};
 use crate::{
     BlockRow, SNAPSHOT_BUCKETS, SnapshotFile, SnapshotWriter, StateImage, StateInstaller, Store,
     StoreError, delete_snapshot, snapshots_in,
@@ -16,7 +15,7 @@ const CHAIN: Digest = Digest([7; 32]);
 fn rows_of(image: &StateImage) -> Vec<(Digest, Vec<u8>)> {
     let mut rows = Vec::new();
     let broke: Option<()> = image
-        .for_each_account(|id, row| {
+        .for_each_account(|id, row, _| {
             rows.push((id, row.to_vec()));
             ControlFlow::Continue(())
         })
@@ -33,8 +32,7 @@ fn an_image_stands_still_while_blocks_go_on() {
     let (mut store, _) = open(dir.path());
     let images = store.state.take_images();
     (1..=300).for_each(|height| apply(&mut store, height));
-    let row = Bytes::copy_from_slice(&301u64.to_le_bytes());
-    let accounts = [(tx(301 % 5), Some(row))];
+    let accounts = rows(&[(tx(301 % 5), &301u64.to_le_bytes())]);
     let mut at_checkpoint = update(301, &accounts, &[]);
     at_checkpoint.checkpoint = true;
     store.state.apply(&at_checkpoint).unwrap();
@@ -48,7 +46,7 @@ fn an_image_stands_still_while_blocks_go_on() {
     expected.sort();
     assert_eq!(rows_of(&image), expected);
     let first = image
-        .for_each_account(|id, _| ControlFlow::Break(id))
+        .for_each_account(|id, _, _| ControlFlow::Break(id))
         .unwrap();
     assert_eq!(first, Some(expected[0].0), "a visit may end early");
 }
@@ -59,8 +57,9 @@ fn images_that_nobody_takes_hold_nothing_up() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = open(dir.path());
     let images = store.state.take_images();
+    let none = rows(&[]);
     for height in 1..=20 {
-        let mut update = update(height, &[], &[]);
+        let mut update = update(height, &none, &[]);
         update.checkpoint = true;
         store.state.apply(&update).unwrap();
     }
@@ -68,7 +67,7 @@ fn images_that_nobody_takes_hold_nothing_up() {
     assert_eq!(images.recv().unwrap().height(), Height(1));
     assert!(images.try_recv().is_err());
     drop(images);
-    let mut update = update(21, &[], &[]);
+    let mut update = update(21, &none, &[]);
     update.checkpoint = true;
     store.state.apply(&update).unwrap();
     store.state.flush().unwrap();
@@ -171,15 +170,16 @@ fn a_state_from_elsewhere_takes_the_place_of_the_old_one() {
     };
     // Interrupted: the old state stays.
     let mut installer = StateInstaller::create(dir.path(), &config()).unwrap();
-    installer.account(tx(50), b"half").unwrap();
+    installer.account(tx(50), b"half", None).unwrap();
     drop(installer);
     let (store, recovered) = open(dir.path());
     assert_eq!(recovered.state_height, Height(4));
     drop(store);
     let mut installer = StateInstaller::create(dir.path(), &config()).unwrap();
     for account in [60, 50] {
+        let key = (account == 60).then_some(&[7; 1_793][..]);
         installer
-            .account(tx(account), &[account as u8; 100])
+            .account(tx(account), &[account as u8; 100], key)
             .unwrap();
     }
     installer.replace(Height(9), &row).unwrap();
@@ -188,9 +188,9 @@ fn a_state_from_elsewhere_takes_the_place_of_the_old_one() {
     let mut accounts = Vec::new();
     store
         .state
-        .for_each_account(|id, row| accounts.push((id, row.len())))
+        .for_each_account(|id, row, key| accounts.push((id, row.len(), key.map(<[u8]>::len))))
         .unwrap();
-    let mut expected = vec![(tx(50), 100), (tx(60), 100)];
+    let mut expected = vec![(tx(50), 100, None), (tx(60), 100, Some(1_793))];
     expected.sort();
     assert_eq!(accounts, expected);
     assert_eq!(store.reader.block_row(Height(9)).unwrap(), Some(row));

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use falconet_types::Height;
 use falconet_types::receipt::Outcome;
 
-use super::{Chain, apply, config, copy_dir, open, receipt, tx, update};
+use super::{Chain, apply, config, copy_dir, open, receipt, rows, tx, update};
 use crate::{BUCKET_HEIGHTS, Store, StoreConfig, StoreError};
 
 /// Commits of `blocks` heights, so that the log is ahead of any state up to there.
@@ -50,7 +50,7 @@ fn rows_are_visible_at_once_and_after_a_flush_and_reopening() {
             let mut accounts = Vec::new();
             store
                 .state
-                .for_each_account(|id, row| accounts.push((id, row.to_vec())))
+                .for_each_account(|id, row, _| accounts.push((id, row.to_vec())))
                 .unwrap();
             assert!(accounts.is_sorted_by(|a, b| a.0 < b.0));
             let mut expected: Vec<_> = (8..=12u64)
@@ -91,7 +91,10 @@ fn a_height_that_does_not_follow_is_refused() {
     let (mut store, _) = open(dir.path());
     apply(&mut store, 1);
     for height in [0, 1, 3] {
-        let error = store.state.apply(&update(height, &[], &[])).unwrap_err();
+        let error = store
+            .state
+            .apply(&update(height, &rows(&[]), &[]))
+            .unwrap_err();
         assert!(
             matches!(error, StoreError::StateHeight { at: Height(1), .. }),
             "{error}"
@@ -120,7 +123,7 @@ fn a_replay_does_not_hide_where_a_transaction_was_executed() {
             let expected = expected + if flush { steps.len() as u64 } else { 0 };
             store
                 .state
-                .apply(&update(height, &[], &[receipt(id, height, outcome)]))
+                .apply(&update(height, &rows(&[]), &[receipt(id, height, outcome)]))
                 .unwrap();
             if flush {
                 store.state.flush().unwrap();
@@ -131,25 +134,96 @@ fn a_replay_does_not_hide_where_a_transaction_was_executed() {
     }
 }
 
+/// Keys are written once, whatever becomes of the rows, and come with them.
 #[test]
-fn accounts_can_be_deleted() {
+fn keys_stay_beside_the_rows() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = open(dir.path());
     commit(&mut store, 3);
-    let set = [
-        (tx(1), Some(Bytes::from_static(b"a"))),
-        (tx(2), Some(Bytes::from_static(b"b"))),
-    ];
-    store.state.apply(&update(1, &set, &[])).unwrap();
+    let key = Bytes::from_static(b"a long key");
+    let keys = [(tx(2), key.clone())];
+    let first = rows(&[(tx(1), b"a"), (tx(2), b"bb"), (tx(3), b"c")]);
+    let mut registering = update(1, &first, &[]);
+    registering.keys = &keys;
+    store.state.apply(&registering).unwrap();
+    // A longer row, a shorter one, in the same step and in the next.
+    for (height, row) in [(2, &b"bbb"[..]), (3, b"")] {
+        let rows = rows(&[(tx(2), row)]);
+        store.state.apply(&update(height, &rows, &[])).unwrap();
+        if height == 2 {
+            store.state.flush().unwrap();
+        }
+    }
     store.state.flush().unwrap();
+    let mut found = Vec::new();
     store
         .state
-        .apply(&update(2, &[(tx(1), None)], &[]))
+        .for_each_account(|id, row, key| found.push((id, row.to_vec(), key.map(<[u8]>::to_vec))))
         .unwrap();
-    store.state.flush().unwrap();
-    let mut ids = Vec::new();
-    store.state.for_each_account(|id, _| ids.push(id)).unwrap();
-    assert_eq!(ids, [tx(2)]);
+    let mut expected = vec![
+        (tx(1), b"a".to_vec(), None),
+        (tx(2), Vec::new(), Some(key.to_vec())),
+        (tx(3), b"c".to_vec(), None),
+    ];
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+/// Steps of all lengths leave few runs, and every transaction is found in them.
+#[test]
+fn short_runs_are_merged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    let mut next = 0;
+    for height in 1..=200u64 {
+        let receipts: Vec<_> = (0..height % 7 * 40)
+            .map(|i| receipt(tx(next + i), height, Outcome::Executed))
+            .collect();
+        next += receipts.len() as u64;
+        let none = rows(&[]);
+        let update = update(height, &none, &receipts);
+        store.state.apply(&update).unwrap();
+        store.state.flush().unwrap();
+    }
+    let runs = store.state.runs().unwrap();
+    assert!(runs.len() <= 16, "{runs:?}");
+    assert_eq!(runs.iter().map(|(_, len)| len).sum::<u64>(), next);
+    let mut at = 0;
+    for height in 1..=200u64 {
+        for _ in 0..height % 7 * 40 {
+            let found = store.reader.tx_location(&tx(at)).unwrap();
+            assert_eq!(found.map(|found| found.height), Some(Height(height)));
+            at += 1;
+        }
+    }
+    assert_eq!(store.reader.tx_location(&tx(next)).unwrap(), None);
+}
+
+#[test]
+fn another_format_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    drop(store);
+    let path = dir.path().join("state.redb");
+    let db = redb::Database::open(&path).unwrap();
+    let tx = db.begin_write().unwrap();
+    // The first format did not say its number.
+    let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
+    tx.open_table(meta).unwrap().remove("format").unwrap();
+    tx.commit().unwrap();
+    drop(db);
+    let error = Store::open(dir.path(), &config()).map(drop).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::StateFormat {
+                found: 1,
+                expected: 2,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[test]

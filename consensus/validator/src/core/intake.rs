@@ -110,7 +110,7 @@ impl Core {
         let mut verdicts = vec![Verdict::Unknown; again];
         verdicts.resize(count, Verdict::Valid);
         trace::spans::sealed(batch.header().seq.0);
-        self.verdicts.put(batch.hash(), Verdicts(verdicts));
+        self.verdicts.put(batch.hash(), Verdicts::new(verdicts));
     }
 
     /// Admitted transactions are in a batch of this turn's records.

@@ -37,11 +37,12 @@ pub(super) async fn show(
     let account = view.account(&id).ok_or_else(|| {
         ApiError::not_found("unknown_account", format!("account {id} does not exist"))
     })?;
+    let key = account.scheme.and_then(|_| view.key_of(&id));
     Ok(Json(AccountAnswer {
         id: id.to_string(),
         balance: account.balance,
         nonce_highest: account.nonces.highest(),
-        key: account.key.map(|key| key.to_string()),
+        key: key.map(|key| key.to_string()),
         height,
     }))
 }
