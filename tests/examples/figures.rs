@@ -140,8 +140,8 @@ fn one(seed: u64, n: usize, f: usize, faulty: Faulty, figures: &mut Figures) {
     }
     for (i, at) in &committed {
         let disk = &world.node(*i).disk;
-        for (id, at) in disk.committed().iter().zip(at) {
-            if let Some(left) = left.get(id) {
+        for (id, at) in disk.committed().zip(at) {
+            if let Some(left) = left.get(&id) {
                 figures.latencies_us.push(at.saturating_sub(*left));
             }
         }
@@ -150,8 +150,7 @@ fn one(seed: u64, n: usize, f: usize, faulty: Faulty, figures: &mut Figures) {
     let disk = &world.node(first).disk;
     let good: std::collections::BTreeSet<u64> = disk
         .committed()
-        .iter()
-        .filter_map(|id| disk.header(id))
+        .filter_map(|id| disk.header(&id))
         .map(|header| header.round.0)
         .collect();
     let last = good.last().copied().unwrap_or(0);

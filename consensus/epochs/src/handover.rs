@@ -78,7 +78,7 @@ pub struct Handover<P> {
     /// A proof that a peer has shown, for when this node cannot make one.
     pub shown: Option<Box<EpochProof>>,
     /// Transactions of epochs that are over which wait to be sealed again.
-    pub again: usize,
+    again: usize,
     early: VecDeque<(P, PeerMessage)>,
 }
 
@@ -113,6 +113,14 @@ impl<P: Copy + PartialEq> Handover<P> {
         self.early.drain(..).collect()
     }
 
+    /// So many transactions were sealed into a batch of the own lane. Returns how many of them, the
+    /// first, are of epochs that are over.
+    pub fn sealed(&mut self, count: usize) -> usize {
+        let again = count.min(self.again);
+        self.again -= again;
+        again
+    }
+
     /// The next epoch, if the current one is over and executed up to its last block: from what was
     /// executed here, else as a peer has shown it. `failed` hears why it cannot be proven here.
     pub fn next<C: Chronicle>(
@@ -120,11 +128,11 @@ impl<P: Copy + PartialEq> Handover<P> {
         (chain, params): (ChainId, &Params),
         current: &EpochInfo,
         log: &C,
-        executed: Height,
+        executed: impl FnOnce() -> Height,
         failed: impl FnOnce(&ProveError<C::Error>),
     ) -> Option<NextEpoch> {
         let last = self.last.clone()?;
-        if executed != last.height {
+        if executed() != last.height {
             return None;
         }
         let found = |(proof, info)| NextEpoch {

@@ -104,7 +104,7 @@ impl Core {
             (self.chain.id, &self.chain.genesis.params),
             &self.chain.info(),
             &Log(handover.history.reader()),
-            self.mempool.status().executed,
+            || self.mempool.status().executed,
             |error| tracing::error!(%error, "the end of the epoch cannot be proven here"),
         );
         let Some(next) = next else {

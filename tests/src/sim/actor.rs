@@ -25,10 +25,15 @@ use super::rng::Rng;
 pub struct Stage<'a> {
     /// The node's own clocks.
     pub now: Now,
-    /// The validator whose key the actor holds.
+    /// The index, in the epoch that its node is in, of the validator whose key the actor holds;
+    /// [`ValidatorIndex::NOBODY`] once it is none any more.
     pub me: ValidatorIndex,
-    /// Genesis, chain id and validator set.
+    /// The node's number, which is also that of its key.
+    pub node: usize,
+    /// Genesis, chain id and the validator set of that epoch.
     pub chain: &'a Chain,
+    /// The nodes that are its validators, by index.
+    pub members: &'a [usize],
     /// Randomness that belongs to the run's seed.
     pub rng: &'a mut Rng,
     pub(super) sends: Vec<Sending>,
@@ -53,28 +58,36 @@ impl Stage<'_> {
     /// Signs with the actor's own key, whatever it likes.
     #[must_use]
     pub fn signer(&self) -> SimSigner {
-        SimSigner(self.me.at())
+        SimSigner(self.node)
     }
 
-    /// Number of validators.
+    /// Number of validators in the epoch.
     #[must_use]
     pub fn n(&self) -> usize {
         self.chain.set.len()
     }
 
-    /// Leader of a round.
+    /// The node that leads a round.
     #[must_use]
     pub fn leader(&self, round: Round) -> usize {
-        self.chain.set.leader(round).at()
+        self.members[self.chain.set.leader(round).at()]
     }
 
     /// All validators but the actor's.
     pub fn others(&self) -> impl Iterator<Item = usize> + use<> {
-        let me = self.me.at();
-        (0..self.n()).filter(move |i| *i != me)
+        let me = self.node;
+        let others = self.members.iter().copied().filter(move |i| *i != me);
+        others.collect::<Vec<_>>().into_iter()
     }
 
-    /// Sends to one validator.
+    /// The index of a node in the epoch, if it has one.
+    #[must_use]
+    pub fn index(&self, node: usize) -> Option<ValidatorIndex> {
+        let at = self.members.iter().position(|member| *member == node)?;
+        Some(ValidatorIndex(u16::try_from(at).expect("few nodes")))
+    }
+
+    /// Sends to one node.
     pub fn send(&mut self, to: usize, message: PeerMessage) {
         self.send_after(0, Some(to), message);
     }

@@ -34,14 +34,17 @@ pub enum Kind {
     Calm,
     /// As `Random`, but every run has twins, and they go on when they notice each other.
     Twins,
+    /// As `Random`, and validators come, go and change their keys, over several epochs.
+    Epochs,
 }
 
 impl Kind {
     /// All kinds with their names.
-    pub const ALL: [(&'static str, Self); 3] = [
+    pub const ALL: [(&'static str, Self); 4] = [
         ("random", Self::Random),
         ("calm", Self::Calm),
         ("sustained-twins", Self::Twins),
+        ("epochs", Self::Epochs),
     ];
 }
 
@@ -120,6 +123,10 @@ impl Plan {
             .unwrap_or(if rng.chance(250) { 7 } else { 4 });
         let mut scenario = match self.kind {
             Kind::Calm => Scenario::calm(seed, n),
+            Kind::Epochs => {
+                let faulty = self.byzantine.is_some();
+                Scenario::epochs_from_seed(seed, self.validators, faulty)
+            }
             _ if self.byzantine.is_some() => Scenario::honest_from_seed(seed, n),
             Kind::Random => match self.validators {
                 None => Scenario::from_seed(seed),

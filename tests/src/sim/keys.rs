@@ -2,25 +2,30 @@
 //! a hash of key and message in the shape of a FALCON-512 signature, so that a round costs
 //! microseconds. Nobody forges in here: what is signed is checked by the checkers.
 
+use std::net::{Ipv6Addr, SocketAddrV6};
 use std::sync::OnceLock;
 
-use falconet_crypto::falcon::SigningMessage;
+use falconet_crypto::falcon::{PreparedKey, SigningMessage, Verifier};
 use falconet_crypto::hash;
 use falconet_ledger::Verdict;
 use falconet_types::certificate::{Qc, Vote};
 use falconet_types::genesis::{
     ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
 };
-use falconet_types::signing::{Claim, Signer};
+use falconet_types::signing::Signer;
+use falconet_types::stake::{Stake, bond_message, rotate_message};
 use falconet_types::transaction::{Body, SignedTransaction, Transaction};
-use falconet_types::validators::ValidatorSet;
-use falconet_types::wire::Wire;
 use falconet_types::{
-    AccountId, ChainId, Digest, KeyPair, PublicKey, Scheme, Signature, ValidatorIndex,
+    AccountId, ChainId, Digest, KeyPair, PublicKey, Scheme, Signature, ValidatorId, ValidatorIndex,
 };
 
-/// Most validators in a simulation.
+/// Most validators of genesis in a simulation.
 pub const VALIDATORS_MAX: usize = 7;
+/// Most nodes with keys of their own, those that join later among them. All have places in the
+/// tables of followers.
+pub const NODES_MAX: usize = 11;
+/// Stake that gives one unit of weight.
+pub const STAKE_UNIT: u64 = 1_000;
 /// Accounts of clients.
 pub const ACCOUNTS: usize = 8;
 /// Balance of each at genesis.
@@ -30,11 +35,11 @@ pub const GENESIS_MS: u64 = 1_700_000_000_000;
 /// Fee of each transaction.
 pub const FEE: u64 = 2;
 
-/// Public keys: validators first, then accounts.
+/// Public keys: validators of genesis first, then accounts, then nodes that join later.
 fn keys() -> &'static [PublicKey] {
     static KEYS: OnceLock<Vec<PublicKey>> = OnceLock::new();
     KEYS.get_or_init(|| {
-        (0..VALIDATORS_MAX + ACCOUNTS)
+        (0..NODES_MAX + ACCOUNTS)
             .map(|i| {
                 let seed = [u8::try_from(i).expect("few keys"); 32];
                 KeyPair::from_seed(Scheme::Falcon512, &seed)
@@ -45,10 +50,20 @@ fn keys() -> &'static [PublicKey] {
     })
 }
 
-/// Key of a validator.
+/// Key of a node.
 #[must_use]
 pub fn validator(i: usize) -> &'static PublicKey {
-    &keys()[i]
+    if i < VALIDATORS_MAX {
+        &keys()[i]
+    } else {
+        &keys()[ACCOUNTS + i]
+    }
+}
+
+/// The node whose key has this id.
+#[must_use]
+pub fn node_of(key_id: &Digest) -> Option<usize> {
+    (0..NODES_MAX).find(|i| validator(*i).id() == *key_id)
 }
 
 /// Account of a client.
@@ -61,11 +76,16 @@ pub fn account(i: usize) -> AccountId {
 /// leaders, depend on the seed.
 #[must_use]
 pub fn genesis(seed: u64, weights: &[u64], params: Params) -> Genesis {
-    let mut accounts: Vec<GenesisAccount> = (0..ACCOUNTS)
-        .map(|i| GenesisAccount {
-            id: account(i),
+    let has_epochs = params.epoch_heights > 0;
+    let clients = (0..ACCOUNTS).map(|i| &keys()[VALIDATORS_MAX + i]);
+    // Where stake moves, each node owns its own.
+    let nodes = (0..NODES_MAX).map(validator).filter(|_| has_epochs);
+    let mut accounts: Vec<GenesisAccount> = clients
+        .chain(nodes)
+        .map(|key| GenesisAccount {
+            id: key.id(),
             balance: BALANCE,
-            key: Some(keys()[VALIDATORS_MAX + i].clone()),
+            key: Some(key.clone()),
         })
         .collect();
     accounts.sort_by_key(|account| account.id);
@@ -85,14 +105,32 @@ pub fn genesis(seed: u64, weights: &[u64], params: Params) -> Genesis {
                 address: None,
             })
             .collect(),
-        stake: StakeParams::default(),
+        stake: StakeParams {
+            unit: STAKE_UNIT,
+            bond_min: STAKE_UNIT,
+            evidence_window_epochs: 2,
+            unbonding_epochs: 3,
+            ..StakeParams::default()
+        },
         accounts,
     };
     genesis.check().expect("a valid genesis");
     genesis
 }
 
-/// Signs as validator `0`.
+/// Signs with a client's key.
+struct ClientSigner(AccountId);
+
+impl Signer for ClientSigner {
+    fn sign(&self, message: &SigningMessage) -> Signature {
+        signature(self.0, &message.as_bytes())
+    }
+    fn key_id(&self) -> Digest {
+        self.0
+    }
+}
+
+/// Signs as the node of this number.
 #[derive(Debug, Clone, Copy)]
 pub struct SimSigner(pub usize);
 
@@ -105,9 +143,9 @@ impl Signer for SimSigner {
     }
 }
 
-/// The vote of a validator that a QC should be made of.
+/// The vote of a validator that a QC should be made of; `node` is the one that it is.
 #[must_use]
-pub fn vote(chain: ChainId, qc: &Qc, voter: ValidatorIndex) -> Vote {
+pub fn vote(chain: ChainId, qc: &Qc, voter: ValidatorIndex, node: usize) -> Vote {
     Vote::sign(
         qc.epoch,
         qc.round,
@@ -115,31 +153,35 @@ pub fn vote(chain: ChainId, qc: &Qc, voter: ValidatorIndex) -> Vote {
         qc.parent_round,
         voter,
         chain,
-        &SimSigner(voter.at()),
+        &SimSigner(node),
     )
 }
 
-/// Whether a claim inside a message is a signature of the validator that it names.
+/// Checks signatures as everybody in here makes them.
 #[must_use]
-pub fn authentic(set: &ValidatorSet, claim: &Claim<'_>) -> bool {
-    set.get(claim.signer).is_some_and(|validator| {
-        *claim.signature == signature(validator.key.id(), &claim.message.as_bytes())
-    })
+pub fn verifier() -> Verifier {
+    Verifier::simulated(accepts)
 }
 
-/// What the verify stage says of a transaction in a batch: only clients' own signatures count.
+fn accepts(key: &PreparedKey, message: &[u8], signed: &[u8]) -> bool {
+    static PREPARED: OnceLock<Vec<(PreparedKey, Digest)>> = OnceLock::new();
+    let prepared = PREPARED.get_or_init(|| {
+        let all = keys().iter();
+        all.map(|key| (PreparedKey::from_public(key), key.id()))
+            .collect()
+    });
+    let known = prepared.iter().find(|(known, _)| known == key);
+    known.is_some_and(|(_, id)| signature(*id, message).as_bytes() == signed)
+}
+
+/// What the verify stage says of a transaction in a batch: only the sender's own signature counts.
 #[must_use]
 pub fn verdict(bytes: &bytes::Bytes) -> Verdict {
     let Ok(tx) = SignedTransaction::parse(bytes.clone()) else {
         return Verdict::Invalid;
     };
-    let all = tx.bytes();
-    let split = all.len().checked_sub(Scheme::Falcon512.signature_len());
-    let signed = split.is_some_and(|at| {
-        let expected = signature(tx.sender, &all[..at]);
-        expected.as_bytes() == &all[at..]
-    });
-    if signed {
+    let expected = signature(tx.sender, &tx.message());
+    if expected.as_bytes() == tx.signature() {
         Verdict::Valid
     } else {
         Verdict::Invalid
@@ -169,20 +211,58 @@ pub fn transfer(
     nonce: u64,
     amount: u64,
 ) -> SignedTransaction {
+    let body = Body::Transfer {
+        to: account(to),
+        amount,
+    };
+    transaction(chain_id, account(from), nonce, body)
+}
+
+/// A transaction about stake that the owner of stake signs.
+#[must_use]
+pub fn stake(chain_id: ChainId, owner: AccountId, nonce: u64, what: Stake) -> SignedTransaction {
+    transaction(chain_id, owner, nonce, Body::Stake(Box::new(what)))
+}
+
+fn transaction(chain_id: ChainId, sender: AccountId, nonce: u64, body: Body) -> SignedTransaction {
     let tx = Transaction {
         scheme: Scheme::Falcon512,
         chain_id,
-        sender: account(from),
+        sender,
         nonce,
         valid_until_ms: u64::MAX,
         fee: FEE,
-        body: Body::Transfer {
-            to: account(to),
-            amount,
-        },
+        body,
     };
-    let mut bytes = tx.to_bytes();
-    let signed = signature(account(from), &bytes);
-    bytes.extend_from_slice(signed.as_bytes());
-    SignedTransaction::parse(bytes.into()).expect("a transaction as the types encode it")
+    tx.sign_by(&ClientSigner(sender))
+}
+
+/// Bonds stake to a node's key.
+#[must_use]
+pub fn bond(chain: ChainId, owner: AccountId, node: usize, amount: u64, name: &str) -> Stake {
+    let key = validator(node);
+    let message = bond_message(chain, key.id(), owner, name);
+    Stake::Bond {
+        amount,
+        key: key.clone(),
+        name: name.to_owned(),
+        address: SocketAddrV6::new(Ipv6Addr::LOCALHOST, 26_600, 0, 0),
+        proof: SimSigner(node).sign(&message),
+    }
+}
+
+/// Gives a validator the key of another node.
+#[must_use]
+pub fn rotate(chain: ChainId, id: ValidatorId, from: usize, to: usize) -> Stake {
+    let (old, new) = (validator(from).id(), validator(to).id());
+    let sign = |node| {
+        let signer = SimSigner(node);
+        signer.sign(&rotate_message(chain, signer.key_id(), id, old, new))
+    };
+    Stake::RotateKey {
+        validator: id,
+        key: validator(to).clone(),
+        proof_new: sign(to),
+        proof_old: sign(from),
+    }
 }

@@ -2,6 +2,7 @@
 
 use falconet_types::genesis::Params;
 
+use super::keys::NODES_MAX;
 use super::network::{Loss, Profile};
 use super::rng::Rng;
 
@@ -55,6 +56,12 @@ pub enum Fault {
     ClocksRight,
     /// A node stands still for a while, microseconds.
     Stall(usize, u64),
+    /// The owner of a node bonds stake to its key: more of it, or to one that waits to join.
+    Bond(usize, u64),
+    /// The owner of a node takes stake out; all of it for 0, or where too little would be left.
+    Unbond(usize, u64),
+    /// The validator that the first node is gets the key of the second one.
+    Rotate(usize, usize),
 }
 
 /// A run.
@@ -66,10 +73,13 @@ pub struct Scenario {
     pub n: usize,
     /// Weight of each.
     pub weights: Vec<u64>,
+    /// Nodes with keys of their own that are no validators of genesis: the nodes `n`, `n + 1`, ….
+    /// They start when a fault says so, or when calm begins, and follow until they have stake.
+    pub joiners: usize,
     /// Validators that never start; weigh less than a third.
     pub silent: Vec<usize>,
     /// Validators that run twice with one key; together with the silent and the Byzantine ones
-    /// they weigh less than a third. Their second selves are the nodes `n`, `n + 1`, ….
+    /// they weigh less than a third. Their second selves are the last nodes.
     pub twins: Vec<usize>,
     /// Validators that an [`super::Actor`] speaks for. Set by [`super::Builder::actor`].
     pub byzantine: Vec<usize>,
@@ -102,6 +112,9 @@ enum Faulty {
 /// Time after the last fault within which everything must be in order again, microseconds.
 const RECOVERY_US: u64 = 10_000_000;
 
+/// The same for a run with epochs: whoever slept takes them one at a time.
+const EPOCHS_RECOVERY_US: u64 = 20_000_000;
+
 impl Scenario {
     /// The run of a seed: size, weights, faulty validators, faults and load are random.
     #[must_use]
@@ -128,6 +141,60 @@ impl Scenario {
     #[must_use]
     pub fn with_twins_from_seed(seed: u64, n: usize) -> Self {
         Self::random(seed, n, Faulty::Twins, Rng::new(seed))
+    }
+
+    /// The run of a seed in which validators come and go, over several epochs. With `faulty`, a
+    /// validator that the caller makes Byzantine is in it, so nobody leaves; without, everything
+    /// down to one validator happens.
+    #[must_use]
+    pub fn epochs_from_seed(seed: u64, n: Option<usize>, faulty: bool) -> Self {
+        let mut rng = Rng::new(seed ^ 0x000e_90c4);
+        let sizes: &[usize] = if faulty {
+            &[4, 4, 7]
+        } else {
+            &[1, 2, 3, 4, 4, 4]
+        };
+        let n = n.unwrap_or(sizes[rng.index(sizes.len())]);
+        let mut scenario = Self::random(seed, n, Faulty::None, Rng::new(seed));
+        let joiners = rng.between(1, 3) as usize;
+        scenario = scenario.with_epochs(rng.between(16, 40), joiners);
+        scenario.params.block_interval_ms_idle = rng.between(20, 60);
+        scenario.calm_us = rng.between(2_000_000, 6_000_000);
+        scenario.end_us = scenario.calm_us + EPOCHS_RECOVERY_US;
+        scenario.plan(&mut rng);
+        scenario.plan_changes(&mut rng, faulty);
+        scenario
+    }
+
+    /// Who bonds, leaves and changes keys when.
+    fn plan_changes(&mut self, rng: &mut Rng, faulty: bool) {
+        let end = self.calm_us;
+        let unit = super::keys::STAKE_UNIT;
+        let mut changes = Vec::new();
+        let later = |rng: &mut Rng| rng.below(end);
+        for joiner in self.n..self.own_keys() {
+            let start = later(rng);
+            changes.push((start, Fault::Restart(Some(joiner))));
+            let at = later(rng);
+            if rng.chance(300) {
+                // It takes the place of a validator of genesis.
+                changes.push((at, Fault::Rotate(rng.index(self.n), joiner)));
+            } else {
+                changes.push((at, Fault::Bond(joiner, rng.between(1, 4) * unit)));
+            }
+        }
+        for _ in 0..rng.below(6) {
+            let (at, node) = (later(rng), rng.index(self.own_keys()));
+            let amount = rng.between(1, 3) * unit;
+            changes.push(match rng.below(3) {
+                _ if faulty => (at, Fault::Bond(node, amount)),
+                0 => (at, Fault::Bond(node, amount)),
+                1 => (at, Fault::Unbond(node, amount)),
+                _ => (at, Fault::Unbond(node, 0)),
+            });
+        }
+        self.faults.extend(changes);
+        self.faults.sort_by_key(|(at, _)| *at);
     }
 
     fn random(seed: u64, n: usize, faulty: Faulty, mut rng: Rng) -> Self {
@@ -202,6 +269,7 @@ impl Scenario {
             seed,
             n,
             weights: vec![1; n],
+            joiners: 0,
             silent: Vec::new(),
             twins: Vec::new(),
             byzantine: Vec::new(),
@@ -251,6 +319,15 @@ impl Scenario {
         self
     }
 
+    /// Epochs of so many heights, and nodes that may join.
+    #[must_use]
+    pub fn with_epochs(mut self, heights: u64, joiners: usize) -> Self {
+        assert!(self.n + joiners <= NODES_MAX && self.twins.is_empty());
+        self.params.epoch_heights = heights;
+        self.joiners = joiners;
+        self
+    }
+
     /// Validators that run twice.
     #[must_use]
     pub fn with_twins(mut self, validators: &[usize]) -> Self {
@@ -283,16 +360,33 @@ impl Scenario {
     /// Nodes, twins counted twice.
     #[must_use]
     pub fn nodes(&self) -> usize {
-        self.n + self.twins.len()
+        self.own_keys() + self.twins.len()
+    }
+
+    /// Nodes with keys of their own: validators of genesis, and those that may join.
+    #[must_use]
+    pub fn own_keys(&self) -> usize {
+        self.n + self.joiners
+    }
+
+    /// True for a node that does not start with the others.
+    #[must_use]
+    pub fn joins_later(&self, node: usize) -> bool {
+        (self.n..self.own_keys()).contains(&node)
+    }
+
+    /// True when validators come and go.
+    #[must_use]
+    pub fn has_epochs(&self) -> bool {
+        self.params.epoch_heights > 0
     }
 
     /// The validator that a node is.
     #[must_use]
     pub fn validator_of(&self, node: usize) -> usize {
-        if node < self.n {
-            node
-        } else {
-            self.twins[node - self.n]
+        match node.checked_sub(self.own_keys()) {
+            None => node,
+            Some(twin) => self.twins[twin],
         }
     }
 
@@ -404,7 +498,7 @@ impl Scenario {
                 let at = rng.below(end);
                 let mut groups: Vec<u8> = (0..n).map(|_| rng.below(2) as u8).collect();
                 for (k, twin) in self.twins.iter().enumerate() {
-                    groups[self.n + k] = 1 - groups[*twin];
+                    groups[self.n + self.joiners + k] = 1 - groups[*twin];
                 }
                 faults.push((at, Fault::Partition(groups)));
             }

@@ -24,6 +24,7 @@ mod building;
 mod delivery;
 mod lifecycle;
 mod report;
+mod staking;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -31,15 +32,15 @@ use std::collections::BTreeMap;
 use falconet_crypto::hash::Hasher;
 use falconet_types::message::PeerMessage;
 use falconet_types::time::Now;
-use falconet_types::{Digest, Round};
+use falconet_types::{Digest, Epoch, Round};
 
 pub use building::Builder;
 pub use watching::Sent;
 
 use super::actor::{Actor, Sending};
 use super::checkers::{
-    Agreement, Availability, Check, Justification, Locks, Promises, SelfConsistency, Violation,
-    conservation,
+    Agreement, Availability, Check, Eras, Justification, Locks, Promises, SelfConsistency,
+    Violation, conservation,
 };
 use super::keys::GENESIS_MS;
 use super::network::Network;
@@ -74,6 +75,8 @@ pub struct Outcome {
     pub acknowledged: usize,
     /// Crashes that happened.
     pub crashes: u64,
+    /// Changes of epoch.
+    pub epochs: u64,
     /// Pieces of evidence that correct nodes found; only against faulty validators.
     pub accusations: usize,
     /// Messages of faulty validators that a verify stage refused.
@@ -158,6 +161,13 @@ struct Calm {
     /// Highest committed height, and highest round, when calm began.
     height: u64,
     round: Round,
+    /// The highest round that was seen since.
+    seen: Round,
+    /// The epoch of that round, and rounds of it and of later ones that are counted already.
+    epoch: Epoch,
+    before: u64,
+    /// Changes of epoch when calm began.
+    changes: u64,
     /// Rounds until everybody had committed something new.
     rounds: Option<u64>,
 }
@@ -191,9 +201,12 @@ pub struct World {
     /// Refused messages, by the validator that sent them.
     refused: Vec<u64>,
     sent: Option<Vec<Sent>>,
+    /// Nonce of the last transaction about stake.
+    stake_nonce: u64,
     log: Hasher,
     telling: Telling,
     setup: Setup,
+    eras: Eras,
     agreement: Agreement,
     consistency: SelfConsistency,
     justification: Justification,
@@ -255,7 +268,9 @@ impl World {
     fn begin(&mut self) -> Check {
         if !std::mem::replace(&mut self.started, true) {
             for i in 0..self.nodes.len() {
-                self.start(i)?;
+                if !self.scenario.joins_later(i) {
+                    self.start(i)?;
+                }
             }
         }
         Ok(())
@@ -290,9 +305,18 @@ impl World {
             return Ok(false);
         };
         if calm.rounds.is_none() {
-            let rounds = self.highest_round().0.saturating_sub(calm.round.0);
+            let (epoch, round) = self.highest_place();
+            if epoch > calm.epoch {
+                // Rounds begin again.
+                calm.before += calm.seen.0.saturating_sub(calm.round.0);
+                (calm.epoch, calm.round) = (epoch, Round::ZERO);
+            }
+            calm.seen = round;
+            self.calm = Some(calm);
+            let rounds = calm.before + round.0.saturating_sub(calm.round.0);
             let bound = rounds_after_calm_max(self.scenario.n);
-            if rounds > bound {
+            // Who slept through epochs takes them one at a time, however fast the others are.
+            if rounds > bound && !self.scenario.has_epochs() {
                 return Err(format!(
                     "{bound} rounds after the last fault not everybody has committed\n{}",
                     self.stuck()
@@ -304,13 +328,19 @@ impl World {
                 self.calm = Some(calm);
             }
         }
-        Ok(calm.rounds.is_some() && self.in_order(calm.target))
+        // Where there are epochs, everybody goes through one more.
+        let changed = !self.scenario.has_epochs()
+            || self.correct().all(|i| {
+                let epoch = self.nodes[i].epoch();
+                epoch.is_some_and(|epoch| epoch.0 > calm.changes)
+            });
+        Ok(calm.rounds.is_some() && changed && self.in_order(calm.target))
     }
 
     fn finish(&mut self) -> Result<Outcome, Violation> {
         for (i, node) in self.nodes.iter().enumerate() {
             if let Some(view) = node.view().filter(|_| self.scenario.correct(i)) {
-                conservation(i, &view)?;
+                conservation(i, &view, &self.chain.genesis)?;
                 self.promises.conflicts(i, &self.workload.conflicts)?;
             }
         }
@@ -321,6 +351,7 @@ impl World {
             height: self.agreement.highest(),
             acknowledged: self.promises.count(),
             crashes: self.crashes,
+            epochs: self.eras.changes(),
             accusations: self.accusations.len(),
             refused: self.refused.iter().sum(),
             recovery_us: self.now_us.saturating_sub(self.scenario.calm_us),

@@ -105,8 +105,7 @@ impl Core {
             batch.bytes().len() as u64,
         );
         // Transactions of an epoch that is over come first; some are of other validators' lanes.
-        let again = count.min(self.handover.end.again);
-        self.handover.end.again -= again;
+        let again = self.handover.end.sealed(count);
         let mut verdicts = vec![Verdict::Unknown; again];
         verdicts.resize(count, Verdict::Valid);
         trace::spans::sealed(batch.header().seq.0);

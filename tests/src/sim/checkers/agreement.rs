@@ -7,34 +7,34 @@ use falconet_ledger::BlockResult;
 use falconet_types::block::{Cut, genesis_id};
 use falconet_types::certificate::Qc;
 use falconet_types::message::PeerMessage;
-use falconet_types::validators::ValidatorSet;
-use falconet_types::{BlockId, ChainId, Digest, Height, ValidatorIndex};
+use falconet_types::{BlockId, ChainId, Digest, Epoch, Height, ValidatorIndex};
 
 use super::super::disk::Disk;
 use super::super::keys;
-use super::{Check, ensure};
+use super::{Check, Eras, ensure};
 
 /// Agreement: one block a height, one state a height; commits go up by one on each node, over
 /// restarts too; each commit is proven.
 #[derive(Debug, Default)]
 pub struct Agreement {
     chain: Vec<BlockId>,
+    epoch: Epoch,
     states: BTreeMap<Height, Digest>,
     /// Committed height of each node.
     heights: BTreeMap<usize, u64>,
     executed: BTreeMap<usize, u64>,
-    /// Who voted to commit what.
-    commit_votes: BTreeMap<BlockId, BTreeSet<ValidatorIndex>>,
+    /// Which nodes voted to commit what.
+    commit_votes: BTreeMap<BlockId, BTreeSet<usize>>,
 }
 
 impl Agreement {
-    /// A message left a correct node, which is the validator of the same number.
-    pub fn sent(&mut self, node: usize, message: &PeerMessage) {
+    /// A message left a correct node.
+    pub fn sent(&mut self, node: usize, message: &PeerMessage, eras: &Eras) {
         if let PeerMessage::CommitVote(vote) = message
-            && vote.voter.at() == node
+            && eras.who(vote.epoch, vote.voter) == Some(node)
         {
             let voters = self.commit_votes.entry(vote.block_id).or_default();
-            voters.insert(vote.voter);
+            voters.insert(node);
         }
     }
 
@@ -43,13 +43,18 @@ impl Agreement {
     fn voted(
         &self,
         node: usize,
-        id: &BlockId,
-        set: &ValidatorSet,
-        faulty: impl Fn(ValidatorIndex) -> bool,
+        block: (Epoch, BlockId),
+        eras: &Eras,
+        faulty: impl Fn(usize) -> bool,
     ) -> bool {
-        let said = self.commit_votes.get(id);
+        let (epoch, id) = block;
+        let Some(set) = eras.set(epoch) else {
+            return false;
+        };
+        let said = self.commit_votes.get(&id);
         let counts = |v: &ValidatorIndex| {
-            v.at() == node || faulty(*v) || said.is_some_and(|said| said.contains(v))
+            let who = eras.who(epoch, *v).expect("it is in the set");
+            who == node || faulty(who) || said.is_some_and(|said| said.contains(&who))
         };
         let all = set.iter().map(|validator| validator.index);
         set.weight_of(all.filter(counts)) * 3 > set.total_weight() * 2
@@ -61,11 +66,17 @@ impl Agreement {
         node: usize,
         block: &Committed,
         chain: ChainId,
-        set: &ValidatorSet,
+        eras: &Eras,
         disk: &Disk,
-        faulty: impl Fn(ValidatorIndex) -> bool,
+        faulty: impl Fn(usize) -> bool,
     ) -> Check {
         let header = &block.header;
+        let Some(era) = eras.info(header.epoch) else {
+            return Err(format!(
+                "node {node} commits in epoch {}, which nobody began",
+                header.epoch
+            ));
+        };
         let height = self.heights.entry(node).or_default();
         ensure!(
             header.height.0 == *height + 1,
@@ -82,16 +93,30 @@ impl Agreement {
                 header.height
             ),
             None => {
+                let parent = if header.height == era.start.height.next() {
+                    era.start.id
+                } else {
+                    at.checked_sub(1).map_or(era.start.id, |at| self.chain[at])
+                };
                 ensure!(
-                    at == 0 || header.parent_id == self.chain[at - 1],
+                    header.parent_id == parent,
                     "node {node} commits height {} on another parent than the chain's",
                     header.height
                 );
+                let (epoch, above) = (header.epoch, eras.info(header.epoch.next()));
+                ensure!(
+                    epoch >= self.epoch
+                        && above.is_none_or(|next| header.height <= next.start.height),
+                    "node {node} commits height {} in epoch {epoch}, which was over",
+                    header.height
+                );
+                self.epoch = epoch;
                 self.chain.push(header.id());
             }
         }
-        let voted = |id: &BlockId| self.voted(node, id, set, &faulty);
-        proven(node, block, chain, set, disk, voted)
+        let epoch = header.epoch;
+        let voted = |id: &BlockId| self.voted(node, (epoch, *id), eras, &faulty);
+        proven(node, block, chain, eras, disk, voted)
     }
 
     /// A node starts again with what is on its disk.
@@ -103,25 +128,29 @@ impl Agreement {
             "node {node} forgot commits: {} on disk, {height} announced",
             committed.len()
         );
-        for (at, id) in committed.iter().enumerate() {
+        let count = committed.len() as u64;
+        for (at, id) in committed.enumerate() {
             match self.chain.get(at) {
                 Some(known) => ensure!(
-                    known == id,
+                    *known == id,
                     "agreement: node {node} has {id} at height {} on its disk, another {known}",
                     at + 1
                 ),
                 None => {
-                    let parent = disk.header(id).map(|header| header.parent_id);
+                    let header = disk.header(&id);
+                    let parent = header.map(|header| header.parent_id);
+                    let first = header.is_some_and(|header| header.epoch > self.epoch);
                     ensure!(
-                        at == 0 || parent == Some(self.chain[at - 1]),
+                        at == 0 || first || parent == Some(self.chain[at - 1]),
                         "node {node} has {id} committed on another parent than the chain's"
                     );
-                    self.chain.push(*id);
+                    self.epoch = header.map_or(self.epoch, |header| header.epoch);
+                    self.chain.push(id);
                 }
             }
         }
         // Marks may be durable that were not announced before the crash.
-        *height = committed.len() as u64;
+        *height = count;
         self.executed.insert(node, 0);
         Ok(())
     }
@@ -162,24 +191,21 @@ impl Agreement {
 /// The proof's QC is a quorum's, and the headers from the certified block down to the committed
 /// one, as they are in the node's log, hold two of consecutive rounds at or above the block, or one
 /// that a quorum voted to commit.
-fn proven(
-    node: usize,
-    block: &Committed,
-    chain: ChainId,
-    set: &ValidatorSet,
-    disk: &Disk,
-    voted: impl Fn(&BlockId) -> bool,
-) -> Check {
+fn proven(node: usize, block: &Committed, chain: ChainId, eras: &Eras, disk: &Disk, voted: impl Fn(&BlockId) -> bool) -> Check {
     let (child, qc) = (&block.proof.child, &block.proof.qc);
+    // Its own epoch's validators, and only theirs.
+    let epoch = block.header.epoch;
+    let set = eras.set(epoch).expect("the epoch is known");
     let weight = set.weight_of(qc.votes.iter().map(|(voter, _)| *voter));
     let voters: BTreeSet<_> = qc.votes.iter().map(|(voter, _)| *voter).collect();
     let id = block.header.id();
     ensure!(
         qc.block_id == child.id()
+            && (qc.epoch, child.epoch) == (epoch, epoch)
             && qc.round == child.round
             && voters.len() == qc.votes.len()
             && weight * 3 > set.total_weight() * 2
-            && signed(chain, set, qc)
+            && signed(chain, eras, qc)
             && child.height >= block.header.height,
         "node {node} commits {id} with something that is no proof"
     );
@@ -207,13 +233,11 @@ fn proven(
 }
 
 /// Every signature is its voter's, over the vote that the QC is made of.
-fn signed(chain: ChainId, set: &ValidatorSet, qc: &Qc) -> bool {
+fn signed(chain: ChainId, eras: &Eras, qc: &Qc) -> bool {
     qc.votes.iter().all(|(voter, signature)| {
-        set.get(*voter).is_some_and(|validator| {
-            let vote = keys::vote(chain, qc, *voter);
-            vote.voter == *voter
-                && validator.key == *keys::validator(voter.at())
-                && vote.signature == *signature
+        eras.who(qc.epoch, *voter).is_some_and(|node| {
+            let vote = keys::vote(chain, qc, *voter, node);
+            vote.voter == *voter && vote.signature == *signature
         })
     })
 }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use falconet_ledger::{BlockResult, View};
 use falconet_types::TxId;
+use falconet_types::genesis::Genesis;
 
-use super::super::keys::{ACCOUNTS, BALANCE, account};
+use super::super::keys::STAKE_UNIT;
 use super::super::workload::Workload;
 use super::{Check, ensure};
 
@@ -86,16 +87,24 @@ impl Promises {
     }
 }
 
-/// Money is neither made nor lost: balances and burned fees add up to the supply.
-pub fn conservation(node: usize, view: &View) -> Check {
-    let supply = BALANCE * ACCOUNTS as u64;
-    let held: u64 = (0..ACCOUNTS)
-        .filter_map(|i| view.account(&account(i)))
+/// Money is neither made nor lost: balances, stake that is bonded or on its way back, and what was
+/// burned add up to what genesis had.
+pub fn conservation(node: usize, view: &View, genesis: &Genesis) -> Check {
+    let balances = genesis.accounts.iter().map(|account| account.balance);
+    let stakes = genesis.validators.iter().map(|v| v.weight * STAKE_UNIT);
+    let supply: u64 = balances.chain(stakes).sum();
+    let registry = view.registry();
+    let accounts = genesis.accounts.iter();
+    let held: u64 = accounts
+        .filter_map(|account| view.account(&account.id))
         .map(|account| account.balance)
         .sum();
+    let bonded: u64 = registry.candidates().map(|(_, row)| row.stake).sum();
+    let returning: u64 = registry.unbondings().map(|(_, _, row)| row.amount).sum();
     ensure!(
-        held + view.burned() == supply,
-        "node {node}: {held} held and {} burned of {supply}",
+        held + bonded + returning + view.burned() == supply,
+        "node {node}: {held} held, {bonded} bonded, {returning} on their way back and {} burned \
+         of {supply}",
         view.burned()
     );
     Ok(())

@@ -9,16 +9,19 @@
 //! | [`Locks`] | a safety record that goes back, or is locked below what it voted on |
 //! | [`Availability`] | a committed batch that no correct node has on disk |
 //! | [`Promises`] | an acknowledged transaction that is lost, or takes effect twice |
-//! | [`conservation`] | money made or lost |
+//! | [`Eras`] | two histories of epochs; an epoch that ends without proof; words of a node in an epoch to which it does not belong |
+//! | [`conservation`] | money made or lost: balances, stake, what was burned |
 
 mod agreement;
 mod clients;
+mod eras;
 mod signing;
 #[cfg(test)]
 mod tests;
 
 pub use agreement::{Agreement, Availability, extends_genesis};
 pub use clients::{Promises, conservation};
+pub use eras::Eras;
 pub use signing::{Justification, Locks, SelfConsistency};
 
 /// A broken promise, in words.

@@ -6,10 +6,9 @@ use falconet_hotstuff::SafetyRecord;
 use falconet_types::block::HeaderKind;
 use falconet_types::certificate::{Timeout, Vote};
 use falconet_types::message::PeerMessage;
-use falconet_types::validators::ValidatorSet;
 use falconet_types::{BlockId, Epoch, Round, ValidatorIndex};
 
-use super::{Check, ensure};
+use super::{Check, Eras, ensure};
 
 /// Nobody contradicts itself, over restarts too: one vote, one timeout, one header a round (and
 /// kind), always with the same bytes. And nobody speaks for another: a certificate that a correct
@@ -26,16 +25,17 @@ pub struct SelfConsistency {
 }
 
 impl SelfConsistency {
-    /// A message left a correct node, which is the validator of the same number. `correct` says of
-    /// which validators every message is seen here.
+    /// A message left a correct node. `correct` says of which nodes every message is seen here.
     pub fn sent(
         &mut self,
         node: usize,
         message: &PeerMessage,
-        correct: impl Fn(ValidatorIndex) -> bool,
+        eras: &Eras,
+        correct: impl Fn(usize) -> bool,
     ) -> Check {
+        let is = |epoch, index| eras.who(epoch, index) == Some(node);
         let known = match message {
-            PeerMessage::Vote(vote) if vote.voter.at() == node => {
+            PeerMessage::Vote(vote) if is(vote.epoch, vote.voter) => {
                 let key = (node, vote.epoch, vote.round);
                 let last = (node, vote.epoch, Round(u64::MAX));
                 ensure!(
@@ -46,7 +46,7 @@ impl SelfConsistency {
                 );
                 self.votes.entry(key)
             }
-            PeerMessage::CommitVote(vote) if vote.voter.at() == node => {
+            PeerMessage::CommitVote(vote) if is(vote.epoch, vote.voter) => {
                 let key = (node, vote.epoch, vote.round);
                 let last = (node, vote.epoch, Round(u64::MAX));
                 ensure!(
@@ -57,7 +57,7 @@ impl SelfConsistency {
                 );
                 self.commit_votes.entry(key)
             }
-            PeerMessage::Timeout(timeout) if timeout.author.at() == node => {
+            PeerMessage::Timeout(timeout) if is(timeout.epoch, timeout.author) => {
                 let key = (node, timeout.epoch, timeout.round);
                 let first = (node, timeout.epoch, timeout.hqc_round.next());
                 let above = (first <= key).then(|| self.commit_votes.range(first..=key).next());
@@ -70,15 +70,18 @@ impl SelfConsistency {
                 self.gave_up.insert(key);
                 self.timeouts.entry(key)
             }
-            PeerMessage::Header(header) if header.author.at() == node => {
+            PeerMessage::Header(header) if is(header.epoch, header.author) => {
                 let key = (node, header.epoch, header.round, header.kind);
                 let known = self.headers.entry(key).or_insert_with(|| message.clone());
                 ensure!(known == message, "node {node} signs two headers: {key:?}");
                 return Ok(());
             }
             PeerMessage::Qc(qc) => {
-                for (voter, signature) in qc.votes.iter().filter(|(voter, _)| correct(*voter)) {
-                    if voter.at() == node {
+                for (voter, signature) in &qc.votes {
+                    let Some(who) = eras.who(qc.epoch, *voter).filter(|who| correct(*who)) else {
+                        continue;
+                    };
+                    if who == node {
                         // Words of its own count as said: a crash may have come before the send.
                         let vote = Vote {
                             epoch: qc.epoch,
@@ -92,7 +95,7 @@ impl SelfConsistency {
                         let said = self.votes.entry(key);
                         said.or_insert(PeerMessage::Vote(vote));
                     }
-                    let said = self.votes.get(&(voter.at(), qc.epoch, qc.round));
+                    let said = self.votes.get(&(who, qc.epoch, qc.round));
                     let so = matches!(said, Some(PeerMessage::Vote(vote))
                         if vote.block_id == qc.block_id && vote.parent_round == qc.parent_round);
                     ensure!(
@@ -105,8 +108,12 @@ impl SelfConsistency {
                 return Ok(());
             }
             PeerMessage::Tc(tc) => {
-                for entry in tc.entries.iter().filter(|entry| correct(entry.author)) {
-                    if entry.author.at() == node {
+                for entry in &tc.entries {
+                    let who = eras.who(tc.epoch, entry.author);
+                    let Some(who) = who.filter(|who| correct(*who)) else {
+                        continue;
+                    };
+                    if who == node {
                         let timeout = Timeout {
                             epoch: tc.epoch,
                             round: tc.round,
@@ -119,7 +126,7 @@ impl SelfConsistency {
                         let said = self.timeouts.entry(key);
                         said.or_insert(PeerMessage::Timeout(timeout));
                     }
-                    let said = self.timeouts.get(&(entry.author.at(), tc.epoch, tc.round));
+                    let said = self.timeouts.get(&(who, tc.epoch, tc.round));
                     let so = matches!(said, Some(PeerMessage::Timeout(timeout))
                         if timeout.hqc_round == entry.hqc_round && timeout.hqc_id == entry.hqc_id);
                     ensure!(
@@ -158,24 +165,28 @@ impl Justification {
         &mut self,
         node: usize,
         message: &PeerMessage,
-        set: &ValidatorSet,
-        faulty: impl Fn(ValidatorIndex) -> bool,
+        eras: &Eras,
+        faulty: impl Fn(usize) -> bool,
     ) -> Check {
+        let is = |epoch, index| eras.who(epoch, index) == Some(node);
         match message {
-            PeerMessage::Timeout(timeout) if timeout.author.at() == node => {
+            PeerMessage::Timeout(timeout) if is(timeout.epoch, timeout.author) => {
                 let round = (timeout.epoch, timeout.round);
                 let named = self.named.entry(round).or_default();
                 named.insert(timeout.author, timeout.hqc_round);
             }
             PeerMessage::Tc(tc) => {
-                for entry in tc.entries.iter().filter(|entry| entry.author.at() == node) {
+                for entry in tc.entries.iter().filter(|e| is(tc.epoch, e.author)) {
                     let named = self.named.entry((tc.epoch, tc.round)).or_default();
                     named.insert(entry.author, entry.hqc_round);
                 }
             }
             PeerMessage::Vote(vote)
-                if vote.voter.at() == node && vote.parent_round.next() != vote.round =>
+                if is(vote.epoch, vote.voter) && vote.parent_round.next() != vote.round =>
             {
+                let Some(set) = eras.set(vote.epoch) else {
+                    return Err(format!("node {node} votes in an epoch that nobody began"));
+                };
                 let named = self.named.get(&(vote.epoch, vote.round.prev()));
                 // Its own timeout may have been durable at a crash and never sent.
                 let unsent = named.is_none_or(|named| !named.contains_key(&vote.voter));
@@ -186,7 +197,7 @@ impl Justification {
                     + own
                     + set
                         .iter()
-                        .filter(|v| faulty(v.index))
+                        .filter(|v| eras.who(vote.epoch, v.index).is_some_and(&faulty))
                         .map(|v| v.weight)
                         .sum::<u64>();
                 ensure!(

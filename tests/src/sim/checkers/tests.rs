@@ -8,6 +8,7 @@ use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, Executed, Header, HeaderKind, LaneTip, SignedHeader, genesis_id};
 use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
 use falconet_types::commit_vote::CommitVote;
+use falconet_types::genesis::Genesis;
 use falconet_types::message::PeerMessage;
 use falconet_types::{BlockId, Digest, Epoch, Height, Round, Seq, TxId, ValidatorIndex};
 
@@ -20,6 +21,7 @@ use super::*;
 
 struct Made {
     chain: Chain,
+    eras: Eras,
     disk: Disk,
 }
 
@@ -28,7 +30,8 @@ impl Made {
         let world = World::new(Scenario::scripted(1, 4), false);
         let chain = world.chain().clone();
         let disk = Disk::default();
-        Self { chain, disk }
+        let eras = Eras::new(&chain);
+        Self { chain, eras, disk }
     }
 
     fn header(&mut self, parent: Option<&SignedHeader>, round: u64, time: u64) -> SignedHeader {
@@ -70,7 +73,7 @@ impl Made {
             votes: Vec::new(),
         };
         for voter in voters {
-            let vote = keys::vote(self.chain.id, &qc, ValidatorIndex(*voter));
+            let vote = keys::vote(self.chain.id, &qc, ValidatorIndex(*voter), (*voter).into());
             qc.votes.push((vote.voter, vote.signature));
         }
         qc
@@ -88,8 +91,7 @@ impl Made {
     }
 
     fn commits(&self, agreement: &mut Agreement, node: usize, block: &Committed) -> Check {
-        let (id, set) = (self.chain.id, &self.chain.set);
-        agreement.committed(node, block, id, set, &self.disk, |_| false)
+        agreement.committed(node, block, self.chain.id, &self.eras, &self.disk, |_| false)
     }
 
     fn vote(&self, voter: u16, round: u64, parent_round: u64, block: u8) -> Vote {
@@ -214,13 +216,13 @@ fn a_quorum_of_commit_votes_is_as_good_as_consecutive_rounds() {
         ))
     };
     let mut agreement = Agreement::default();
-    agreement.sent(1, &vote(1));
+    agreement.sent(1, &vote(1), &made.eras);
     // Nobody speaks for another.
-    agreement.sent(3, &vote(2));
+    agreement.sent(3, &vote(2), &made.eras);
     let mut short = Agreement::default();
-    short.sent(1, &vote(1));
+    short.sent(1, &vote(1), &made.eras);
     fails(made.commits(&mut short, 0, &early), "commit votes");
-    agreement.sent(2, &vote(2));
+    agreement.sent(2, &vote(2), &made.eras);
     made.commits(&mut agreement, 0, &early).unwrap();
 }
 
@@ -240,13 +242,13 @@ fn self_consistency_notices_commit_votes_that_contradict_timeouts() {
     };
     let timeout = |round, hqc| PeerMessage::Timeout(made.timeout(1, round, hqc));
     let mut wire = SelfConsistency::default();
-    wire.sent(1, &vote(5, 1), all).unwrap();
-    wire.sent(1, &vote(5, 1), all).unwrap();
-    fails(wire.sent(1, &vote(5, 2), all), "contradicts itself");
-    fails(wire.sent(1, &timeout(6, 4), all), "voted to commit");
-    wire.sent(1, &timeout(6, 5), all).unwrap();
-    wire.sent(1, &vote(5, 1), all).unwrap();
-    fails(wire.sent(1, &vote(6, 1), all), "after it gave up");
+    wire.sent(1, &vote(5, 1), &made.eras, all).unwrap();
+    wire.sent(1, &vote(5, 1), &made.eras, all).unwrap();
+    fails(wire.sent(1, &vote(5, 2), &made.eras, all), "contradicts itself");
+    fails(wire.sent(1, &timeout(6, 4), &made.eras, all), "voted to commit");
+    wire.sent(1, &timeout(6, 5), &made.eras, all).unwrap();
+    wire.sent(1, &vote(5, 1), &made.eras, all).unwrap();
+    fails(wire.sent(1, &vote(6, 1), &made.eras, all), "after it gave up");
 }
 
 #[test]
@@ -255,8 +257,8 @@ fn agreement_notices_states_that_differ_and_heights_executed_out_of_order() {
     let one = made.header(None, 1, 1);
     let two = made.header(Some(&one), 2, 2);
     let mut ledger = made.ledger();
-    let first = execute(&mut ledger, &one, Vec::new());
-    let second = execute(&mut ledger, &two, Vec::new());
+    let first = execute(&mut ledger, &one, false, Vec::new());
+    let second = execute(&mut ledger, &two, false, Vec::new());
     let mut agreement = Agreement::default();
     fails(agreement.executed(0, &second), "executes height 2");
     agreement.executed(0, &first).unwrap();
@@ -271,21 +273,27 @@ fn self_consistency_notices_second_votes_timeouts_and_headers() {
     let all = |_| true;
     let mut wire = SelfConsistency::default();
     let vote = PeerMessage::Vote(made.vote(1, 5, 4, 1));
-    wire.sent(1, &vote, all).unwrap();
-    wire.sent(1, &vote, all).unwrap();
+    wire.sent(1, &vote, &made.eras, all).unwrap();
+    wire.sent(1, &vote, &made.eras, all).unwrap();
     let other = PeerMessage::Vote(made.vote(1, 5, 4, 2));
-    fails(wire.sent(1, &other, all), "contradicts itself");
-    wire.sent(1, &PeerMessage::Timeout(made.timeout(1, 7, 4)), all)
-        .unwrap();
+    fails(wire.sent(1, &other, &made.eras, all), "contradicts itself");
+    wire.sent(
+        1,
+        &PeerMessage::Timeout(made.timeout(1, 7, 4)),
+        &made.eras,
+        all,
+    )
+    .unwrap();
     let other = PeerMessage::Timeout(made.timeout(1, 7, 5));
-    fails(wire.sent(1, &other, all), "contradicts itself");
+    fails(wire.sent(1, &other, &made.eras, all), "contradicts itself");
     let late = PeerMessage::Vote(made.vote(1, 6, 5, 3));
-    fails(wire.sent(1, &late, all), "after it gave up");
+    fails(wire.sent(1, &late, &made.eras, all), "after it gave up");
     let leader = made.chain.set.leader(Round(1)).at();
     let (a, b) = (made.header(None, 1, 1), made.header(None, 1, 2));
-    wire.sent(leader, &PeerMessage::Header(a), all).unwrap();
+    wire.sent(leader, &PeerMessage::Header(a), &made.eras, all)
+        .unwrap();
     fails(
-        wire.sent(leader, &PeerMessage::Header(b), all),
+        wire.sent(leader, &PeerMessage::Header(b), &made.eras, all),
         "two headers",
     );
 }
@@ -306,11 +314,11 @@ fn self_consistency_notices_words_put_into_anothers_mouth() {
             voter,
             signature,
         };
-        wire.sent(voter.at(), &PeerMessage::Vote(vote), |_| true)
+        wire.sent(voter.at(), &PeerMessage::Vote(vote), &made.eras, |_| true)
             .unwrap();
     }
-    wire.sent(0, &qc, |validator| validator.0 != 2).unwrap();
-    fails(wire.sent(0, &qc, |_| true), "never sent");
+    wire.sent(0, &qc, &made.eras, |node| node != 2).unwrap();
+    fails(wire.sent(0, &qc, &made.eras, |_| true), "never sent");
     let timeouts = [0, 1, 2].map(|author| made.timeout(author, 3, 1));
     let tc = Tc {
         epoch: Epoch(0),
@@ -326,7 +334,10 @@ fn self_consistency_notices_words_put_into_anothers_mouth() {
             .collect(),
         max_qc: made.qc(&header, &[0, 1, 2]),
     };
-    fails(wire.sent(0, &PeerMessage::Tc(tc), |_| true), "never sent");
+    fails(
+        wire.sent(0, &PeerMessage::Tc(tc), &made.eras, |_| true),
+        "never sent",
+    );
 }
 
 /// Found by a run with a Byzantine validator: a node crashed with a vote and a timeout of one
@@ -349,20 +360,21 @@ fn a_vote_that_a_crash_held_back_may_be_sent_after_a_tc_of_its_round() {
     };
     let mut wire = SelfConsistency::default();
     let all = |_| true;
-    wire.sent(0, &PeerMessage::Tc(tc), all).unwrap();
+    wire.sent(0, &PeerMessage::Tc(tc), &made.eras, all).unwrap();
     let vote = PeerMessage::Vote(made.vote(0, 2, 1, 1));
-    wire.sent(0, &vote, all).unwrap();
-    wire.sent(0, &PeerMessage::Timeout(timeout), all).unwrap();
+    wire.sent(0, &vote, &made.eras, all).unwrap();
+    wire.sent(0, &PeerMessage::Timeout(timeout), &made.eras, all)
+        .unwrap();
     let other = PeerMessage::Vote(made.vote(0, 2, 1, 2));
-    fails(wire.sent(0, &other, all), "contradicts itself");
+    fails(wire.sent(0, &other, &made.eras, all), "contradicts itself");
 }
 
 #[test]
 fn justification_notices_a_vote_below_what_a_quorum_can_have_named() {
     let made = Made::new();
     let mut rule = Justification::default();
-    let set = &made.chain.set;
-    let none = |_: ValidatorIndex| false;
+    let set = &made.eras;
+    let none = |_: usize| false;
     let say = |rule: &mut Justification, node: usize, message: PeerMessage| {
         rule.sent(node, &message, set, none)
     };
@@ -376,8 +388,7 @@ fn justification_notices_a_vote_below_what_a_quorum_can_have_named() {
     }
     fails(rule.sent(3, &vote, set, none), "no TC justifies");
     // A faulty validator may have signed a lower one.
-    rule.sent(3, &vote, set, |validator| validator.0 == 2)
-        .unwrap();
+    rule.sent(3, &vote, set, |node| node == 2).unwrap();
     let higher = PeerMessage::Vote(made.vote(3, 8, 6, 1));
     say(&mut rule, 3, higher).unwrap();
 }
@@ -485,7 +496,7 @@ fn promises_notice_a_lost_transaction_one_that_executes_twice_and_two_that_canno
         made.chain.id,
         &SimSigner(0),
     );
-    let result = execute(&mut ledger, &header, vec![batch]);
+    let result = execute(&mut ledger, &header, false, vec![batch]);
     promises.executed(0, &result).unwrap();
     fails(
         promises.conflicts(0, &[(a.id(), b.id())]),
@@ -497,9 +508,13 @@ fn promises_notice_a_lost_transaction_one_that_executes_twice_and_two_that_canno
 #[test]
 fn conservation_notices_money_that_was_made() {
     let mut made = Made::new();
-    conservation(0, &made.ledger().view().unwrap()).unwrap();
-    made.chain.genesis.accounts[0].balance += 1;
-    fails(conservation(0, &made.ledger().view().unwrap()), "held and");
+    let genesis = Arc::clone(&made.chain.genesis);
+    conservation(0, &made.ledger().view().unwrap(), &genesis).unwrap();
+    let mut richer = Genesis::clone(&genesis);
+    richer.accounts[0].balance += 1;
+    made.chain.genesis = Arc::new(richer);
+    let view = made.ledger().view().unwrap();
+    fails(conservation(0, &view, &genesis), "on their way back and");
 }
 
 #[test]
@@ -519,4 +534,40 @@ impl Made {
     fn ledger(&self) -> Ledger {
         Ledger::from_genesis(&self.chain.genesis)
     }
+}
+
+#[test]
+fn eras_notice_words_of_a_node_in_an_epoch_to_which_it_does_not_belong() {
+    let made = Made::new();
+    let vote = PeerMessage::Vote(made.vote(1, 5, 4, 1));
+    made.eras.sent(1, &vote).unwrap();
+    fails(made.eras.sent(2, &vote), "which it is not");
+    let mut timeout = made.timeout(1, 5, 4);
+    timeout.epoch = Epoch(1);
+    fails(
+        made.eras.sent(1, &PeerMessage::Timeout(timeout)),
+        "which it is not",
+    );
+}
+
+#[test]
+fn eras_notice_an_epoch_that_ends_without_a_quorum() {
+    let mut world = World::new(Scenario::scripted(1, 4).with_epochs(16, 0), false);
+    let over = |world: &World| world.eras().changes() > 0;
+    assert!(world.run_until(3_000_000, over).unwrap());
+    let node = world
+        .correct()
+        .find(|i| world.node(*i).epoch() > Some(Epoch(0)));
+    let disk = &world.node(node.expect("somebody went on")).disk;
+    let proof = disk.proof(Epoch(0)).expect("it is on disk").clone();
+    let mut eras = Eras::new(world.chain());
+    eras.ended(0, &proof).unwrap();
+    eras.ended(1, &proof).unwrap();
+    assert_eq!(eras.changes(), 1);
+    let mut forged = proof.clone();
+    forged.qc.votes.truncate(2);
+    fails(eras.ended(2, &forged), "its proof that epoch 0 is over");
+    let mut forged = proof;
+    forged.qc.epoch = Epoch(2);
+    fails(eras.ended(2, &forged), "which nobody began");
 }

@@ -15,8 +15,10 @@ use falconet_types::time::Now;
 use falconet_types::validators::ValidatorSet;
 use falconet_types::{BlockId, ChainId, Digest, Height, Round, ValidatorIndex};
 
+use super::super::checkers::Eras;
 use super::super::checkers::{Check, Justification, SelfConsistency, Violation};
 use super::super::keys::{self, GENESIS_MS, SimSigner};
+use super::super::node::Chain;
 use super::{Cast, Phase};
 
 /// The round timer of these cores, microseconds.
@@ -49,6 +51,7 @@ pub(super) struct Arena {
     pub cast: Cast,
     chain: ChainId,
     set: Arc<ValidatorSet>,
+    eras: Arc<Eras>,
     leaders: Vec<ValidatorIndex>,
     pub players: Vec<Player>,
     pub origins: BTreeMap<BlockId, Origin>,
@@ -109,6 +112,11 @@ impl Arena {
         let mut leaders: Vec<_> = (0..SCHEDULE).map(|i| index(i % cast.n)).collect();
         leaders[1] = ValidatorIndex(first.into());
         let set = Arc::new(set.with_leaders(leaders.clone()));
+        let eras = Eras::new(&Chain {
+            genesis: Arc::new(genesis),
+            id: chain,
+            set: Arc::clone(&set),
+        });
         let players = (0..cast.nodes())
             .map(|node| {
                 let validator = cast.validator_of(node);
@@ -139,6 +147,7 @@ impl Arena {
             cast,
             chain,
             set,
+            eras: Arc::new(eras),
             leaders,
             players,
             committing: BTreeMap::new(),
@@ -184,6 +193,7 @@ impl Arena {
             chain: self.chain,
             players: players.collect(),
             set,
+            eras: Arc::clone(&self.eras),
             leaders,
             origins: self.origins.clone(),
             committing: self.committing.clone(),
@@ -359,10 +369,12 @@ impl Arena {
         }
         if self.correct(from) {
             let twins = self.cast.twins;
-            let correct = |validator: ValidatorIndex| validator.at() >= twins;
-            let faulty = |validator: ValidatorIndex| validator.at() < twins;
-            let said = self.consistency.sent(from, &message, correct);
-            let why = self.justification.sent(from, &message, &self.set, faulty);
+            let (correct, faulty) = (
+                |validator| validator >= twins,
+                |validator| validator < twins,
+            );
+            let said = self.consistency.sent(from, &message, &self.eras, correct);
+            let why = self.justification.sent(from, &message, &self.eras, faulty);
             if let Err(violation) = said.and(why) {
                 self.broken(violation);
             }

@@ -7,7 +7,7 @@ use falconet_crypto::hash::Hasher;
 
 use super::super::actor::Actor;
 use super::super::checkers::{
-    Agreement, Availability, Justification, Locks, Promises, SelfConsistency,
+    Agreement, Availability, Eras, Justification, Locks, Promises, SelfConsistency,
 };
 use super::super::keys;
 use super::super::network::Network;
@@ -74,7 +74,7 @@ impl Builder {
     /// As [`Builder::actor`].
     #[must_use]
     pub fn boxed_actor(mut self, validator: usize, actor: Box<dyn Actor>) -> Self {
-        assert!(validator < self.scenario.n && !self.scenario.twins.contains(&validator));
+        assert!(validator < self.scenario.own_keys() && !self.scenario.twins.contains(&validator));
         if !self.scenario.byzantine.contains(&validator) {
             self.scenario.byzantine.push(validator);
         }
@@ -106,7 +106,7 @@ impl Builder {
         let chain = Chain {
             id: genesis.chain_id(),
             set: Arc::new(genesis.validator_set().expect("a valid set")),
-            genesis,
+            genesis: Arc::new(genesis),
         };
         let mut rng = Rng::new(!scenario.seed);
         let workload = if scenario.clients {
@@ -134,11 +134,13 @@ impl Builder {
             effects: vec![0; count],
             crashes: 0,
             accusations: Vec::new(),
-            refused: vec![0; n],
+            refused: vec![0; scenario.own_keys()],
+            stake_nonce: 0,
             sent: self.record.then(Vec::new),
             log: Hasher::new("simulation/log"),
             telling: self.telling,
             setup: self.setup,
+            eras: Eras::new(&chain),
             agreement: Agreement::default(),
             consistency: SelfConsistency::default(),
             justification: Justification::default(),

@@ -1,17 +1,19 @@
 //! Messages on their way: from a turn, through the disk, an actor, a filter and the network, into
 //! a node.
 
+use std::sync::Arc;
+
+use falconet_epochs::Place;
+use falconet_epochs::handover::epoch_of;
 use falconet_hotstuff::Alarm;
-use falconet_types::ValidatorIndex;
 use falconet_types::batch::Batch;
 use falconet_types::message::PeerMessage;
-use falconet_types::signing::Signed;
+use falconet_types::{Epoch, ValidatorIndex};
 
 use super::super::actor::{Actor, Sending, Stage, What};
 use super::super::checkers::{Check, Violation, conservation, extends_genesis};
-use super::super::keys;
 use super::super::network::Fate;
-use super::super::node::Turn;
+use super::super::node::{Chain, Turn, judge};
 use super::super::scenario::CrashPoint;
 use super::super::workload::{Submission, Workload};
 use super::report::brief;
@@ -65,7 +67,7 @@ impl World {
             }
         }
         if !self.scenario.correct(from)
-            && let Err(why) = self.verify(&message)
+            && let Err(why) = self.verify(to, &message)
         {
             self.note(|| format!("{to} refuses it: {why}"));
             self.refused[sender] += 1;
@@ -76,26 +78,24 @@ impl World {
         self.after_turns(to)
     }
 
-    /// The verify stage: bytes, structure, signatures.
-    fn verify(&self, message: &PeerMessage) -> Result<(), String> {
+    /// The verify stage of a node: bytes, structure, signatures. What is of another epoch than the
+    /// node's own is not judged here.
+    fn verify(&self, node: usize, message: &PeerMessage) -> Result<(), String> {
         let parsed = PeerMessage::parse(message.kind(), &message.payload());
         if parsed.as_ref() != Ok(message) {
             return Err(format!("not as it was sent: {parsed:?}"));
         }
-        let (chain, set) = (self.chain.id, &self.chain.set);
-        let mut claims = Vec::new();
-        let batch;
         if let PeerMessage::Batch(bytes) = message {
-            batch = Batch::parse(bytes.clone()).map_err(|why| why.to_string())?;
-            batch.claims(chain, set, &mut claims)
-        } else {
-            message.claims(chain, set, &mut claims)
+            Batch::parse(bytes.clone()).map_err(|why| why.to_string())?;
         }
-        .map_err(|why| why.to_string())?;
-        match claims.iter().find(|claim| !keys::authentic(set, claim)) {
-            Some(claim) => Err(format!("signature of validator {}", claim.signer)),
-            None => Ok(()),
+        let epoch = self.nodes[node].epoch().unwrap_or(Epoch::ZERO);
+        // Whoever is shown the proof of an epoch that it is in judges it itself.
+        let proof = matches!(message, PeerMessage::EpochProof(_));
+        if proof || Place::of(epoch_of(message), epoch) != Place::Here {
+            return Ok(());
         }
+        let set = self.eras.set(epoch).ok_or("an epoch that nobody began")?;
+        judge(self.chain.id, set, message).map_err(|why| why.to_string())
     }
 
     pub(super) fn submit(&mut self, submission: Submission) -> Check {
@@ -113,7 +113,7 @@ impl World {
             && self.now_us < self.scenario.calm_us + CLIENTS_PATIENCE_US
         {
             let next = Submission {
-                to: (to + 1) % self.scenario.n,
+                to: (to + 1) % self.scenario.own_keys(),
                 ..submission
             };
             let at = self.now_us + CLIENT_RETRY_US;
@@ -152,7 +152,10 @@ impl World {
         }
         let life = node.life;
         if live.syncing.is_none() && !live.turns.is_empty() {
-            let nothing = live.turns.iter().all(|turn| turn.records == 0);
+            let records = live.turns.iter().map(|turn| turn.records).sum();
+            let nothing = records == 0;
+            // Files of epoch proofs come first.
+            node.disk.sync_proofs(records);
             live.syncing = Some(live.turns.len());
             let (least, most) = self.sync_us[i];
             let wait = if nothing {
@@ -216,11 +219,23 @@ impl World {
     /// What a durable turn promised may leave now.
     fn release(&mut self, i: usize, turn: Turn) -> Check {
         let correct = self.scenario.correct(i);
+        if let Some(proof) = &turn.epoch {
+            self.note(|| {
+                format!(
+                    "{i} ends epoch {} at height {}",
+                    proof.epoch(),
+                    proof.last().height
+                )
+            });
+            if correct {
+                self.eras.ended(i, proof)?;
+            }
+        }
         if correct {
             for alarm in &turn.alarms {
                 // A wrong state in a faulty leader's header is what the alarm is for.
                 let theirs = matches!(alarm, Alarm::StateMismatch { header, .. }
-                    if self.scenario.faulty(header.author.at()));
+                    if self.who(header.epoch, header.author).is_none_or(|who| self.scenario.faulty(who)));
                 if !theirs {
                     return Err(format!("node {i} raises an alarm: {alarm:?}"));
                 }
@@ -246,9 +261,9 @@ impl World {
             if correct {
                 extends_genesis(block, self.chain.id)?;
                 let disk = &self.nodes[i].disk;
-                let (id, set) = (self.chain.id, &self.chain.set);
-                let faulty = |v: ValidatorIndex| self.scenario.faulty(v.at());
-                self.agreement.committed(i, block, id, set, disk, faulty)?;
+                let id = self.chain.id;
+                let faulty = |node: usize| self.scenario.faulty(node);
+                self.agreement.committed(i, block, id, &self.eras, disk, faulty)?;
                 let disks: Vec<_> = self
                     .nodes
                     .iter()
@@ -262,18 +277,27 @@ impl World {
         if self.crash_points[i] == Some(CrashPoint::WhileSending) && turn.sends.len() > 1 {
             left = self.rng.index(turn.sends.len());
         }
-        for (to, message) in turn.sends {
+        for (index, message) in turn.sends {
+            // Who that is is looked up when a message leaves. A node may have gone on to the next
+            // epoch since: then an index of the old one has no meaning any more.
+            let to = index.map(|index| self.nodes[i].number_of(index));
+            let to = match to {
+                Some(None) => continue,
+                Some(to) => to,
+                None => None,
+            };
             if left == 0 {
                 return self.crash(i, 0);
             }
             left -= 1;
             if correct {
-                let (scenario, set) = (&self.scenario, &self.chain.set);
-                let correct = |validator: ValidatorIndex| scenario.correct(validator.at());
-                self.agreement.sent(i, &message);
-                self.consistency.sent(i, &message, correct)?;
-                let faulty = |validator: ValidatorIndex| !scenario.correct(validator.at());
-                self.justification.sent(i, &message, set, faulty)?;
+                let (scenario, eras) = (&self.scenario, &self.eras);
+                eras.sent(i, &message)?;
+                self.agreement.sent(i, &message, eras);
+                let correct = |node: usize| scenario.correct(node);
+                self.consistency.sent(i, &message, eras, correct)?;
+                let faulty = |node: usize| !scenario.correct(node);
+                self.justification.sent(i, &message, eras, faulty)?;
                 if let Some(sent) = &mut self.sent {
                     sent.push(Sent {
                         at_us: self.now_us,
@@ -288,7 +312,10 @@ impl World {
                 return self.crash(i, 0);
             }
         }
-        for (to, request) in turn.history {
+        for (index, request) in turn.history {
+            let Some(to) = self.nodes[i].number_of(index) else {
+                continue;
+            };
             for message in self.nodes[i].history(&request) {
                 self.leave(i, Some(to), message)?;
             }
@@ -314,11 +341,25 @@ impl World {
         what: impl FnOnce(&mut dyn Actor, &mut Stage<'_>) -> R,
     ) -> Result<R, Violation> {
         let mut actor = self.actors[i].take().expect("an actor stands here");
-        let me = u16::try_from(self.scenario.validator_of(i)).expect("few nodes");
+        let node = self.scenario.validator_of(i);
+        let epoch = self.nodes[i].epoch().unwrap_or(Epoch::ZERO);
+        let set = self.nodes[i].live.as_ref().map(|live| &live.info().set);
+        let chain = Chain {
+            set: Arc::clone(set.unwrap_or(&self.chain.set)),
+            ..self.chain.clone()
+        };
+        let members = match &self.nodes[i].live {
+            Some(live) => live.members().to_vec(),
+            None => self.eras.members(epoch).to_vec(),
+        };
+        let at = members.iter().position(|member| *member == node);
+        let me = at.map(|at| ValidatorIndex(u16::try_from(at).expect("few nodes")));
         let mut stage = Stage {
             now: self.now(i),
-            me: ValidatorIndex(me),
-            chain: &self.chain,
+            me: me.unwrap_or(ValidatorIndex::NOBODY),
+            node,
+            chain: &chain,
+            members: &members,
             rng: &mut self.rng,
             sends: Vec::new(),
         };
@@ -369,13 +410,17 @@ impl World {
     ) -> Check {
         let me = self.scenario.validator_of(from);
         if let Some(to) = to
-            && (to >= self.scenario.n || to == me)
+            && (to >= self.scenario.own_keys() || to == me)
         {
             return Err(format!("node {from} sends {} to {to}", brief(&message)));
         }
         for node in 0..self.nodes.len() {
             let validator = self.scenario.validator_of(node);
-            if validator != me && to.is_none_or(|to| to == validator) {
+            let meant = match to {
+                Some(to) => to == validator,
+                None => self.nodes[from].tells(validator, &message),
+            };
+            if validator != me && meant {
                 self.send(from, node, message.clone())?;
             }
         }
@@ -384,7 +429,7 @@ impl World {
 
     fn send(&mut self, from: usize, to: usize, message: PeerMessage) -> Check {
         if self.scenario.correct(from) && self.rng.below(WIRE_CHECK) == 0 {
-            let verified = self.verify(&message);
+            let verified = self.verify(from, &message);
             verified.map_err(|why| format!("node {from} sends {message:?}: {why}"))?;
         }
         let mut later = 0;
@@ -455,7 +500,7 @@ impl World {
         if !result.receipts.is_empty()
             && let Some(view) = self.nodes[i].view()
         {
-            conservation(i, &view)?;
+            conservation(i, &view, &self.chain.genesis)?;
         }
         self.execute_next(i);
         self.after_turns(i)

@@ -1,6 +1,7 @@
 //! Starts, crashes, connections and all other faults.
 
 use falconet_hotstuff::Misbehaviour;
+use falconet_types::Epoch;
 
 use super::super::checkers::Check;
 use super::super::scenario::Fault;
@@ -77,6 +78,11 @@ impl World {
             setup(i, core);
         });
         if self.scenario.correct(i) {
+            let mut epoch = Epoch::ZERO;
+            while let Some(proof) = self.nodes[i].disk.proof(epoch) {
+                self.eras.ended(i, proof)?;
+                epoch = epoch.next();
+            }
             self.agreement.restarted(i, &self.nodes[i].disk)?;
             self.promises.restarted(i);
             for result in &results {
@@ -128,10 +134,15 @@ impl World {
         }
         (0..self.nodes.len()).try_for_each(|i| self.start(i))?;
         let height = self.agreement.highest();
+        let (epoch, round) = self.highest_place();
         self.calm = Some(Calm {
             target: height + BLOCKS_AFTER_CALM,
             height,
-            round: self.highest_round(),
+            round,
+            seen: round,
+            epoch,
+            before: 0,
+            changes: self.eras.changes(),
             rounds: None,
         });
         Ok(())
@@ -169,6 +180,9 @@ impl World {
             Fault::ClockJump(i, ms) => self.nodes[i].skew_ms += ms,
             Fault::ClocksRight => self.nodes.iter_mut().for_each(|node| node.skew_ms = 0),
             Fault::Stall(i, us) => self.stalled_until_us[i] = self.now_us + us,
+            Fault::Bond(node, amount) => self.bond(node, amount),
+            Fault::Unbond(node, amount) => self.unbond(node, amount),
+            Fault::Rotate(from, to) => self.rotate(from, to),
         }
         Ok(())
     }

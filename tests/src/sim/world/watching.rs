@@ -1,11 +1,11 @@
 //! What a test sees of a world, and how it interferes.
 
 use falconet_hotstuff::Status;
-use falconet_types::Round;
 use falconet_types::message::PeerMessage;
 use falconet_types::transaction::SignedTransaction;
+use falconet_types::{Epoch, Round, ValidatorIndex};
 
-use super::super::checkers::{Check, Violation};
+use super::super::checkers::{Check, Eras, Violation};
 use super::super::node::{Chain, Node};
 use super::super::scenario::{Fault, Scenario};
 use super::super::workload::Submission;
@@ -70,6 +70,25 @@ impl World {
     /// Nodes that keep to the rules.
     pub fn correct(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.nodes.len()).filter(|i| self.scenario.correct(*i))
+    }
+
+    /// The highest epoch, and the highest round in it, of correct nodes that run.
+    #[must_use]
+    pub fn highest_place(&self) -> (Epoch, Round) {
+        let live = self.correct().filter_map(|i| self.nodes[i].live.as_ref());
+        let places = live.map(|live| (live.info().start.epoch, live.hotstuff.progress().round));
+        places.max().unwrap_or((Epoch::ZERO, Round::ZERO))
+    }
+
+    /// The epochs that have begun.
+    #[must_use]
+    pub fn eras(&self) -> &Eras {
+        &self.eras
+    }
+
+    /// The node that has an index in an epoch.
+    pub(super) fn who(&self, epoch: Epoch, index: ValidatorIndex) -> Option<usize> {
+        self.eras.who(epoch, index)
     }
 
     /// The highest round of correct nodes that run.

@@ -1,0 +1,205 @@
+//! What a node makes of its disk when it starts: in the order of the validator's recovery.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use falconet_epochs::{EndWatch, Handover, Reporter, Timeline, cut_after, parent_cut, payload_of};
+use falconet_hotstuff::HotStuff;
+use falconet_ledger::{Application, BlockResult, Ledger};
+use falconet_mempool::Mempool;
+use falconet_types::block::Cut;
+use falconet_types::time::Now;
+use falconet_types::{Height, Scheme, ValidatorIndex};
+
+use super::super::keys::{self, SimSigner};
+use super::crossing::Names;
+use super::live::Live;
+use super::serving::{Log, sure};
+use super::{Chain, Node, execute};
+
+/// What is executed again out of the log.
+struct Replayed {
+    ledger: Ledger,
+    results: Vec<BlockResult>,
+    roots: BTreeMap<Height, falconet_types::receipt::StateRoots>,
+    end_watch: EndWatch,
+}
+
+impl Node {
+    /// Starts, or starts again from the disk. Returns the results of blocks executed again.
+    pub fn start(
+        &mut self,
+        chain: &Chain,
+        now: Now,
+        setup: &mut dyn FnMut(usize, &mut HotStuff),
+    ) -> Vec<BlockResult> {
+        assert!(self.live.is_none(), "a node is started once");
+        self.life += 1;
+        let mut timeline = self.proven_epochs(chain);
+        let Replayed {
+            ledger,
+            results,
+            roots,
+            end_watch,
+        } = self.replay(chain, &timeline);
+        self.finish_epoch(chain, &mut timeline, &ledger, &roots, &end_watch);
+
+        let params = &chain.genesis.params;
+        let info = Arc::clone(timeline.current());
+        let me = info.set.by_key(keys::validator(self.validator));
+        let me = me.unwrap_or(ValidatorIndex::NOBODY);
+        let executed = ledger.height();
+        let log = Log {
+            disk: &self.disk,
+            roots: &roots,
+        };
+        let cut = sure(cut_after(&info, &log, executed));
+        let committed = self.disk.committed().len() as u64;
+        let backlog: VecDeque<_> = (executed.0 + 1..=committed)
+            .map(|height| {
+                let header = self.disk.header_at(Height(height));
+                Arc::new(header.expect("a committed header is logged").clone())
+            })
+            .collect();
+        let batches = self.disk.batches_above(info.start.epoch, &cut);
+        let mut hotstuff = HotStuff::new(
+            falconet_hotstuff::Config {
+                chain_id: chain.id,
+                me,
+                set: Arc::clone(&info.set),
+                params: params.clone(),
+                start: info.start,
+            },
+            Box::new(SimSigner(self.validator)),
+            self.disk.recover(),
+        )
+        .expect("the log is whole");
+        if let Some(proof) = self.disk.proof(info.start.epoch.prev()) {
+            hotstuff.remember_proof(Arc::new(proof.clone()));
+        }
+        setup(self.index, &mut hotstuff);
+        let mempool = Mempool::new(
+            falconet_mempool::Config {
+                chain_id: chain.id,
+                me,
+                set: Arc::clone(&info.set),
+                params: params.clone(),
+            },
+            Box::new(SimSigner(self.validator)),
+            falconet_mempool::Recovered {
+                executed,
+                batches,
+                cut: cut.clone(),
+            },
+        )
+        .expect("the log is whole");
+        let commitments = results
+            .iter()
+            .map(|result| (result.height, result.commitment()))
+            .collect();
+        let signer = Box::new(SimSigner(self.validator));
+        let reporter = Reporter::new(chain.id, signer, Scheme::Falcon512, ledger.view());
+        self.live = Some(Live {
+            number: self.validator,
+            me,
+            names: Names::new(&info.set, timeline.newest()),
+            timeline,
+            handover: Handover::default(),
+            end_watch,
+            reporter,
+            linked: BTreeSet::new(),
+            genesis_commitment: ledger.genesis_commitment(),
+            chain: chain.clone(),
+            hotstuff,
+            mempool,
+            ledger,
+            roots,
+            commitments,
+            backlog,
+            cut,
+            turns: VecDeque::new(),
+            syncing: None,
+            to_execute: VecDeque::new(),
+            executing: false,
+        });
+        self.turn(now, |live, context| {
+            live.feed_backlog(context);
+            live.mempool(context, falconet_mempool::Input::Tick);
+            live.hotstuff(context, falconet_hotstuff::Input::Tick);
+        });
+        results
+    }
+
+    /// The epochs up to the last that a file proves to be over, and the one after it.
+    fn proven_epochs(&self, chain: &Chain) -> Timeline {
+        let mut timeline = Timeline::new(chain.first_epoch());
+        let mut verifier = keys::verifier();
+        let params = &chain.genesis.params;
+        while let Some(proof) = self.disk.proof(timeline.current().start.epoch) {
+            let next = proof.verify(chain.id, params, timeline.current(), &mut verifier);
+            timeline.push(next.expect("its own files prove its epochs"));
+        }
+        timeline
+    }
+
+    /// Executes committed blocks again, up to the last, or until a batch is missing.
+    fn replay(&self, chain: &Chain, timeline: &Timeline) -> Replayed {
+        let params = &chain.genesis.params;
+        let mut replayed = Replayed {
+            ledger: Ledger::from_genesis(&chain.genesis).with_verifier(keys::verifier),
+            results: Vec::new(),
+            roots: BTreeMap::new(),
+            end_watch: EndWatch::default(),
+        };
+        for height in 1..=self.disk.committed().len() as u64 {
+            let header = self.disk.header_at(Height(height));
+            let header = header.expect("a committed header is logged");
+            let log = Log {
+                disk: &self.disk,
+                roots: &replayed.roots,
+            };
+            let before: Cut = sure(parent_cut(&log, header));
+            let Some(batches) = sure(payload_of(&log, header, &before)) else {
+                break;
+            };
+            let ends = timeline.ends_epoch(params, header);
+            let result = execute(&mut replayed.ledger, header, ends, batches);
+            let past_end = timeline.is_past_end(params, header);
+            replayed.end_watch.executed(&replayed.ledger, past_end);
+            replayed.roots.insert(result.height, result.roots);
+            replayed.results.push(result);
+        }
+        replayed
+    }
+
+    /// A crash may have come between the last block of an epoch and the proof that it is over.
+    fn finish_epoch(
+        &mut self,
+        chain: &Chain,
+        timeline: &mut Timeline,
+        ledger: &Ledger,
+        roots: &BTreeMap<Height, falconet_types::receipt::StateRoots>,
+        end_watch: &EndWatch,
+    ) {
+        let params = &chain.genesis.params;
+        let Some(last) = self.disk.header_at(ledger.height()) else {
+            return;
+        };
+        let current = Arc::clone(timeline.current());
+        if last.epoch != current.start.epoch || !timeline.is_over(params, last) {
+            return;
+        }
+        let log = Log {
+            disk: &self.disk,
+            roots,
+        };
+        let Some(ending) = sure(end_watch.ending(ledger, &log, last)) else {
+            return;
+        };
+        let made = falconet_epochs::prove(chain.id, params, &current, &log, last, &ending);
+        if let Ok((proof, next)) = made {
+            self.disk.keep_proof(proof);
+            timeline.push(next);
+        }
+    }
+}
