@@ -73,6 +73,11 @@ impl HotStuff {
             words.push(PeerMessage::CertRefs(refs));
         }
         if !self.signs() {
+            // Whoever says nothing is shown nothing: nobody learns from it in which epoch it still
+            // is (rule N5). It may know of no validator but those that have left.
+            if self.config.start.end(&self.config.params).is_some() {
+                words.push(PeerMessage::GetEpochProof(self.epoch()));
+            }
             return words;
         }
         let record = self.rules.record();
