@@ -191,7 +191,14 @@ impl Agreement {
 /// The proof's QC is a quorum's, and the headers from the certified block down to the committed
 /// one, as they are in the node's log, hold two of consecutive rounds at or above the block, or one
 /// that a quorum voted to commit.
-fn proven(node: usize, block: &Committed, chain: ChainId, eras: &Eras, disk: &Disk, voted: impl Fn(&BlockId) -> bool) -> Check {
+fn proven(
+    node: usize,
+    block: &Committed,
+    chain: ChainId,
+    eras: &Eras,
+    disk: &Disk,
+    voted: impl Fn(&BlockId) -> bool,
+) -> Check {
     let (child, qc) = (&block.proof.child, &block.proof.qc);
     // Its own epoch's validators, and only theirs.
     let epoch = block.header.epoch;

@@ -91,7 +91,9 @@ impl Made {
     }
 
     fn commits(&self, agreement: &mut Agreement, node: usize, block: &Committed) -> Check {
-        agreement.committed(node, block, self.chain.id, &self.eras, &self.disk, |_| false)
+        agreement.committed(node, block, self.chain.id, &self.eras, &self.disk, |_| {
+            false
+        })
     }
 
     fn vote(&self, voter: u16, round: u64, parent_round: u64, block: u8) -> Vote {
@@ -244,11 +246,20 @@ fn self_consistency_notices_commit_votes_that_contradict_timeouts() {
     let mut wire = SelfConsistency::default();
     wire.sent(1, &vote(5, 1), &made.eras, all).unwrap();
     wire.sent(1, &vote(5, 1), &made.eras, all).unwrap();
-    fails(wire.sent(1, &vote(5, 2), &made.eras, all), "contradicts itself");
-    fails(wire.sent(1, &timeout(6, 4), &made.eras, all), "voted to commit");
+    fails(
+        wire.sent(1, &vote(5, 2), &made.eras, all),
+        "contradicts itself",
+    );
+    fails(
+        wire.sent(1, &timeout(6, 4), &made.eras, all),
+        "voted to commit",
+    );
     wire.sent(1, &timeout(6, 5), &made.eras, all).unwrap();
     wire.sent(1, &vote(5, 1), &made.eras, all).unwrap();
-    fails(wire.sent(1, &vote(6, 1), &made.eras, all), "after it gave up");
+    fails(
+        wire.sent(1, &vote(6, 1), &made.eras, all),
+        "after it gave up",
+    );
 }
 
 #[test]

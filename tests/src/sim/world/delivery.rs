@@ -263,7 +263,8 @@ impl World {
                 let disk = &self.nodes[i].disk;
                 let id = self.chain.id;
                 let faulty = |node: usize| self.scenario.faulty(node);
-                self.agreement.committed(i, block, id, &self.eras, disk, faulty)?;
+                self.agreement
+                    .committed(i, block, id, &self.eras, disk, faulty)?;
                 let disks: Vec<_> = self
                     .nodes
                     .iter()
