@@ -1,17 +1,25 @@
 //! Runs one seed of the simulator and tells every step:
-//! `cargo run -p falconet-tests --example seed -- 4711`.
+//! `cargo run -p falconet-tests --example seed -- 4711`, or with the name of a kind of run:
+//! `cargo run -p falconet-tests --example seed -- 4711 epochs`.
 
 use std::process::ExitCode;
 
-use falconet_tests::sim::{Scenario, World};
+use falconet_tests::sim::campaign::{Kind, Plan};
 
 fn main() -> ExitCode {
-    let seed = std::env::args().nth(1).and_then(|text| text.parse().ok());
-    let Some(seed) = seed else {
-        eprintln!("usage: seed NUMBER");
+    let mut args = std::env::args().skip(1);
+    let seed = args.next().and_then(|text| text.parse().ok());
+    let name = args.next().unwrap_or_else(|| "random".into());
+    let kind = Kind::ALL.iter().find(|(known, _)| *known == name);
+    let (Some(seed), Some((_, kind))) = (seed, kind) else {
+        eprintln!("usage: seed NUMBER [KIND]");
         return ExitCode::from(2);
     };
-    match World::new(Scenario::from_seed(seed), true).run() {
+    let plan = Plan {
+        kind: *kind,
+        ..Plan::default()
+    };
+    match plan.builder(seed).tell().build().run() {
         Ok(outcome) => {
             println!("{outcome:#?}");
             ExitCode::SUCCESS

@@ -1,15 +1,17 @@
 //! What is read back from a node's log: the cut that a block extends, its payload, and the proof
 //! that an epoch is over.
 
+use bytes::Bytes;
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
 use falconet_types::certificate::Qc;
 use falconet_types::epoch::{EpochInfo, EpochProof, EpochProofError, HEADERS_MAX, NextMembers};
 use falconet_types::genesis::Params;
 use falconet_types::receipt::StateRoots;
-use falconet_types::{BlockId, ChainId, Digest, Height};
+use falconet_types::{BlockId, ChainId, Digest, Epoch, Height, PublicKey, Seq, ValidatorIndex};
 
 use crate::ending::Ending;
+use crate::timeline::Timeline;
 
 /// What a node wrote down.
 pub trait Chronicle {
@@ -25,6 +27,13 @@ pub trait Chronicle {
     fn commit_proof(&self, height: Height) -> Result<Option<(SignedHeader, Qc)>, Self::Error>;
     /// A batch.
     fn batch(&self, hash: &Digest) -> Result<Option<Batch>, Self::Error>;
+    /// The batches of an epoch's lane above a position, in order; positions may be missing.
+    fn lane_above(
+        &self,
+        epoch: Epoch,
+        lane: ValidatorIndex,
+        above: Seq,
+    ) -> Result<Vec<Batch>, Self::Error>;
     /// Roots of the state after an executed block.
     fn roots_at(&self, height: Height) -> Result<Option<StateRoots>, Self::Error>;
 }
@@ -79,6 +88,44 @@ pub fn payload_of<C: Chronicle>(
         batches[lane_start..].reverse();
     }
     Ok(Some(batches))
+}
+
+/// Transactions in batches of epochs that are over which no block names, as far as the node with
+/// this key is to see to them ([`falconet_mempool::takes_over`]) and `is_settled` does not say that
+/// they were executed since. For a start: while the node runs, its mempool carries them over.
+pub fn unsettled<C: Chronicle>(
+    timeline: &Timeline,
+    log: &C,
+    key: &PublicKey,
+    is_settled: impl Fn(&Bytes) -> Result<bool, C::Error>,
+) -> Result<Vec<Bytes>, C::Error> {
+    let mut found = Vec::new();
+    let place = |info: &EpochInfo| info.set.by_key(key).unwrap_or(ValidatorIndex::NOBODY);
+    let current = timeline.current().start.epoch;
+    for pair in timeline.newest().windows(2) {
+        let (info, next) = (&pair[0], &pair[1]);
+        if next.start.epoch > current {
+            break;
+        }
+        // A node that began with a snapshot does not have what came before.
+        let Some(last) = log.header_at(next.start.height)? else {
+            continue;
+        };
+        let (was, is) = ((&*info.set, place(info)), (&*next.set, place(next)));
+        for (lane, tip) in info.set.iter().zip(&last.cut.0) {
+            if !falconet_mempool::takes_over(was, lane.index, is) {
+                continue;
+            }
+            for batch in log.lane_above(info.start.epoch, lane.index, tip.seq)? {
+                for tx in batch.transactions() {
+                    if !is_settled(&tx)? {
+                        found.push(tx);
+                    }
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Puts the proof together that `last` ended `current`; with the next epoch. The log holds the

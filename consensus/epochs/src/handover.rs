@@ -95,6 +95,11 @@ impl<P> Default for Handover<P> {
 }
 
 impl<P: Copy + PartialEq> Handover<P> {
+    /// After a start: so many transactions of epochs that are over wait to be sealed again.
+    pub fn carry_over(&mut self, again: usize) {
+        self.again += again;
+    }
+
     /// Keeps a message of the next epoch, as far as there is room.
     pub fn keep(&mut self, from: P, message: PeerMessage) {
         let share = self

@@ -22,7 +22,7 @@ pub mod handover;
 pub mod reporter;
 pub mod timeline;
 
-pub use chronicle::{Chronicle, ProveError, cut_after, parent_cut, payload_of, prove};
+pub use chronicle::{Chronicle, ProveError, cut_after, parent_cut, payload_of, prove, unsettled};
 pub use ending::{EndWatch, Ending};
 pub use handover::{Handover, NextEpoch, Place};
 pub use reporter::Reporter;

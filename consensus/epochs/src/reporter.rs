@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use falconet_ledger::{Registry, View};
 use falconet_types::evidence::Evidence;
 use falconet_types::signing::Signer;
@@ -20,6 +21,12 @@ use falconet_types::{ChainId, Digest, Epoch, Scheme, ValidatorIndex};
 pub const EVIDENCE_PENDING_MAX: usize = 256;
 /// Time between two attempts to report the same.
 const REPORT_RETRY_US: u64 = 5_000_000;
+/// Transactions without a lane that may wait for others to take them; more are forgotten.
+pub const ORPHANS_MAX: usize = 65_536;
+/// Of these, so many are sent in one turn, and a turn comes every so many microseconds.
+const ORPHANS_PER_TURN: usize = 32;
+/// See [`ORPHANS_PER_TURN`].
+const ORPHANS_INTERVAL_US: u64 = 100_000;
 /// Time between two looks at whether this validator has to say that it follows.
 const READY_INTERVAL_US: u64 = 1_000_000;
 /// How long a transaction of the reporter is valid.
@@ -36,27 +43,38 @@ pub struct Reporter {
     chain: ChainId,
     key: Box<dyn Signer>,
     scheme: Scheme,
+    /// `None` when the application has no accounts: then nobody knows what was executed.
+    accounts: Option<View>,
     /// `None` when nothing is ever to be told: the application has no validators.
     view: Option<View>,
     pending: VecDeque<Pending>,
     /// Of what nothing more can come, since the last call of [`Reporter::take_settled`].
     settled: Vec<(Epoch, ValidatorIndex)>,
     ready_us: u64,
+    /// Transactions that this node accepted when it had a lane.
+    orphans: VecDeque<Bytes>,
+    orphans_us: u64,
+    attempts: u64,
 }
 
 impl Reporter {
     /// A reporter that speaks with the validator's key.
     #[must_use]
     pub fn new(chain: ChainId, key: Box<dyn Signer>, scheme: Scheme, view: Option<View>) -> Self {
+        let accounts = view.clone();
         let view = view.filter(|view| view.registry().has_epochs());
         Self {
             chain,
             key,
             scheme,
+            accounts,
             view,
             pending: VecDeque::new(),
             settled: Vec::new(),
             ready_us: 0,
+            orphans: VecDeque::new(),
+            orphans_us: 0,
+            attempts: 0,
         }
     }
 
@@ -135,12 +153,52 @@ impl Reporter {
         std::mem::take(&mut self.settled)
     }
 
-    /// When [`Reporter::due`] has something to do again.
+    /// Takes transactions that this node accepted when it had a lane, and has to give to others now
+    /// ([`falconet_mempool::Mempool::take_orphans`]).
+    pub fn adopt(&mut self, orphans: Vec<Bytes>) {
+        self.orphans.extend(orphans);
+        self.orphans.truncate(ORPHANS_MAX);
+    }
+
+    /// Orphans that are to be relayed now, to one of `validators` after the other, again and again,
+    /// until they are executed; with whom.
+    pub fn orphans_due(&mut self, now: Now, validators: usize) -> (ValidatorIndex, Vec<Bytes>) {
+        let to = (self.attempts % validators as u64) as u16;
+        let to = ValidatorIndex(to);
+        if self.orphans.is_empty() || self.orphans_us > now.mono_us {
+            return (to, Vec::new());
+        }
+        self.attempts += 1;
+        self.orphans_us = now.mono_us + ORPHANS_INTERVAL_US;
+        let mut due = Vec::new();
+        for _ in 0..self.orphans.len().min(ORPHANS_PER_TURN) {
+            let tx = self.orphans.pop_front().expect("as many are there");
+            if self.is_open(&tx, now.wall_ms) {
+                due.push(tx.clone());
+                self.orphans.push_back(tx);
+            }
+        }
+        (to, due)
+    }
+
+    /// True while the ledger would still execute it.
+    fn is_open(&self, tx: &Bytes, wall_ms: u64) -> bool {
+        let Ok(tx) = SignedTransaction::parse(tx.clone()) else {
+            return false;
+        };
+        let view = self.accounts.as_ref();
+        view.is_some_and(|view| view.check(&tx, wall_ms).is_ok())
+    }
+
+    /// When [`Reporter::due`] or [`Reporter::orphans_due`] has something to do again.
     #[must_use]
     pub fn next_deadline_us(&self) -> Option<u64> {
-        self.view.as_ref()?;
+        let orphans = (!self.orphans.is_empty()).then_some(self.orphans_us);
+        if self.view.is_none() {
+            return orphans;
+        }
         let reports = self.pending.iter().map(|pending| pending.next_us);
-        reports.chain([self.ready_us]).min()
+        reports.chain([self.ready_us]).chain(orphans).min()
     }
 
     fn sign(&self, stake: Stake, wall_ms: u64) -> SignedTransaction {
@@ -204,7 +262,7 @@ mod tests {
         ApplicationKind, Genesis, GenesisValidator, Params, StakeParams,
     };
     use falconet_types::receipt::Outcome;
-    use falconet_types::{Epoch, Height, Round, ValidatorIndex};
+    use falconet_types::{Epoch, Height, Round};
 
     use super::*;
 

@@ -41,6 +41,9 @@ pub struct Recovered {
     /// they were persisted. It must be complete for the own lane: this is what keeps the node
     /// from sealing a second batch for a sequence number.
     pub batches: Vec<Batch>,
+    /// Transactions of epochs that are over which no block names and this node is to see to, see
+    /// [`crate::takes_over`]: they were accepted, perhaps by this node, before it stopped.
+    pub unsettled: Vec<Bytes>,
 }
 
 /// Why the mempool cannot start.

@@ -25,6 +25,22 @@ use crate::watermarks::Watermarks;
 /// Validators that take over the transactions of one that left.
 const ADOPTERS: usize = 2;
 
+/// True for a node that sees to what no block names of a lane when its epoch is over: the owner, and
+/// some others if the owner has left. Both epochs come with this node's place in them.
+#[must_use]
+pub fn takes_over(
+    (set, was): (&ValidatorSet, ValidatorIndex),
+    lane: ValidatorIndex,
+    (next, me): (&ValidatorSet, ValidatorIndex),
+) -> bool {
+    let n = next.len();
+    let left = set
+        .get(lane)
+        .is_some_and(|owner| next.by_key(&owner.key).is_none());
+    let turn = (me.at() + n - lane.at() % n) % n;
+    lane == was || (left && me.at() < VALIDATORS_MAX && turn < ADOPTERS)
+}
+
 impl Mempool {
     /// Starts the next epoch, once the last block of the current one, at `last`, is executed. False,
     /// and without effect, for the current epoch or an earlier one. The shell says who is connected
@@ -72,21 +88,32 @@ impl Mempool {
             Some(_) => OwnLaneState::Waiting,
             None => OwnLaneState::Absent,
         };
-        self.own.start_epoch(state, again);
+        self.own.start_epoch(state);
+        self.carry_over(again);
         self.counters.epochs_started += 1;
         true
+    }
+
+    /// What was accepted in epochs that are over goes out first; without a lane the caller has to
+    /// see to it ([`Mempool::take_orphans`]).
+    pub(crate) fn carry_over(&mut self, again: VecDeque<Bytes>) {
+        match self.own.state {
+            OwnLaneState::Absent => self.orphans.extend(again),
+            _ => self.own.carry_over(again),
+        }
+    }
+
+    /// Transactions that were accepted in epochs that are over, and that this node cannot put into
+    /// a lane, because it has none any more: others have to. Each is returned once.
+    pub fn take_orphans(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.orphans)
     }
 
     /// Transactions in batches that no block names, as far as this node is to see to them.
     fn unsettled(&self, next: &ValidatorSet, me: ValidatorIndex) -> VecDeque<Bytes> {
         let mut again = VecDeque::new();
-        let n = next.len();
         for (owner, lane) in self.config.set.iter().zip(&self.lanes) {
-            let mine = owner.index == self.config.me;
-            let left = next.by_key(&owner.key).is_none();
-            let turn = (me.at() + n - owner.index.at() % n) % n;
-            let adopts = left && me.at() < VALIDATORS_MAX && turn < ADOPTERS;
-            if mine || adopts {
+            if takes_over((&self.config.set, self.config.me), owner.index, (next, me)) {
                 again.extend(lane.above_base().flat_map(|batch| batch.transactions()));
             }
         }

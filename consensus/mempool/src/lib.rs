@@ -65,6 +65,7 @@ pub use api::{
     Config, Counters, Effect, Evicted, Evidence, Input, Intake, LaneStatus, Offered, OwnLaneState,
     Payload, RecoverError, Recovered, SignedBatchHeader, Status,
 };
+pub use epochs::takes_over;
 pub use falconet_types::message::Admission;
 pub use mempool::Mempool;
 

@@ -51,6 +51,8 @@ pub struct Mempool {
     pub(crate) growth: Meter,
     /// Bytes by which they grew in this call.
     grown_bytes: u64,
+    /// What was accepted before, and has no lane to go into.
+    pub(crate) orphans: Vec<Bytes>,
 }
 
 impl Mempool {
@@ -89,7 +91,7 @@ impl Mempool {
             },
             Some(_) => OwnLaneState::Waiting,
         };
-        Ok(Self {
+        let mut mempool = Self {
             marks: Watermarks::new(n),
             own: OwnLane::new(&config.params, state),
             delivery: Delivery::new(recovered.executed, recovered.cut),
@@ -108,7 +110,10 @@ impl Mempool {
             config,
             signer,
             lanes,
-        })
+            orphans: Vec::new(),
+        };
+        mempool.carry_over(recovered.unsettled.into());
+        Ok(mempool)
     }
 
     /// Takes a client's transaction, whose signature was verified, into the own lane. It is

@@ -141,13 +141,17 @@ impl OwnLane {
         )
     }
 
-    /// The lane begins anew. `again` goes out before what waits already; it was accepted, so no
-    /// limit holds it back, only what is admitted after it.
-    pub(crate) fn start_epoch(&mut self, state: OwnLaneState, again: VecDeque<Bytes>) {
+    /// The lane begins anew.
+    pub(crate) fn start_epoch(&mut self, state: OwnLaneState) {
         self.state = state;
         self.unexecuted.clear();
         self.uncommitted = 0;
         self.last_seal_us = None;
+    }
+
+    /// `again` goes out before what waits already; it was accepted, so no limit holds it back, only
+    /// what is admitted after it.
+    pub(crate) fn carry_over(&mut self, again: VecDeque<Bytes>) {
         let waiting = std::mem::take(&mut self.pending);
         for bytes in again {
             self.pending.push(u64::MAX, Waiting::accepted(bytes));

@@ -200,6 +200,10 @@ impl Core {
     fn first_turn(&mut self) -> Result<(), Stopped> {
         let mut turn = Turn::default();
         let now = self.clock.now();
+        // What recovery found of epochs that are over: nobody has verified what others accepted.
+        let again = self.mempool.status().pending_txs;
+        self.handover.end.carry_over(again);
+        self.reporter.adopt(self.mempool.take_orphans());
         self.feed_backlog(now, &mut turn);
         self.mempool(now, falconet_mempool::Input::Tick, &mut turn);
         self.hotstuff(now, falconet_hotstuff::Input::Tick, &mut turn);
@@ -442,6 +446,7 @@ impl Core {
     /// Sends what this validator itself has to say: through its own lane, or, when it has none,
     /// through everybody else's.
     fn report(&mut self, now: Now, turn: &mut Turn) {
+        self.relay_orphans(now, turn);
         let due = self.reporter.due(now);
         let settled = self.reporter.take_settled().into_iter();
         let forget = settled.map(|(epoch, who)| Change::Drop(epoch, who));
@@ -460,6 +465,15 @@ impl Core {
                 self.submission(now, ReplyTo::Nobody, txs, turn);
                 self.mempool(now, falconet_mempool::Input::Tick, turn);
             }
+        }
+    }
+
+    /// What this validator accepted and could not get into a block before it left the set.
+    fn relay_orphans(&mut self, now: Now, turn: &mut Turn) {
+        let validators = self.chain.set().len();
+        let (to, orphans) = self.reporter.orphans_due(now, validators);
+        for tx in orphans {
+            turn.sends.push((To::One(to), PeerMessage::Relay(tx)));
         }
     }
 

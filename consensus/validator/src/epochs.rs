@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use falconet_crypto::falcon::Verifier;
 use falconet_epochs::{Chronicle, Timeline};
 use falconet_store::{Reader, StoreError};
@@ -19,11 +20,12 @@ use falconet_types::batch::Batch;
 use falconet_types::block::{Header, SignedHeader};
 use falconet_types::certificate::Qc;
 use falconet_types::epoch::{EpochInfo, EpochProof, EpochProofError, EpochStart};
-use falconet_types::genesis::{Genesis, Params};
+use falconet_types::genesis::{ApplicationKind, Genesis, Params};
+use falconet_types::proof::id_of;
 use falconet_types::receipt::StateRoots;
 use falconet_types::signing::Verified;
 use falconet_types::wire::{Wire, WireError};
-use falconet_types::{BlockId, ChainId, Digest, Epoch, Height};
+use falconet_types::{BlockId, ChainId, Digest, Epoch, Height, PublicKey, Seq, ValidatorIndex};
 use parking_lot::{Mutex, RwLock};
 
 pub use falconet_epochs::{Ending, ProveError};
@@ -238,6 +240,18 @@ impl Epochs {
         )
     }
 
+    /// Transactions of epochs that are over which the node with this key is to see to, see
+    /// [`falconet_epochs::unsettled`].
+    pub fn unsettled(
+        &self,
+        reader: &Reader,
+        key: &PublicKey,
+        application: ApplicationKind,
+    ) -> Result<Vec<Bytes>, StoreError> {
+        let settled = |tx: &Bytes| Ok(reader.tx_location(&id_of(tx, application))?.is_some());
+        falconet_epochs::unsettled(&self.known.read(), &Log(reader), key, settled)
+    }
+
     /// The next epoch begins. Its proof becomes durable with [`Epochs::persist`], before anything
     /// else of the epoch.
     pub fn begin(&self, next: EpochInfo) {
@@ -324,6 +338,16 @@ impl Chronicle for Log<'_> {
     }
     fn batch(&self, hash: &Digest) -> Result<Option<Batch>, StoreError> {
         self.0.batch(hash)
+    }
+    fn lane_above(
+        &self,
+        epoch: Epoch,
+        lane: ValidatorIndex,
+        above: Seq,
+    ) -> Result<Vec<Batch>, StoreError> {
+        let tips = self.0.lane_above(epoch, lane, above);
+        let batches = tips.iter().map(|tip| self.0.batch(&tip.hash));
+        batches.filter_map(Result::transpose).collect()
     }
     fn roots_at(&self, height: Height) -> Result<Option<StateRoots>, StoreError> {
         let row = self.0.block_row(height)?;

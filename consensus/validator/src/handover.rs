@@ -129,6 +129,7 @@ impl Core {
         let mut effects = Vec::new();
         let cores = (&mut self.hotstuff, &mut self.mempool);
         self.cut = handover.end.cross(now, &next, me, cores, &mut effects);
+        self.reporter.adopt(self.mempool.take_orphans());
         self.carry_out(now, effects, turn);
         self.metrics.epoch.set(start.epoch.0 as i64);
         for (index, _) in present {

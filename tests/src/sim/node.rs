@@ -29,7 +29,7 @@ use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::time::Now;
 use falconet_types::transaction::SignedTransaction;
 use falconet_types::validators::ValidatorSet;
-use falconet_types::{ChainId, Epoch, TxId, ValidatorIndex};
+use falconet_types::{ChainId, Epoch, ValidatorIndex};
 
 use super::disk::Disk;
 use super::keys;
@@ -72,7 +72,7 @@ pub struct Turn {
     /// Blocks to execute.
     pub payloads: Vec<Payload>,
     /// Transactions in batches sealed here: acknowledged once durable.
-    pub acknowledged: Vec<TxId>,
+    pub acknowledged: Vec<SignedTransaction>,
     /// Requests to answer from the disk.
     pub history: Vec<(ValidatorIndex, History)>,
     /// What the core raised.

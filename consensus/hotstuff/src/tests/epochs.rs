@@ -254,6 +254,23 @@ fn scenario_21_a_joiner_that_is_not_there() {
     assert!(cluster.nodes[3].core.status().counters.votes_signed > 0);
 }
 
+/// Found by the simulator: the only validator has handed over to one that was not there, and which
+/// knows nobody else. Neither says anything by itself, as neither signs: the one follows, the other
+/// is in an epoch that is over.
+#[test]
+fn scenario_21_everybody_has_left_when_the_joiner_wakes() {
+    let mut cluster = Cluster::with_epochs(2, vec![vec![0], vec![1]], EPOCH_HEIGHTS);
+    cluster.crash(1);
+    cluster.until(60_000, |cluster| cluster.nodes[0].epoch() > 0);
+    // What was said on the way is lost.
+    cluster.pass = Box::new(|_, _, _| false);
+    cluster.restart(1);
+    cluster.run_ms(50);
+    cluster.pass = Box::new(|_, _, _| true);
+    cluster.reaches(1, 20_000);
+    cluster.grows(5, 10_000);
+}
+
 /// Proofs of epochs that are over, and of those to come, change nothing.
 #[test]
 fn scenario_21_stale_proofs_are_replayed() {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use falconet_types::block::{Cut, LaneTip};
 use falconet_types::message::{Admission, GetBatches, PeerMessage};
 use falconet_types::validators::ValidatorSet;
 use falconet_types::{Epoch, Height, Seq, ValidatorIndex};
 
 use super::fixtures::*;
-use crate::{Effect, Input, OwnLaneState};
+use crate::{Effect, Input, OwnLaneState, Recovered};
 
 /// The members at `who` of the set of four, as the set of `epoch`.
 fn next(epoch: u64, who: &[usize]) -> Arc<ValidatorSet> {
@@ -146,4 +147,51 @@ fn n8_a_node_that_left_has_no_lane_and_serves_what_was() {
         request,
     });
     assert!(!out.iter().any(|e| matches!(e, Effect::Serve { .. })));
+}
+
+/// Found by the simulator: a validator crashed after an epoch had begun and before it had sealed
+/// anew what it had accepted in the one before.
+#[test]
+fn n8_a_start_in_the_new_epoch_carries_over_what_was_accepted_in_the_old_one() {
+    let old = chain(0, LaneTip::default(), 1, 2);
+    let unsettled: Vec<_> = old.iter().flat_map(|batch| batch.transactions()).collect();
+    let recovered = |n| Recovered {
+        cut: Cut::empty(n),
+        unsettled: unsettled.clone(),
+        ..Recovered::default()
+    };
+    let mut member = config(0, &set(4), params());
+    member.set = next(1, &[0, 1, 2, 3]);
+    let mut node = Single::recovered(member.clone(), recovered(4));
+    assert_eq!(node.core.status().pending_txs, unsettled.len());
+    node.connect();
+    hear(&mut node, 1, 1);
+    let out = hear(&mut node, 1, 2);
+    let sealed: Vec<_> = persisted(&out)[0].transactions().collect();
+    assert_eq!(sealed, unsettled);
+    assert!(node.core.take_orphans().is_empty());
+
+    // One that has no lane any more gives it to others.
+    let mut left = member;
+    left.set = next(1, &[1, 2, 3]);
+    left.me = ValidatorIndex::NOBODY;
+    let mut node = Single::recovered(left, recovered(3));
+    assert_eq!(node.core.status().pending_txs, 0);
+    assert_eq!(node.core.take_orphans(), unsettled);
+    assert!(node.core.take_orphans().is_empty());
+}
+
+#[test]
+fn n8_a_validator_that_leaves_gives_what_it_accepted_to_others() {
+    let mut node = Single::new(4);
+    node.connect();
+    assert_eq!(node.admit(1, 98), Admission::Accepted);
+    node.wait(20_000);
+    assert_eq!(node.tip(0).seq, Seq(1));
+    let gone = next(1, &[1, 2, 3]);
+    assert!(
+        node.core
+            .start_epoch(gone, ValidatorIndex::NOBODY, Height(0))
+    );
+    assert_eq!(node.core.take_orphans().len(), 1);
 }

@@ -581,6 +581,7 @@ fn recovery_restores_chains_branches_and_gaps() {
         executed: Height::ZERO,
         cut: Cut::empty(4),
         batches,
+        unsettled: Vec::new(),
     };
     let mut node = Single::recovered(config(0, &set(4), params()), recovered.clone());
     node.connect();

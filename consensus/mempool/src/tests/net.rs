@@ -131,6 +131,7 @@ impl Net {
             executed: Height(executed),
             cut,
             batches,
+            unsettled: Vec::new(),
         };
         let config = config(node, &self.set, self.params.clone());
         let signer = Box::new(FakeSigner(v(node)));

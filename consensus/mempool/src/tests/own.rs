@@ -188,6 +188,7 @@ fn a_restarted_owner_continues_after_its_highest_durable_batch() {
         executed: Height::ZERO,
         cut: Cut::empty(4),
         batches: own.clone(),
+        unsettled: Vec::new(),
     };
     let mut node = Single::recovered(config(0, &set(4), params()), recovered);
     node.connect();
@@ -204,6 +205,7 @@ fn an_old_disk_is_noticed_by_a_commit_and_repaired_before_sealing() {
         executed: Height::ZERO,
         cut: Cut::empty(4),
         batches: own[..2].to_vec(),
+        unsettled: Vec::new(),
     };
     let mut node = Single::recovered(config(0, &set(4), params()), recovered);
     node.connect();

@@ -100,6 +100,9 @@ pub(super) fn recover(
             batches.extend(reader.batch(&above.hash)?);
         }
     }
+    let unsettled = chain
+        .epochs
+        .unsettled(&reader, &chain.key, chain.genesis.application)?;
     let (safety, safety_damage) = match &recovered.safety {
         Safety::Absent => (None, None),
         Safety::Corrupt { why } => (None, Some(why.clone())),
@@ -131,6 +134,7 @@ pub(super) fn recover(
             executed,
             cut,
             batches,
+            unsettled,
         },
         unexecuted,
         commitments,

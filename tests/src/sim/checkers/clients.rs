@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use falconet_ledger::{BlockResult, View};
 use falconet_types::TxId;
 use falconet_types::genesis::Genesis;
+use falconet_types::transaction::SignedTransaction;
 
 use super::super::keys::STAKE_UNIT;
 use super::super::workload::Workload;
@@ -14,7 +15,7 @@ use super::{Check, ensure};
 /// place, and each transaction takes effect at most once.
 #[derive(Debug, Default)]
 pub struct Promises {
-    acknowledged: BTreeSet<TxId>,
+    acknowledged: BTreeMap<TxId, SignedTransaction>,
     /// How often each took effect, per node since its last start.
     effects: BTreeMap<usize, BTreeMap<TxId, u32>>,
     /// Transactions with any receipt, per node.
@@ -23,8 +24,8 @@ pub struct Promises {
 
 impl Promises {
     /// A node told a client that it holds the transaction durably.
-    pub fn acknowledged(&mut self, id: TxId) {
-        self.acknowledged.insert(id);
+    pub fn acknowledged(&mut self, tx: &SignedTransaction) {
+        self.acknowledged.insert(tx.id(), tx.clone());
     }
 
     /// A node starts again and executes again what it had.
@@ -55,9 +56,23 @@ impl Promises {
     /// Acknowledged transactions that a node has not executed.
     #[must_use]
     pub fn open(&self, node: usize) -> usize {
-        let empty = BTreeSet::new();
-        let settled = self.settled.get(&node).unwrap_or(&empty);
-        self.acknowledged.difference(settled).count()
+        self.open_ids(node).count()
+    }
+
+    /// Which these are.
+    pub fn open_ids(&self, node: usize) -> impl Iterator<Item = &TxId> {
+        let settled = self.settled.get(&node);
+        let is_open = move |id: &&TxId| settled.is_none_or(|settled| !settled.contains(*id));
+        self.acknowledged.keys().filter(is_open)
+    }
+
+    /// Of these, those that the node would still execute. A validator that left the set gives what
+    /// it accepted to others, who look at it again, and nobody hears what became of a transaction
+    /// that cannot take effect any more.
+    #[must_use]
+    pub fn lost(&self, node: usize, view: &View, wall_ms: u64) -> usize {
+        let executable = |id: &&TxId| view.check(&self.acknowledged[*id], wall_ms).is_ok();
+        self.open_ids(node).filter(executable).count()
     }
 
     /// At the end: of two transfers that cannot both be paid for, exactly one took effect, if

@@ -10,7 +10,7 @@ use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
 use falconet_types::commit_vote::CommitVote;
 use falconet_types::genesis::Genesis;
 use falconet_types::message::PeerMessage;
-use falconet_types::{BlockId, Digest, Epoch, Height, Round, Seq, TxId, ValidatorIndex};
+use falconet_types::{BlockId, Digest, Epoch, Height, Round, Seq, ValidatorIndex};
 
 use super::super::disk::{Disk, LogRecord};
 use super::super::keys::{self, SimSigner};
@@ -486,18 +486,27 @@ fn promises_notice_a_lost_transaction_one_that_executes_twice_and_two_that_canno
     let mut made = Made::new();
     let header = made.header(None, 1, 1);
     let mut promises = Promises::default();
-    let id = TxId::ZERO;
-    promises.acknowledged(id);
-    assert_eq!(
-        promises.open(0),
-        1,
-        "an acknowledged transaction is open until it executes"
-    );
     let mut ledger = Ledger::from_genesis(&made.chain.genesis);
     let (a, b) = (
         keys::transfer(made.chain.id, 0, 1, 1, 5),
         keys::transfer(made.chain.id, 0, 1, 2, 5),
     );
+    promises.acknowledged(&a);
+    assert_eq!(
+        promises.open(0),
+        1,
+        "an acknowledged transaction is open until it executes"
+    );
+    let view = ledger.view().unwrap();
+    assert_eq!(promises.lost(0, &view, keys::GENESIS_MS), 1);
+    let dear = keys::transfer(made.chain.id, 0, 1, 3, u64::MAX / 2);
+    promises.acknowledged(&dear);
+    assert_eq!(
+        promises.lost(0, &view, keys::GENESIS_MS),
+        1,
+        "nobody can pay for it"
+    );
+    assert_eq!(promises.open(0), 2);
     let txs = [a.bytes().clone(), b.bytes().clone()];
     let batch = Batch::seal(
         Epoch(0),

@@ -174,6 +174,7 @@ impl Live {
         self.cut = self
             .handover
             .cross(context.now, &next, self.me, cores, &mut effects);
+        self.reporter.adopt(self.mempool.take_orphans());
         self.carry_out(context, effects);
         let present: Vec<ValidatorIndex> = self
             .linked

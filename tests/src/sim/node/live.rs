@@ -81,6 +81,9 @@ impl falconet_hotstuff::Payload for Layers<'_> {
     fn available(&self, parent: &Cut, cut: &Cut) -> bool {
         self.mempool.available(parent, cut)
     }
+    fn interval_us(&self, parent: &Cut, least_us: u64) -> u64 {
+        self.mempool.block_interval_us(parent, least_us)
+    }
     fn executed(&self) -> block::Executed {
         self.commitments.last_key_value().map_or(
             block::Executed {
@@ -186,6 +189,12 @@ impl Live {
     pub(super) fn tick(&mut self, context: &mut Context<'_>) {
         self.mempool(context, falconet_mempool::Input::Tick);
         self.hotstuff(context, falconet_hotstuff::Input::Tick);
+        let (to, orphans) = (self.reporter).orphans_due(context.now, self.info().set.len());
+        for tx in orphans {
+            if to != self.me {
+                context.turn.sends.push((Some(to), PeerMessage::Relay(tx)));
+            }
+        }
         for tx in self.reporter.due(context.now) {
             if self.me == ValidatorIndex::NOBODY {
                 let message = PeerMessage::Relay(tx.bytes().clone());
@@ -243,11 +252,11 @@ impl Live {
             match effect {
                 Effect::Persist(batch) => {
                     if batch.header().lane == self.me {
-                        let ids = batch.transactions().map(|bytes| {
+                        let txs = batch.transactions().map(|bytes| {
                             let tx = SignedTransaction::parse(bytes);
-                            tx.expect("the door lets transactions in only").id()
+                            tx.expect("the door lets transactions in only")
                         });
-                        turn.acknowledged.extend(ids);
+                        turn.acknowledged.extend(txs);
                     }
                     context.records.push(LogRecord::Batch(batch));
                 }

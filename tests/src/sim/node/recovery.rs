@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use falconet_epochs::{EndWatch, Handover, Reporter, Timeline, cut_after, parent_cut, payload_of};
+use falconet_epochs::{
+    EndWatch, Handover, Reporter, Timeline, cut_after, parent_cut, payload_of, unsettled,
+};
 use falconet_hotstuff::HotStuff;
 use falconet_ledger::{Application, BlockResult, Ledger};
 use falconet_mempool::Mempool;
 use falconet_types::block::Cut;
 use falconet_types::time::Now;
-use falconet_types::{Height, Scheme, ValidatorIndex};
+use falconet_types::transaction::SignedTransaction;
+use falconet_types::{Height, Scheme, TxId, ValidatorIndex};
 
 use super::super::keys::{self, SimSigner};
 use super::crossing::Names;
@@ -62,6 +65,13 @@ impl Node {
             })
             .collect();
         let batches = self.disk.batches_above(info.start.epoch, &cut);
+        let receipts = results.iter().flat_map(|result| &result.receipts);
+        let settled: BTreeSet<TxId> = receipts.map(|receipt| receipt.tx_id).collect();
+        let key = keys::validator(self.validator);
+        let unsettled = sure(unsettled(&timeline, &log, key, |tx| {
+            let tx = SignedTransaction::parse(tx.clone());
+            Ok(tx.is_ok_and(|tx| settled.contains(&tx.id())))
+        }));
         let mut hotstuff = HotStuff::new(
             falconet_hotstuff::Config {
                 chain_id: chain.id,
@@ -78,7 +88,7 @@ impl Node {
             hotstuff.remember_proof(Arc::new(proof.clone()));
         }
         setup(self.index, &mut hotstuff);
-        let mempool = Mempool::new(
+        let mut mempool = Mempool::new(
             falconet_mempool::Config {
                 chain_id: chain.id,
                 me,
@@ -90,6 +100,7 @@ impl Node {
                 executed,
                 batches,
                 cut: cut.clone(),
+                unsettled,
             },
         )
         .expect("the log is whole");
@@ -98,13 +109,16 @@ impl Node {
             .map(|result| (result.height, result.commitment()))
             .collect();
         let signer = Box::new(SimSigner(self.validator));
-        let reporter = Reporter::new(chain.id, signer, Scheme::Falcon512, ledger.view());
+        let mut reporter = Reporter::new(chain.id, signer, Scheme::Falcon512, ledger.view());
+        reporter.adopt(mempool.take_orphans());
+        let mut handover = Handover::default();
+        handover.carry_over(mempool.status().pending_txs);
         self.live = Some(Live {
             number: self.validator,
             me,
             names: Names::new(&info.set, timeline.newest()),
             timeline,
-            handover: Handover::default(),
+            handover,
             end_watch,
             reporter,
             linked: BTreeSet::new(),

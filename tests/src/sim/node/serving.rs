@@ -46,6 +46,21 @@ impl Chronicle for Log<'_> {
     fn batch(&self, hash: &Digest) -> Result<Option<Batch>, Infallible> {
         Ok(self.disk.batch(hash).cloned())
     }
+    fn lane_above(
+        &self,
+        epoch: Epoch,
+        lane: ValidatorIndex,
+        above: Seq,
+    ) -> Result<Vec<Batch>, Infallible> {
+        let last = Seq(u64::MAX);
+        let mut batches: Vec<Batch> = self
+            .disk
+            .lane(epoch, lane, above.next(), last)
+            .cloned()
+            .collect();
+        batches.reverse();
+        Ok(batches)
+    }
     fn roots_at(&self, height: Height) -> Result<Option<StateRoots>, Infallible> {
         Ok(self.roots.get(&height).copied())
     }

@@ -94,7 +94,8 @@ impl World {
         if proof || Place::of(epoch_of(message), epoch) != Place::Here {
             return Ok(());
         }
-        let set = self.eras.set(epoch).ok_or("an epoch that nobody began")?;
+        let live = self.nodes[node].live.as_ref();
+        let set = live.map_or(&self.chain.set, |live| &live.info().set);
         judge(self.chain.id, set, message).map_err(|why| why.to_string())
     }
 
@@ -249,8 +250,8 @@ impl World {
                 }
                 self.accusations.push((i, *accused));
             }
-            for id in &turn.acknowledged {
-                self.promises.acknowledged(*id);
+            for tx in &turn.acknowledged {
+                self.promises.acknowledged(tx);
             }
         }
         for block in &turn.commits {
@@ -282,8 +283,9 @@ impl World {
             // Who that is is looked up when a message leaves. A node may have gone on to the next
             // epoch since: then an index of the old one has no meaning any more.
             let to = index.map(|index| self.nodes[i].number_of(index));
+            let me = self.scenario.validator_of(i);
             let to = match to {
-                Some(None) => continue,
+                Some(to) if to.is_none() || to == Some(me) => continue,
                 Some(to) => to,
                 None => None,
             };

@@ -2,20 +2,25 @@
 
 use std::fmt::Write as _;
 
+use falconet_types::TxId;
 use falconet_types::message::PeerMessage;
 
 use super::super::checkers::Violation;
 use super::World;
+
+/// Open transactions that are named.
+const OPEN_MAX: usize = 4;
 
 impl World {
     pub(super) fn stuck(&self) -> Violation {
         let mut text = String::from("not in order long after the last fault:");
         for (i, node) in self.nodes.iter().enumerate() {
             let (committed, executed) = self.agreement.heights_of(i);
-            let open = self.promises.open(i);
+            let open = self.promises.open_ids(i).map(TxId::short);
+            let open: Vec<String> = open.take(OPEN_MAX).map(|id| id.to_string()).collect();
             let _ = write!(
                 text,
-                "\n  node {i}: committed {committed}, executed {executed}, {open} transactions open"
+                "\n  node {i}: committed {committed}, executed {executed}, open transactions: {open:?}"
             );
             if let Some(live) = &node.live {
                 let hotstuff = live.hotstuff.status();

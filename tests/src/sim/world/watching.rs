@@ -169,7 +169,13 @@ impl World {
     pub fn in_order(&self, height: u64) -> bool {
         self.correct().all(|i| {
             let (committed, executed) = self.agreement.heights_of(i);
-            committed >= height && executed >= height && self.promises.open(i) == 0
+            let open = || match self.nodes[i].view() {
+                Some(view) if self.scenario.has_epochs() => {
+                    self.promises.lost(i, &view, self.now(i).wall_ms)
+                }
+                _ => self.promises.open(i),
+            };
+            committed >= height && executed >= height && open() == 0
         })
     }
 
