@@ -78,6 +78,8 @@ found! {
     a_vote_without_the_parents_qc_is_found: VoteWithoutParentQc by lies;
     a_quorum_of_heads_is_found: QuorumByHeads by random;
     a_signer_that_counts_twice_is_found: DuplicateSigner by random;
+    a_commit_vote_after_a_timeout_is_found: CommitVoteAfterTimeout by random;
+    a_commit_vote_without_a_lock_is_found: CommitVoteWithoutLock by random;
     a_record_that_is_written_after_the_send_is_found: LateRecord by random;
     twins_find_a_commit_without_consecutive_rounds: CommitAcrossGaps by twins;
 }

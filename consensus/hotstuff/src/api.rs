@@ -322,7 +322,9 @@ pub struct Recovered {
     pub safety: Option<SafetyRecord>,
     /// The highest committed block; `None` stands for genesis.
     pub committed: Option<(Height, BlockId)>,
-    /// Headers from the committed block (inclusive) upward, in any order; others are ignored.
+    /// Headers from the committed block (inclusive) upward, in any order, and, if genesis sets
+    /// `leader_reputation`, its ancestors in the epoch as far as [`crate::past_rounds`] says;
+    /// others are ignored.
     pub headers: Vec<SignedHeader>,
     /// QCs, in any order: at least that of the last commit proof.
     pub qcs: Vec<Qc>,
@@ -526,6 +528,8 @@ pub struct Counters {
     pub block_requests: u64,
     /// Messages dropped because a limit on a peer's share was reached.
     pub dropped_by_limit: u64,
+    /// Headers whose author does not lead their round.
+    pub headers_refused: u64,
     /// Pieces of evidence reported.
     pub evidence: u64,
     /// Epochs started.

@@ -14,6 +14,7 @@ use falconet_types::{BlockId, ValidatorIndex};
 use crate::api::{Alarm, CommitProof, Committed, Effect, Record};
 use crate::core::HotStuff;
 use crate::misbehaviour::Misbehaviour;
+use crate::reputation::window_rounds;
 use crate::sync::{Step, Walk};
 
 impl HotStuff {
@@ -92,6 +93,9 @@ impl HotStuff {
         headers: Vec<Verified<SignedHeader>>,
         out: &mut Vec<Effect>,
     ) {
+        if self.take_past(&headers) {
+            return;
+        }
         let Some(mut walk) = self.walk.take() else {
             return;
         };
@@ -137,7 +141,7 @@ impl HotStuff {
         walk.failures = walk.failures.saturating_add(1);
         // First whoever answered last, or the author; then voters of the certificate, two at a
         // time; then everybody in turn.
-        let author = self.config.set.leader(walk.target.round);
+        let author = self.config.set.leader(walk.target.round); // a guess
         let first = walk.source.unwrap_or(author);
         let voters = walk.target.votes.iter().map(|(voter, _)| *voter);
         let all = self.config.set.iter().map(|v| v.index);
@@ -238,6 +242,8 @@ impl HotStuff {
             .commit(&last.as_ref().map_or(*id, |last| last.id()));
         for ((header, parent_cut), proof) in committed.into_iter().zip(proofs.into_iter().rev()) {
             self.counters.blocks_committed += 1;
+            let rounds = window_rounds(&self.config.set);
+            self.reputation.count(&header, rounds);
             let mark = Record::Committed {
                 height: header.height,
                 block_id: header.id(),

@@ -22,6 +22,7 @@ use crate::commit_votes::CommitVotes;
 use crate::limits::{ROUNDS_AHEAD_MAX, ROUNDS_BEHIND_MAX, STEPS_PER_INPUT_MAX, Times};
 use crate::misbehaviour::Misbehaviour;
 use crate::pulls::Pulls;
+use crate::reputation::Reputation;
 use crate::rules::SafetyRules;
 use crate::serving::Peer;
 use crate::sync::Walk;
@@ -69,6 +70,7 @@ pub struct HotStuff {
     /// The proof that led into the current epoch.
     pub(crate) came_by: Option<Arc<EpochProof>>,
     pub(crate) tree: Tree,
+    pub(crate) reputation: Reputation,
     pub(crate) certificates: Certificates,
     pub(crate) votes: Votes,
     pub(crate) commit_votes: CommitVotes,
@@ -123,6 +125,7 @@ impl HotStuff {
             self.propose_due_us,
             self.pulls.next_due_us(),
             self.walk.as_ref().map(|walk| walk.due_us),
+            self.past_due_us(),
         ]
         .into_iter()
         .flatten()
@@ -140,7 +143,7 @@ impl HotStuff {
             epoch_over: self.ended.is_some(),
             member: self.config.set.get(self.config.me).is_some(),
             round: self.pace.round,
-            leader: self.config.set.leader(self.pace.round),
+            leader: self.leader_of(self.pace.round),
             high_qc_round: self.certificates.high_qc().round,
             high_tc_round: self.certificates.high_tc_round(),
             locked_round: record.locked.round,
@@ -176,10 +179,6 @@ impl HotStuff {
 
     pub(crate) fn signs(&self) -> bool {
         self.not_signing.is_none() && self.ended.is_none()
-    }
-
-    pub(crate) fn leads(&self, round: Round) -> bool {
-        self.config.set.leader(round) == self.config.me
     }
 
     /// First round that is kept; older ones are over.
@@ -315,6 +314,7 @@ impl HotStuff {
             self.slots = self.slots.split_off(&start);
         }
         self.ask(now, out);
+        self.ask_for_past(now, out);
         if now.mono_us >= self.pace.resend_us {
             self.resend(now, out);
         }
@@ -350,7 +350,20 @@ impl HotStuff {
             self.counters.dropped_by_limit += 1;
             return;
         }
-        match self.slots.get_mut(&(header.round, header.kind)) {
+        if !self.may_lead(&header) {
+            self.counters.headers_refused += 1;
+            return;
+        }
+        let key = (header.round, header.kind);
+        // Who leads may look different once more of the chain is known.
+        if let Some(slot) = self.slots.get(&key)
+            && slot.header.author != header.author
+            && !self.may_lead(&slot.header)
+        {
+            self.slots.remove(&key);
+        }
+        match self.slots.get_mut(&key) {
+            Some(slot) if slot.header.author != header.author => {}
             None => {
                 self.slots.insert(
                     (header.round, header.kind),
@@ -555,7 +568,7 @@ impl HotStuff {
         self.votes.prune_below(self.window_start());
         self.commit_votes.prune_below(self.window_start());
         self.timeouts.prune_below(round);
-        let leader = self.config.set.leader(round);
+        let leader = self.leader_of(round);
         if by_tc && leader != self.config.me {
             let refs = self.certificates.best_refs();
             let message = PeerMessage::CertRefs(refs);

@@ -26,6 +26,7 @@ use crate::commit_votes::CommitVotes;
 use crate::core::{HotStuff, Pace};
 use crate::leading::NOTHING_ANNOUNCED;
 use crate::pulls::Pulls;
+use crate::reputation::Reputation;
 use crate::serving::Peer;
 use crate::tally::{Timeouts, Votes};
 use crate::tree::{Parent, Tree};
@@ -64,6 +65,7 @@ impl HotStuff {
             self.rules.forget_change();
         }
         self.tree = Tree::new(Parent::start(&start, set.len()), None);
+        self.reputation = Reputation::fresh();
         self.certificates = Certificates::new(genesis);
         self.votes = Votes::default();
         self.commit_votes = CommitVotes::default();

@@ -63,6 +63,7 @@ impl HotStuff {
             punished: self.punished.clone(),
             came_by: self.came_by.clone(),
             tree: self.tree.clone(),
+            reputation: self.reputation.clone(),
             certificates: self.certificates.clone(),
             votes: self.votes.clone(),
             commit_votes: self.commit_votes.clone(),

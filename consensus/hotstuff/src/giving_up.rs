@@ -24,8 +24,8 @@ impl HotStuff {
             return false;
         }
         let round = self.pace.round;
+        let leader = self.leader_of(round);
         let set = &self.config.set;
-        let leader = set.leader(round);
         let by_leader = self.timeouts.of(leader).is_some_and(|t| t.round == round);
         let by_others = self.timeouts.weight_from(round, set) >= set.weak_weight();
         if now.mono_us < self.pace.deadline_us && !by_leader && !by_others {
@@ -116,8 +116,8 @@ impl HotStuff {
     /// Rule P7: nothing was heard of the leader for whole cycles of leaders, while a quorum was
     /// heard of. Only this node's patience depends on it, never the choice of the leader.
     pub(crate) fn leader_is_silent(&self, round: Round) -> bool {
+        let leader = self.leader_of(round);
         let set = &self.config.set;
-        let leader = set.leader(round);
         if leader == self.config.me {
             return false;
         }
@@ -133,8 +133,8 @@ impl HotStuff {
     /// Rule P7: the ledger has punished the leader for misbehaviour in this epoch. As long as those
     /// who were punished are less than a weak quorum, the others need nobody's patience with them.
     pub(crate) fn leader_is_punished(&self, round: Round) -> bool {
+        let leader = self.leader_of(round);
         let set = &self.config.set;
-        let leader = set.leader(round);
         leader != self.config.me
             && self.punished.contains(&leader)
             && set.weight_of(self.punished.iter().copied()) < set.weak_weight()

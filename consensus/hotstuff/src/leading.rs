@@ -25,10 +25,10 @@ impl HotStuff {
         out: &mut Vec<Effect>,
     ) -> bool {
         let round = self.pace.round;
-        if !self.leads(round) || !self.signs() {
+        let qc = self.certificates.high_qc().clone();
+        if !self.signs() || self.leader_on(round, &qc.block_id) != Some(self.config.me) {
             return false;
         }
-        let qc = self.certificates.high_qc().clone();
         let before = round.prev();
         let kind = if qc.round == before {
             HeaderKind::Normal
@@ -80,7 +80,6 @@ impl HotStuff {
         let next = self.pace.round.next();
         if !self.config.params.optimistic_proposals
             || !self.signs()
-            || !self.leads(next)
             || !self.rules.may_propose_ahead(next)
         {
             return false;
@@ -93,6 +92,10 @@ impl HotStuff {
         let Some(before) = self.tree.parent(&voted.parent_id) else {
             return false;
         };
+        // What decides about the leader is far below the voted block.
+        if self.leader_on(next, &before.id) != Some(self.config.me) {
+            return false;
+        }
         let parent = Parent::of(&voted);
         // What ends an epoch gets no company before it is certified.
         if self.is_past_end(&parent) {

@@ -35,6 +35,7 @@ mod limits;
 mod misbehaviour;
 mod pulls;
 mod recovery;
+mod reputation;
 mod rules;
 mod safety;
 mod serving;
@@ -55,4 +56,5 @@ pub use core::HotStuff;
 pub use exploring::Snapshot;
 #[cfg(feature = "misbehave")]
 pub use misbehaviour::Misbehaviour;
+pub use reputation::past_rounds;
 pub use safety::SafetyRecord;

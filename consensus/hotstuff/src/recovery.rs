@@ -17,6 +17,7 @@ use crate::epochs::{forfeits, no_peers, not_a_member};
 use crate::leading::NOTHING_ANNOUNCED;
 use crate::limits::Times;
 use crate::pulls::Pulls;
+use crate::reputation::{Reputation, window_rounds};
 use crate::rules::SafetyRules;
 use crate::safety::SafetyRecord;
 use crate::tally::{Timeouts, Votes};
@@ -58,6 +59,12 @@ impl HotStuff {
         let not_signing = not_a_member(&config.set, me).or(refused);
         let headers: Vec<_> = recovered.headers.into_iter().map(Arc::new).collect();
         let tree = recover_tree(&config, recovered.committed, &headers)?;
+        let reputation = Reputation::recovered(
+            tree.root_header(),
+            &headers,
+            config.start.id,
+            window_rounds(&config.set),
+        );
         let shelf = headers
             .into_iter()
             .filter(|header| header.height > tree.root().height)
@@ -97,6 +104,7 @@ impl HotStuff {
             punished: BTreeSet::new(),
             came_by: None,
             tree,
+            reputation,
             certificates,
             votes: Votes::default(),
             commit_votes: CommitVotes::default(),

@@ -98,6 +98,12 @@ impl HotStuff {
             // Fetched by `try_connect`; below the committed block it will never be there.
             return Verdict::Wait;
         };
+        // V1: its author leads the round.
+        match self.leader_on(header.round, &parent.id) {
+            None => return Verdict::Wait,
+            Some(leader) if leader != header.author => return Verdict::Refuse,
+            Some(_) => {}
+        }
         // V1: well-formed against the parent.
         if !well_formed(header, &parent) || !self.may_carry(header, &parent) {
             return Verdict::Refuse;

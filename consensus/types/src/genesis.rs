@@ -83,6 +83,8 @@ pub struct Params {
     /// Whoever holds a block's QC says so with a commit vote; a quorum of those commits the block
     /// (rule C4).
     pub commit_votes: bool,
+    /// Validators that authored no block for a while lead less often (rules L1 to L4).
+    pub leader_reputation: bool,
 }
 
 impl Default for Params {
@@ -102,6 +104,7 @@ impl Default for Params {
             epoch_heights: 0,
             optimistic_proposals: false,
             commit_votes: false,
+            leader_reputation: false,
         }
     }
 }
@@ -517,6 +520,7 @@ impl Genesis {
             p.epoch_heights,
             u64::from(p.optimistic_proposals),
             u64::from(p.commit_votes),
+            u64::from(p.leader_reputation),
             self.stake.unit,
             self.stake.bond_min,
             self.stake.slash_basis_points,

@@ -374,6 +374,9 @@ impl Core {
             return;
         }
         self.blame_late(from, &message);
+        if self.is_out_of_turn(&message) {
+            return self.standing.fault(from, Fault::Invalid, 1);
+        }
         if let PeerMessage::EpochProof(proof) = &*message {
             self.handover.end.shown = Some(proof.clone());
         }
@@ -416,6 +419,14 @@ impl Core {
         if round.0.saturating_add(LATE_ROUNDS) < self.hotstuff.progress().round.0 {
             self.standing.fault(from, Fault::Late, 1);
         }
+    }
+
+    /// A proposal of somebody who does not lead its round. With reputation who leads depends on the
+    /// chain, which the core knows and the sender may know better.
+    fn is_out_of_turn(&self, message: &PeerMessage) -> bool {
+        let by_reputation = self.chain.genesis.params.leader_reputation;
+        matches!(message, PeerMessage::Header(header)
+            if !by_reputation && self.chain.set().leader(header.round) != header.author)
     }
 
     fn executed(&mut self, now: Now, result: &Executed, turn: &mut Turn) {

@@ -166,12 +166,8 @@ impl Disk {
         Recovered {
             safety: self.safety.clone(),
             committed,
-            headers: self
-                .headers
-                .values()
-                .filter(|header| header.height >= height)
-                .cloned()
-                .collect(),
+            // All of them: a core ignores what it has no use for.
+            headers: self.headers.values().cloned().collect(),
             qcs: self
                 .committed
                 .last()

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use falconet_types::batch::Batch;
 use falconet_types::block::{Header, HeaderKind, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::message::{CertRef, PeerMessage};
 use falconet_types::{BlockId, Digest, Epoch, Height, Round, Seq};
 
@@ -111,6 +112,20 @@ impl Mutator {
         )
     }
 
+    fn commit_vote(&self, stage: &mut Stage<'_>, vote: &CommitVote) -> CommitVote {
+        let mut lie = vote.clone();
+        let rng = &mut *stage.rng;
+        match rng.below(4) {
+            0 => lie.round = off_by_one(lie.round, rng),
+            1 => lie.epoch = Epoch(lie.epoch.0 + 1),
+            2 => lie.round = Round(lie.round.0.saturating_add(rng.below(1 << 40))),
+            _ => lie.block_id = self.some_id(rng),
+        }
+        let (epoch, round, id) = (lie.epoch, lie.round, lie.block_id);
+        let chain = stage.chain.id;
+        CommitVote::sign(epoch, round, id, stage.me, chain, &stage.signer())
+    }
+
     fn timeout(&self, stage: &mut Stage<'_>, timeout: &Timeout) -> Timeout {
         let mut lie = timeout.clone();
         let rng = &mut *stage.rng;
@@ -195,6 +210,7 @@ impl Mutator {
         Some(match message {
             PeerMessage::Header(header) => PeerMessage::Header(self.header(stage, header)),
             PeerMessage::Vote(vote) => PeerMessage::Vote(self.vote(stage, vote)),
+            PeerMessage::CommitVote(vote) => PeerMessage::CommitVote(self.commit_vote(stage, vote)),
             PeerMessage::Timeout(timeout) => PeerMessage::Timeout(self.timeout(stage, timeout)),
             PeerMessage::Qc(qc) => PeerMessage::Qc(self.qc(stage.rng, qc)),
             PeerMessage::Tc(tc) => PeerMessage::Tc(self.tc(stage.rng, tc)),

@@ -576,6 +576,8 @@ pub(super) struct Log {
     qcs: BTreeMap<Round, Qc>,
     tcs: Vec<Tc>,
     last_proof: Option<CommitProof>,
+    /// Heights below the committed block that are given back too.
+    pub past_heights: u64,
     /// Of each epoch that has ended, in order.
     pub proofs: Vec<EpochProof>,
 }
@@ -637,6 +639,7 @@ impl Log {
 
     pub(super) fn recovered(&self) -> Recovered {
         let from = self.committed.map_or(Height::ZERO, |(height, _)| height);
+        let from = Height(from.0.saturating_sub(self.past_heights));
         Recovered {
             safety: self.safety.clone(),
             committed: self.committed,

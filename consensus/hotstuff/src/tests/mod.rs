@@ -8,6 +8,7 @@ mod evidence;
 mod following;
 mod harness;
 mod leading;
+mod reputation;
 mod rounds;
 mod safety;
 mod serving;

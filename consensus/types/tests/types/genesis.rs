@@ -256,6 +256,7 @@ fn the_chain_id_covers_every_field() {
         Box::new(|g| g.params.epoch_heights += 100),
         Box::new(|g| g.params.optimistic_proposals ^= true),
         Box::new(|g| g.params.commit_votes ^= true),
+        Box::new(|g| g.params.leader_reputation ^= true),
         Box::new(|g| g.stake.unit += 1),
         Box::new(|g| g.stake.bond_min += 1),
         Box::new(|g| g.stake.slash_basis_points += 1),
@@ -298,7 +299,7 @@ fn the_chain_id_covers_every_field() {
     let stake = fields(serde_json::to_value(&base.stake).unwrap());
     assert_eq!(
         (params, stake),
-        (14, 5),
+        (15, 5),
         "parameters that this test changes"
     );
 }

@@ -112,14 +112,13 @@ impl Core {
         turn: &mut Turn,
     ) {
         use falconet_hotstuff::Effect;
-        let set = self.chain.set();
-        let leader_of = |round| set.leader(round);
         let mut committed = false;
         for effect in effects {
             match effect {
                 Effect::Persist(record) => turn.records.push(record_of(record)),
                 Effect::Broadcast(message) => {
-                    self.watch.sends(&message, leader_of);
+                    self.watch
+                        .sends(&message, |round| self.hotstuff.leader_of(round));
                     turn.sends.push((To::All, message));
                 }
                 Effect::Send { to, message } => turn.sends.push((To::One(to), message)),
@@ -153,7 +152,9 @@ impl Core {
                 Effect::Alarm(alarm) => tracing::error!(?alarm, "this must not happen"),
             }
         }
-        self.watch.progress(self.hotstuff.progress(), leader_of);
+        let (progress, hotstuff) = (self.hotstuff.progress(), &self.hotstuff);
+        self.watch
+            .progress(progress, |round| hotstuff.leader_of(round));
         if committed {
             self.feed_backlog(now, turn);
         }

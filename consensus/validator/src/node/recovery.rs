@@ -116,6 +116,10 @@ pub(super) fn recover(
         Safety::Intact(bytes) => catchup::forfeited(bytes),
         _ => None,
     };
+    let mut headers = recovered.headers;
+    if chain.genesis.params.leader_reputation {
+        headers.extend(past(chain, &reader, committed)?);
+    }
     let mut qcs = recovered.qcs;
     qcs.extend(recovered.committed.iter().map(|mark| mark.child_qc.clone()));
     Ok(Found {
@@ -124,7 +128,7 @@ pub(super) fn recover(
         hotstuff: falconet_hotstuff::Recovered {
             safety,
             committed: recovered.committed.map(|mark| (mark.height, mark.block_id)),
-            headers: recovered.headers,
+            headers,
             qcs,
             tcs: recovered.tcs,
             safety_damage,
@@ -140,6 +144,24 @@ pub(super) fn recover(
         commitments,
         images,
     })
+}
+
+/// The last committed block's ancestors in its epoch that decide who leads (rule L4), as far as they
+/// are there.
+fn past(chain: &Chain, reader: &Reader, committed: Height) -> Result<Vec<SignedHeader>, RunError> {
+    let set = chain.set();
+    let rounds = falconet_hotstuff::past_rounds(&set);
+    let mut past = Vec::new();
+    let mut above: Option<SignedHeader> = reader.header_at(committed)?;
+    let newest = above.as_ref().map_or(0, |header| header.round.0);
+    while let Some(header) = above
+        && header.epoch == set.epoch()
+        && header.round.0.saturating_add(rounds) >= newest
+    {
+        above = reader.header(&header.parent_id)?;
+        past.push(header);
+    }
+    Ok(past)
 }
 
 /// A crash may have come between the last block of an epoch and the proof that it is over: makes
