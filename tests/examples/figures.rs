@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p falconet-tests --example figures               # virtual time
+//! cargo run --release -p falconet-tests --example figures flags         # flags of genesis
 //! cargo run --release -p falconet-tests --example figures certificates  # real signatures
 //! ```
 //!
@@ -33,10 +34,10 @@ const SEEDS: std::ops::RangeInclusive<u64> = 1..=3;
 const VERIFY_TIME: Duration = Duration::from_millis(150);
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some("certificates") {
-        certificates();
-    } else {
-        attacks();
+    match std::env::args().nth(1).as_deref() {
+        Some("certificates") => certificates(),
+        Some("flags") => flags(),
+        _ => attacks(),
     }
 }
 
@@ -67,7 +68,7 @@ fn attacks() {
         for faulty in [Faulty::Nobody, Faulty::Crashed].into_iter().chain(kinds) {
             let mut all = Figures::default();
             for seed in SEEDS {
-                one(seed, n, f, faulty, &mut all);
+                one(seed, n, f, faulty, &[], &mut all);
             }
             let name = match faulty {
                 Faulty::Nobody => "nobody".to_owned(),
@@ -88,6 +89,47 @@ fn attacks() {
     }
 }
 
+/// What the flags of genesis change, with nobody and with f validators crashed.
+fn flags() {
+    let chains: [(&str, &[&str]); 5] = [
+        ("none", &[]),
+        ("`commit_votes`", &["commit_votes=true"]),
+        ("`optimistic_proposals`", &["optimistic_proposals=true"]),
+        ("`leader_reputation`", &["leader_reputation=true"]),
+        (
+            "all three",
+            &[
+                "commit_votes=true",
+                "optimistic_proposals=true",
+                "leader_reputation=true",
+            ],
+        ),
+    ];
+    println!(
+        "| n | crashed | flags | blocks a second | rounds a block | commit p50, ms | p99, ms |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for n in [4, 7] {
+        let f = (n - 1) / 3;
+        for (crashed, faulty) in [(0, Faulty::Nobody), (f, Faulty::Crashed)] {
+            for (name, params) in chains {
+                let mut all = Figures::default();
+                for seed in SEEDS {
+                    one(seed, n, f, faulty, params, &mut all);
+                }
+                let seconds = (RUN_US / 1_000_000 * SEEDS.count() as u64) as f64;
+                println!(
+                    "| {n} | {crashed} | {name} | {:.1} | {:.2} | {} | {} |",
+                    all.blocks as f64 / seconds,
+                    all.rounds as f64 / all.blocks.max(1) as f64,
+                    ms(&mut all.latencies_us, 500),
+                    ms(&mut all.latencies_us, 990),
+                );
+            }
+        }
+    }
+}
+
 /// A quantile of microseconds, in milliseconds.
 fn ms(values: &mut [u64], per_mille: usize) -> String {
     values.sort_unstable();
@@ -97,11 +139,16 @@ fn ms(values: &mut [u64], per_mille: usize) -> String {
     }
 }
 
-fn one(seed: u64, n: usize, f: usize, faulty: Faulty, figures: &mut Figures) {
+fn one(seed: u64, n: usize, f: usize, faulty: Faulty, changes: &[&str], figures: &mut Figures) {
     // A leader without work does not wait longer than one with: latency is that of the protocol.
     let mut scenario = Scenario::scripted(seed, n)
         .calm_at(RUN_US + 1_000_000)
-        .with_params(|params| params.block_interval_ms_idle = params.block_interval_ms_min);
+        .with_params(|params| {
+            params.block_interval_ms_idle = params.block_interval_ms_min;
+            for change in changes {
+                *params = params.with(change).expect("a parameter");
+            }
+        });
     let faulty_ones: Vec<usize> = (n - f..n).collect();
     if matches!(faulty, Faulty::Crashed) {
         scenario = scenario.with_silent(&faulty_ones);

@@ -1,4 +1,4 @@
-//! Signs two or three proposals for each round that it leads, and votes twice.
+//! Signs two or three proposals for each round that it leads, and votes (and votes to commit) twice.
 //!
 //! Every other time each peer learns of one of two proposals only and has to fetch the other when
 //! that one is certified; the times between everybody sees all of three, in different order.
@@ -58,6 +58,15 @@ impl Behaviour for Equivocator {
                 } else {
                     stage.send(None, PeerMessage::Vote(vote));
                 }
+            }
+            PeerMessage::CommitVote(vote)
+                if to.is_none()
+                    && vote.voter == stage.config.me
+                    && vote.round.0 % VOTES_TWICE_EVERY == 0 =>
+            {
+                let nobody = hash::hash("adversary/block", &[vote.block_id.as_ref()]);
+                let other = stage.commit_vote(vote.epoch, vote.round, nobody);
+                spread(stage, &[PeerMessage::CommitVote(vote), other], true);
             }
             other => stage.send(to, other),
         }

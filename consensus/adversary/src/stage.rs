@@ -2,6 +2,7 @@
 
 use falconet_types::block::{Header, SignedHeader};
 use falconet_types::certificate::{Timeout, Vote};
+use falconet_types::commit_vote::CommitVote;
 use falconet_types::message::PeerMessage;
 use falconet_types::signing::Signer;
 use falconet_types::time::Now;
@@ -78,6 +79,12 @@ impl Stage<'_> {
             chain,
             self.signer,
         ))
+    }
+
+    pub fn commit_vote(&self, epoch: Epoch, round: Round, block_id: BlockId) -> PeerMessage {
+        let (me, chain) = (self.config.me, self.config.chain_id);
+        let vote = CommitVote::sign(epoch, round, block_id, me, chain, self.signer);
+        PeerMessage::CommitVote(vote)
     }
 
     pub fn timeout(

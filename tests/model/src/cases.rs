@@ -80,7 +80,7 @@ pub const SOUND: &[Case] = &[
     sound("2-chain rules, 3 rounds", PLAIN),
     sound("with commit votes, 3 rounds", COMMIT_VOTES),
     sound(
-        "with commit votes over a change of epoch, 2 and 2 rounds",
+        "commit votes over a change of epoch, 2 and 2 rounds",
         COMMIT_VOTES_EPOCHS,
     ),
     sound("with optimistic proposals, 4 rounds", OPTIMISTIC),

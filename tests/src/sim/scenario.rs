@@ -239,6 +239,7 @@ impl Scenario {
                 batch_interval_ms: rng.between(1, 20),
                 optimistic_proposals: seed % 2 == 1,
                 commit_votes: seed % 4 >= 2,
+                leader_reputation: seed % 8 >= 4,
                 ..Self::params()
             },
             ..Self::scripted(seed, n)

@@ -21,6 +21,41 @@ fn s10_a_silent_leader_costs_its_rounds_only() {
     }
 }
 
+/// Rounds that failed in a run with one silent validator, per hundred, after the windows in which
+/// nothing is known of it.
+fn failed_percent(by_reputation: bool, seed: u64) -> u64 {
+    let silent = 2;
+    let scenario = scripted(seed, 4)
+        .calm_at(6_000_000)
+        .with_silent(&[silent])
+        .with_params(|params| {
+            params.leader_reputation = by_reputation;
+            params.block_interval_ms_idle = 10;
+        });
+    let mut world = World::new(scenario, false);
+    let progress = |world: &World| {
+        let node = world.status(0).expect("it runs");
+        (node.round.0, node.counters.rounds_by_tc)
+    };
+    world.run_until(3_000_000, |_| false).unwrap();
+    let (from, failed_before) = progress(&world);
+    assert!(from > 64, "round {from}: two windows are over");
+    world.run_until(5_900_000, |_| false).unwrap();
+    let (to, failed) = progress(&world);
+    run(&mut world);
+    (failed - failed_before) * 100 / (to - from)
+}
+
+#[test]
+fn s10_a_silent_leader_is_passed_over_by_reputation() {
+    for seed in 1..=3 {
+        let (plain, by_reputation) = (failed_percent(false, seed), failed_percent(true, seed));
+        println!("seed {seed}: {plain} % of rounds failed, {by_reputation} % by reputation");
+        assert!(plain >= 15, "{plain} %");
+        assert!(by_reputation <= 6, "{by_reputation} %");
+    }
+}
+
 #[test]
 fn s10_f_adjacent_silent_leaders() {
     let scenario = scripted(2, 7);

@@ -180,6 +180,30 @@ fn s08_what_is_provable_is_proved_by_everybody_within_a_second() {
     }
 }
 
+/// Who votes twice to commit, or gives up below what it voted to commit, is proved (E5, E6); random
+/// faults, crashes and restarts besides. `FALCONET_SEEDS=N` runs N seeds of each kind.
+#[test]
+fn s09_commit_votes_under_random_faults_fork_nobody() {
+    let seeds = std::env::var("FALCONET_SEEDS").map_or(10, |n| n.parse().expect("a number"));
+    for kind in [None, Some(Kind::Equivocator), Some(Kind::TimeoutLiar)] {
+        let mut accused = 0;
+        for seed in 1..=seeds {
+            let n = if seed % 3 == 0 { 7 } else { 4 };
+            let scenario = Scenario::honest_from_seed(seed, n);
+            let mut builder =
+                World::builder(scenario.with_params(|params| params.commit_votes = true));
+            if let Some(kind) = kind {
+                builder = builder.actor(seed as usize % n, Named::new(kind));
+            }
+            match builder.build().run() {
+                Ok(outcome) => accused += outcome.accusations,
+                Err(violation) => panic!("{kind:?}, seed {seed}: {violation}"),
+            }
+        }
+        assert_eq!(accused > 0, kind.is_some());
+    }
+}
+
 /// `FALCONET_SEEDS=N` runs N seeds of each kind.
 #[test]
 fn s01_to_s18_every_actor_under_random_faults_forks_nobody_and_lets_blocks_go_on() {
