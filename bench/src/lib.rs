@@ -13,6 +13,7 @@
 //! | [`store`], [`ledger`], [`figures`] | the durable log beside other stores, execution |
 //! | [`model`] | what a rate needs with n validators, computed from measured costs |
 //! | [`sweep`], [`costs`] | the knee of a network, and what a transaction cost it |
+//! | [`surge`], [`memory`] | how it came through an overload, and whether its memory levels off |
 //! | [`compare`], [`html`], [`hlog`] | two reports beside each other, a report for a browser, a log of histograms |
 //! | [`series`], [`environment`] | repeated measurements, and under which conditions |
 //! | [`machine`], [`process`], [`http`] | what the machine, a process, a validator says of itself |
@@ -37,6 +38,7 @@ pub mod http;
 pub mod ledger;
 pub mod load;
 pub mod machine;
+pub mod memory;
 pub mod model;
 pub mod net;
 pub mod process;
@@ -47,4 +49,5 @@ pub mod schedule;
 pub mod series;
 pub mod store;
 pub mod supply;
+pub mod surge;
 pub mod sweep;

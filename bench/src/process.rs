@@ -18,6 +18,12 @@ pub struct ProcessStats {
 }
 
 impl ProcessStats {
+    /// Resident memory, MiB.
+    #[must_use]
+    pub fn rss_mib(&self) -> f64 {
+        self.rss_kib as f64 / 1_024.0
+    }
+
     /// Reads the figures of a process; nothing when it is gone.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {

@@ -9,7 +9,9 @@ use crate::cluster::RootsCheck;
 use crate::costs::Costs;
 use crate::environment::{Environment, Noise};
 use crate::load::{Counters, Interval, LoadOutcome, quantile_ms};
+use crate::memory::Memory;
 use crate::process::ProcessStats;
+use crate::surge::SurgeReport;
 use crate::sweep::is_steady;
 
 /// Version of the JSON form; grows when a field changes its meaning or goes.
@@ -97,6 +99,10 @@ pub struct Subject {
     pub generator_cpu_cores: f64,
     /// Validators that ended during the run.
     pub died: Vec<usize>,
+    /// Validators that were killed on purpose.
+    pub crashed: Vec<usize>,
+    /// Memory in the course of the run.
+    pub memory: Memory,
     /// What a transaction cost, where the validators told.
     pub costs: Option<Costs>,
     /// How quiet the machine was.
@@ -180,6 +186,15 @@ pub struct Report {
     pub generator_cpu_cores: f64,
     /// Validators that ended during the run.
     pub died: Vec<usize>,
+    /// Validators that were killed on purpose, at the start of the measured time.
+    #[serde(default)]
+    pub crashed: Vec<usize>,
+    /// Memory in the course of the run.
+    #[serde(default)]
+    pub memory: Memory,
+    /// How the network came through a surge, if there was one.
+    #[serde(default)]
+    pub surge: Option<SurgeReport>,
     /// Machine and build.
     #[serde(flatten)]
     pub environment: Environment,
@@ -232,6 +247,9 @@ impl Report {
             usage: subject.usage,
             generator_cpu_cores: subject.generator_cpu_cores,
             died: subject.died,
+            crashed: subject.crashed,
+            memory: subject.memory,
+            surge: None,
             environment,
             costs: subject.costs,
             steady: is_steady(&outcome.intervals),
@@ -359,6 +377,17 @@ impl fmt::Display for Report {
             let c = &self.counters;
             format!("{}, {}, {}", c.busy, c.refused, c.failed)
         })?;
+        if let Some(s) = &self.surge {
+            let recovery = s.recovery_s.map_or("not".into(), |s| format!("{s:.0} s"));
+            let text = format!(
+                "{} x: {:.0} before, {:.0} during (least {:.0}), {:.0} after; recovered: {recovery}",
+                s.factor, s.before_tps, s.during_tps, s.during_tps_min, s.after_tps
+            );
+            row(f, "surge, tx/s", text)?;
+        }
+        if !self.crashed.is_empty() {
+            row(f, "killed on purpose", format!("{:?}", self.crashed))?;
+        }
         row(f, "states agree", yes(self.roots_agree))?;
         row(f, "fsync", yes(self.fsync))?;
         if !self.params.is_empty() {
@@ -371,6 +400,14 @@ impl fmt::Display for Report {
             self.usage.iter().map(each).collect::<Vec<_>>().join("  ")
         };
         row(f, "memory MiB", list(|usage| usage.rss_mib))?;
+        let slopes: Vec<_> = (self.memory.slope_mib_per_hour.iter().flatten())
+            .map(|slope| format!("{slope:.0}"))
+            .collect();
+        if !slopes.is_empty() {
+            let verdict = if self.memory.flat { "flat" } else { "grows" };
+            let text = format!("{verdict}, MiB/h {}", slopes.join("  "));
+            row(f, "  second half", text)?;
+        }
         let generator = self.generator_cpu_cores;
         row(
             f,
@@ -447,6 +484,8 @@ mod tests {
             usage: vec![Some(Usage::between(&before, &after, 10.0)), None],
             generator_cpu_cores: 0.2,
             died: vec![1],
+            crashed: vec![],
+            memory: crate::memory::Memory::default(),
             costs: Costs::of(&Default::default(), 1_000, 5.0, &Default::default()),
             noise: Noise::default(),
         };

@@ -24,11 +24,13 @@ use crate::environment::{Environment, NoiseMeter};
 use crate::http::{HttpError, next_nonce};
 use crate::load::{BusyPolicy, LiveSnapshot, Load, LoadError, LoadOutcome, LoadSpec};
 use crate::machine::cache_dir;
+use crate::memory::MemoryMeter;
 use crate::process::{ProcessStats, ThreadTimes};
 use crate::progress::{OnProgress, Progress};
 use crate::report::{Report, Subject, Usage};
 use crate::supply::presigned::{FIRST_NONCE, Presigned, PresignedError, TransferPlan};
 use crate::supply::{Supply, opaque};
+use crate::surge::{Surge, SurgeReport};
 
 /// How often the display is renewed and the processes are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -117,6 +119,14 @@ pub enum BenchError {
         min = opaque::PAYLOAD_BYTES_MIN
     )]
     Payload(usize),
+    /// Nobody would be left.
+    #[error("{crash} of {validators} validators are to be killed; leave some")]
+    Crash {
+        /// How many are to be killed.
+        crash: usize,
+        /// Of how many.
+        validators: usize,
+    },
     /// Nothing would be measured.
     #[error("a rate of 0 or a duration of 0 measures nothing; give --rate and --duration")]
     Nothing,
@@ -156,6 +166,10 @@ pub struct ClusterBench {
     pub warmup: Duration,
     /// Time that is measured.
     pub duration: Duration,
+    /// What the rate is multiplied with in the middle third of the measured time.
+    pub surge: Option<f64>,
+    /// Validators, the last ones, that are killed at the start of the measured time.
+    pub crash: usize,
     /// What to do when a validator is busy.
     pub busy: BusyPolicy,
     /// Size of opaque payloads, bytes.
@@ -180,6 +194,8 @@ impl ClusterBench {
             rate: 1_000,
             warmup: LoadSpec::WARMUP,
             duration: Duration::from_secs(20),
+            surge: None,
+            crash: 0,
             busy: BusyPolicy::default(),
             payload_bytes: opaque::PAYLOAD_BYTES,
             dir: None,
@@ -188,8 +204,21 @@ impl ClusterBench {
         }
     }
 
+    /// Transactions a second at most.
+    fn rate_max(&self) -> u64 {
+        (self.rate as f64 * self.surge.unwrap_or(1.0).max(1.0)) as u64
+    }
+
+    fn surge(&self) -> Option<Surge> {
+        let factor = self.surge?;
+        Some(Surge::middle_third(factor, self.warmup, self.duration))
+    }
+
     fn transactions(&self) -> u64 {
-        let seconds = (self.warmup + self.duration).as_secs_f64();
+        let surge = self.surge().map_or(0.0, |surge| {
+            (surge.factor - 1.0).max(0.0) * (surge.to - surge.from).as_secs_f64()
+        });
+        let seconds = (self.warmup + self.duration).as_secs_f64() + surge;
         // The transaction that is due at the very end is not sent; one more costs nothing.
         (self.rate as f64 * seconds).ceil() as u64 + 1
     }
@@ -223,6 +252,12 @@ pub fn bench_cluster(
     if spec.rate == 0 || spec.duration.is_zero() {
         return Err(BenchError::Nothing);
     }
+    if spec.crash >= spec.validators {
+        return Err(BenchError::Crash {
+            crash: spec.crash,
+            validators: spec.validators,
+        });
+    }
     if !(opaque::PAYLOAD_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&spec.payload_bytes) {
         return Err(BenchError::Payload(spec.payload_bytes));
     }
@@ -239,6 +274,7 @@ pub fn bench_cluster(
         tracing::info!("{line}");
     })?;
     let load = LoadSpec {
+        surge: spec.surge(),
         warmup: spec.warmup,
         duration: Some(spec.duration),
         busy: spec.busy,
@@ -246,7 +282,24 @@ pub fn bench_cluster(
     };
     let transaction_bytes = supply.transaction_bytes;
     let load = Load::start(load, supply.supply)?;
-    let measured = measure(&testnet, &mut running, load, transaction_bytes, watch)?;
+    let crash = Crash {
+        after: spec.warmup,
+        validators: spec.crash,
+    };
+    let mut measured = measure_with(
+        &testnet,
+        &mut running,
+        load,
+        transaction_bytes,
+        &crash,
+        watch,
+    )?;
+    if let Some(surge) = spec.surge() {
+        let end = spec.warmup + spec.duration;
+        let (report, outcome) = &mut measured;
+        let read = SurgeReport::of(&surge, spec.warmup, end, &outcome.intervals);
+        report.surge = Some(read);
+    }
     let stopped = running.stop(STOP_GRACE);
     for index in stopped.killed {
         progress(Progress::Note(&format!(
@@ -347,12 +400,33 @@ pub fn first_nonce(
     }
 }
 
+/// Validators to be killed while a load runs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Crash {
+    /// From the start of the load.
+    after: Duration,
+    /// How many: the last ones.
+    validators: usize,
+}
+
 /// Watches a load until it ends, asks the validators, and reports. The network runs on.
 pub fn measure(
     testnet: &Testnet,
     running: &mut Running,
     load: Load,
     transaction_bytes: usize,
+    watch: &mut dyn FnMut(Watch<'_>) -> Wish,
+) -> Result<(Report, LoadOutcome), BenchError> {
+    let nobody = Crash::default();
+    measure_with(testnet, running, load, transaction_bytes, &nobody, watch)
+}
+
+fn measure_with(
+    testnet: &Testnet,
+    running: &mut Running,
+    load: Load,
+    transaction_bytes: usize,
+    crash: &Crash,
     watch: &mut dyn FnMut(Watch<'_>) -> Wish,
 ) -> Result<(Report, LoadOutcome), BenchError> {
     let live = load.live();
@@ -381,9 +455,16 @@ pub fn measure(
     let mut threads_after = threads_before.clone();
     let mut seconds = 0.0;
     let mut died = Vec::new();
+    let mut memory = MemoryMeter::new(running.len());
+    let mut crashed = Vec::new();
     while !load.is_finished() {
         std::thread::sleep(WATCH_INTERVAL);
-        let mut wish = watch(Watch::Live(&live.snapshot()));
+        let snapshot = live.snapshot();
+        if crashed.len() < crash.validators && snapshot.elapsed_s >= crash.after.as_secs_f64() {
+            crashed.extend(running.len() - crash.validators..running.len());
+            crashed.iter().for_each(|index| running.kill(*index));
+        }
+        let mut wish = watch(Watch::Live(&snapshot));
         for exit in running.exits() {
             died.push(exit.index);
             if watch(Watch::Exit(&exit)) == Wish::Stop {
@@ -396,6 +477,10 @@ pub fn measure(
         (after, own_after) = (stats(running), ProcessStats::own());
         threads_after = threads(running);
         seconds = began.elapsed().as_secs_f64();
+        let rss = after
+            .iter()
+            .map(|stats| stats.as_ref().map(ProcessStats::rss_mib));
+        memory.look(seconds, rss);
     }
     let outcome = load.join()?;
     let cpu_s = before.iter().zip(&after).filter_map(|(before, after)| {
@@ -434,6 +519,8 @@ pub fn measure(
         usage,
         generator_cpu_cores: own.map_or(0.0, |(b, a)| Usage::between(&b, &a, seconds).cpu_cores),
         died,
+        crashed,
+        memory: memory.finish(),
         costs,
         noise: noise.stop(),
     };
@@ -449,7 +536,7 @@ fn bench_network(
     spec: &ClusterBench,
     progress: OnProgress<'_>,
 ) -> Result<(Testnet, File), BenchError> {
-    let accounts = accounts_for_rate(spec.rate).max(BENCH_ACCOUNTS);
+    let accounts = accounts_for_rate(spec.rate_max()).max(BENCH_ACCOUNTS);
     let wanted = TestnetSpec {
         validators: spec.validators,
         scheme: match spec.load {

@@ -176,6 +176,8 @@ fn cluster() -> Report {
         usage: vec![Some(Usage::default()), None],
         generator_cpu_cores: 0.1,
         died: vec![],
+        crashed: vec![],
+        memory: falconet_bench::memory::Memory::default(),
         costs: Costs::of(
             &Counts::default(),
             2,

@@ -35,6 +35,7 @@ pub(crate) use self::outcome::quantile_ms;
 pub use self::outcome::{Counters, INTERVALS_MAX, Interval, LoadOutcome};
 use crate::schedule::Schedule;
 use crate::supply::Supply;
+use crate::surge::Surge;
 
 /// Time between two looks at the schedule, when transactions are due all the time.
 const TICK: Duration = Duration::from_millis(1);
@@ -79,6 +80,8 @@ pub struct LoadSpec {
     pub chain_id: ChainId,
     /// Transactions a second, over all validators.
     pub rate: u64,
+    /// When more than that is sent.
+    pub surge: Option<Surge>,
     /// Time at the start that is not measured.
     pub warmup: Duration,
     /// Time that is measured; without one the load ends by [`Load::stop`].
@@ -107,6 +110,7 @@ impl LoadSpec {
             targets,
             chain_id,
             rate,
+            surge: None,
             warmup: Self::WARMUP,
             duration: None,
             drain: Self::DRAIN,
@@ -196,7 +200,10 @@ fn run(
     connect(&mut hub, stop)?;
 
     let mut core = Core::new(Settings {
-        schedule: Schedule::new(spec.rate),
+        schedule: match &spec.surge {
+            Some(surge) => Schedule::with_surge(spec.rate, surge),
+            None => Schedule::new(spec.rate),
+        },
         warmup_ns: nanos(spec.warmup),
         measured_ns: spec.duration.map(nanos),
         drain_ns: nanos(spec.drain),

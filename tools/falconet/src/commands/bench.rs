@@ -90,6 +90,13 @@ struct Cluster {
     /// Time before that, not measured
     #[arg(long, default_value = "2s", value_parser = output::parse_duration)]
     warmup: Duration,
+    /// Offer so many times the rate in the middle third of the measured time, and report how the
+    /// network came through it
+    #[arg(long, value_name = "FACTOR", conflicts_with = "sweep")]
+    surge: Option<f64>,
+    /// Kill so many validators at the start of the measured time
+    #[arg(long, value_name = "F", default_value_t = 0)]
+    crash: usize,
     /// Size of an opaque payload, bytes
     #[arg(long, value_name = "N", default_value_t = falconet_bench::supply::opaque::PAYLOAD_BYTES)]
     payload_bytes: usize,
@@ -136,6 +143,8 @@ impl Cluster {
             rate: self.rate,
             warmup: self.warmup,
             duration: self.duration,
+            surge: self.surge,
+            crash: self.crash,
             busy: if self.drop_busy {
                 BusyPolicy::Drop
             } else {
