@@ -1,6 +1,7 @@
 //! Whole histories: validators come, go and change their keys, under random faults.
 //! `FALCONET_SEEDS=N` runs N seeds, `FALCONET_SEED_FIRST=S` starts at S.
 
+use falconet_hotstuff::Misbehaviour;
 use falconet_tests::sim::campaign::{self, Campaign, Kind, Plan};
 
 /// Seeds that run without being asked for.
@@ -57,4 +58,21 @@ fn equal_seeds_give_equal_histories() {
         assert!(first.is_ok(), "seed {seed}: {first:?}");
         assert_eq!(first, campaign::run(&plan(), seed), "seed {seed}");
     }
+}
+
+/// What goes wrong and who comes and goes are entries of one list: a failing history is shrunk to
+/// those that matter, and the plan that is left fails in the same way.
+#[test]
+fn a_failing_history_is_shrunk() {
+    let plan = Plan {
+        flaw: Some(Misbehaviour::QuorumOfLastEpoch),
+        ..plan()
+    };
+    let shrunk = (1..=20).find_map(|seed| Some((seed, campaign::shrink(&plan, seed)?)));
+    let (seed, shrunk) = shrunk.expect("the flaw is found");
+    let (all, left) = shrunk.faults;
+    assert!(left < all, "{left} of {all} faults are left");
+    assert!(shrunk.plan.options().contains("--scenario epochs"));
+    let again = campaign::run(&shrunk.plan, seed).expect_err("it still fails");
+    assert_eq!(again, shrunk.violation);
 }

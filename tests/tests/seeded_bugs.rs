@@ -51,6 +51,14 @@ fn byzantine(kind: ActorKind) -> Plan {
     }
 }
 
+/// Validators come, go and change their keys.
+fn epochs() -> Plan {
+    Plan {
+        kind: Kind::Epochs,
+        ..Plan::default()
+    }
+}
+
 /// Twins that never stop.
 fn twins() -> Plan {
     Plan {
@@ -81,5 +89,8 @@ found! {
     a_commit_vote_after_a_timeout_is_found: CommitVoteAfterTimeout by random;
     a_commit_vote_without_a_lock_is_found: CommitVoteWithoutLock by random;
     a_record_that_is_written_after_the_send_is_found: LateRecord by random;
+    a_quorum_of_the_epoch_before_is_found: QuorumOfLastEpoch by epochs;
+    a_record_that_is_not_switched_with_the_epoch_is_found: RecordOfLastEpoch by epochs;
+    a_validator_that_keeps_its_seat_is_found: SeatOfLastEpoch by epochs;
     twins_find_a_commit_without_consecutive_rounds: CommitAcrossGaps by twins;
 }

@@ -25,10 +25,11 @@ use crate::certificates::Certificates;
 use crate::commit_votes::CommitVotes;
 use crate::core::{HotStuff, Pace};
 use crate::leading::NOTHING_ANNOUNCED;
+use crate::misbehaviour::Misbehaviour;
 use crate::pulls::Pulls;
 use crate::reputation::Reputation;
 use crate::serving::Peer;
-use crate::tally::{Timeouts, Votes};
+use crate::tally::Timeouts;
 use crate::tree::{Parent, Tree};
 
 impl HotStuff {
@@ -54,6 +55,11 @@ impl HotStuff {
             start,
             proof,
         } = next;
+        let stays = self.rules.misbehaving.by(Misbehaviour::SeatOfLastEpoch);
+        let me = match set.get(me) {
+            None if stays => self.config.me,
+            _ => me,
+        };
         let genesis = Qc::genesis(set.epoch(), set.genesis());
         self.rules.start_epoch(me, genesis.clone());
         if !self.silent_for_good {
@@ -67,7 +73,7 @@ impl HotStuff {
         self.tree = Tree::new(Parent::start(&start, set.len()), None);
         self.reputation = Reputation::fresh();
         self.certificates = Certificates::new(genesis);
-        self.votes = Votes::default();
+        self.votes = self.votes.after(&self.config.set);
         self.commit_votes = CommitVotes::default();
         self.timeouts = Timeouts::default();
         self.slots.clear();

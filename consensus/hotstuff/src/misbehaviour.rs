@@ -32,6 +32,12 @@ pub enum Misbehaviour {
     CommitVoteAfterTimeout,
     /// Votes to commit a block and does not lock it (against S6).
     CommitVoteWithoutLock,
+    /// Weighs a QC with the quorum of the epoch before (against N4).
+    QuorumOfLastEpoch,
+    /// Takes the rounds in which it voted and gave up along into the next epoch (against N6).
+    RecordOfLastEpoch,
+    /// Keeps its index when it has none in the next epoch (against N6).
+    SeatOfLastEpoch,
     /// Goes on when its own key signs elsewhere (against S5): one of two twins.
     Twin,
 }

@@ -54,7 +54,12 @@ impl SafetyRules {
         );
         let key_id = self.signer.key_id();
         self.me = me;
-        self.record = SafetyRecord::fresh(self.chain_id, key_id, genesis.clone());
+        let fresh = SafetyRecord::fresh(self.chain_id, key_id, genesis.clone());
+        let before = std::mem::replace(&mut self.record, fresh);
+        if self.misbehaving.by(Misbehaviour::RecordOfLastEpoch) {
+            self.record.last_voted_round = before.last_voted_round;
+            self.record.highest_timeout_round = before.highest_timeout_round;
+        }
         self.genesis = genesis;
         self.dirty = true;
     }

@@ -34,9 +34,20 @@ struct Slot {
 pub(crate) struct Votes {
     rounds: BTreeMap<Round, BTreeMap<ValidatorIndex, Slot>>,
     pub(crate) misbehaving: Misbehaving,
+    /// Weight of a quorum in the epoch before. Counts for nothing.
+    quorum_before: Option<u64>,
 }
 
 impl Votes {
+    /// No votes yet, in the epoch after that of `set`.
+    pub(crate) fn after(&self, set: &ValidatorSet) -> Self {
+        Self {
+            misbehaving: self.misbehaving,
+            quorum_before: Some(set.quorum_weight()),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn add(&mut self, vote: Vote) -> Added<Vote> {
         let round = self.rounds.entry(vote.round).or_default();
         match round.get_mut(&vote.voter) {
@@ -82,9 +93,11 @@ impl Votes {
         let (have, need) = if self.misbehaving.by(Misbehaviour::QuorumByHeads) {
             (same.len() as u64, set.len() as u64 * 2 / 3 + 1)
         } else {
+            let before = self.misbehaving.by(Misbehaviour::QuorumOfLastEpoch);
+            let before = self.quorum_before.filter(|_| before);
             (
                 set.weight_of(same.iter().map(|v| v.voter)),
-                set.quorum_weight(),
+                before.unwrap_or(set.quorum_weight()),
             )
         };
         if have < need {

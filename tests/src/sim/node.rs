@@ -193,6 +193,7 @@ impl Node {
         let height = result.height;
         self.turn(now, |live, context| {
             live.mempool(context, falconet_mempool::Input::Executed { height });
+            live.punish();
             live.feed_backlog(context);
             live.hotstuff(context, falconet_hotstuff::Input::PayloadChanged);
         });

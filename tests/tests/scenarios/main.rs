@@ -3,6 +3,7 @@
 //! simulator, in virtual time.
 
 mod data;
+mod epochs;
 mod liveness;
 mod safety;
 mod table;

@@ -186,6 +186,12 @@ impl Live {
         self.hotstuff(context, h);
     }
 
+    /// Leaders that the ledger has punished in this epoch are passed over.
+    pub(super) fn punish(&mut self) {
+        let epoch = self.info().start.epoch;
+        self.hotstuff.punish(self.reporter.offenders(epoch));
+    }
+
     pub(super) fn tick(&mut self, context: &mut Context<'_>) {
         self.mempool(context, falconet_mempool::Input::Tick);
         self.hotstuff(context, falconet_hotstuff::Input::Tick);

@@ -30,6 +30,7 @@ Examples:
   falconet sim --seed 4711 --replay                 twice, and both must be equal to the byte
   falconet sim --seeds 10000                        many runs on all cores
   falconet sim --seeds 2000 --nodes-byzantine 1:mutator --validators 4
+  falconet sim --scenario epochs --seeds 2000       histories: validators come, go, change keys
   falconet sim --scenario twins --depth 7           every scenario in which a twin leads
   falconet sim --scenario twins --depth 3 --leaders 4
   falconet sim --scenario twins --validators 7 --seeds 2000
@@ -39,10 +40,11 @@ every failing seed is shrunk (faults are taken away, one at a time, while it sti
 written to a file of its own with its log and the command that repeats it.
 
 Scenarios: random (faults, weights, silent validators, twins: all from the seed), calm (none of
-it), sustained-twins (two nodes with one key, in every run), twins (bare cores: all ways to split four
-validators, one of which runs twice, into groups for so many rounds; with seven validators, of which
-two run twice, a sample). Kinds of Byzantine validators: mutator, stale-leader, and those of
-`falconet testnet --byzantine`.
+it), sustained-twins (two nodes with one key, in every run), epochs (faults, and a validator set that
+changes: joins, leaves, new keys; with --nodes-byzantine also slashing), twins (bare cores: all ways
+to split four validators, one of which runs twice, into groups for so many rounds; with seven
+validators, of which two run twice, a sample). Kinds of Byzantine validators: mutator, stale-leader,
+and those of `falconet testnet --byzantine`.
 
 Exit codes: 0 everything held, 1 something did not, 2 called wrongly.")]
 pub struct Args {
@@ -297,7 +299,8 @@ fn summary(report: &Report, first: u64, cores: usize) -> String {
     format!(
         "{done} seeds from {first}: {held} held, {} failed; {:.0} s, {hourly:.0} seeds/hour, \
          {:.0} per core\n\
-         {} events, {} blocks, {} transactions, {} crashes, {} accusations, {} messages refused\n\
+         {} events, {} blocks, {} changes of epoch, {} transactions, {} crashes, {} accusations, \
+         {} messages refused\n\
          rounds to recover after the last fault: p50 {}, p99 {}, max {}; \
          until all was in order: p50 {} ms, p99 {} ms, max {} ms",
         report.failures.len(),
@@ -305,6 +308,7 @@ fn summary(report: &Report, first: u64, cores: usize) -> String {
         hourly / cores as f64,
         report.sum(|o| o.events),
         report.sum(|o| o.height),
+        report.sum(|o| o.epochs),
         report.sum(|o| o.acknowledged as u64),
         report.sum(|o| o.crashes),
         report.sum(|o| o.accusations as u64),
@@ -323,6 +327,12 @@ fn describe(scenario: &Scenario) -> String {
         "{} validators of weights {:?}",
         scenario.n, scenario.weights
     );
+    if scenario.has_epochs() {
+        text.push_str(&format!(
+            "; {} more may join; epochs of {} heights",
+            scenario.joiners, scenario.params.epoch_heights
+        ));
+    }
     for (what, who) in [
         ("silent", &scenario.silent),
         ("running twice", &scenario.twins),
@@ -345,12 +355,13 @@ fn describe(scenario: &Scenario) -> String {
 
 fn report(seed: u64, outcome: &Outcome) -> String {
     format!(
-        "seed {seed} holds: {} events, {} blocks, {} transactions, {} crashes, {} accusations, \
-         {} messages refused\n\
+        "seed {seed} holds: {} events, {} blocks, {} changes of epoch, {} transactions, {} crashes, \
+         {} accusations, {} messages refused\n\
          recovered {} rounds after the last fault; all in order after {} ms\n\
          log {}",
         outcome.events,
         outcome.height,
+        outcome.epochs,
         outcome.acknowledged,
         outcome.crashes,
         outcome.accusations,
