@@ -212,7 +212,10 @@ mod tests {
             let rate = &report.cases[&format!("block_{transfers}.transactions")];
             assert!(rate.series.median > 0.0);
         }
-        for (name, figure) in &report.cases {
+        // Other tests have threads of the same name as the one that writes the state.
+        let writers = |name: &&String| !name.contains("writer") && !name.ends_with("all");
+        for name in report.cases.keys().filter(writers) {
+            let figure = &report.cases[name];
             assert!(figure.series.median > 0.0, "{name}");
         }
     }

@@ -68,6 +68,7 @@ pub struct Ledger {
     /// Digest over the receipts of all blocks so far.
     results: Digest,
     verifier: Verifier,
+    scratch: execute::Scratch,
 }
 
 impl Ledger {
@@ -195,6 +196,7 @@ impl Ledger {
             height,
             results,
             verifier: Verifier::new(),
+            scratch: execute::Scratch::default(),
         };
         ledger.genesis_commitment = genesis_commitment.unwrap_or_else(|| ledger.commitment());
         Ok(ledger)
@@ -284,6 +286,7 @@ impl Application for Ledger {
                 before,
                 keys,
                 &mut self.verifier,
+                &mut self.scratch,
             )
         };
         let mut registry = effects.registry;

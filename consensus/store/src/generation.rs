@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
+use falconet_types::hashing::DigestState;
 use falconet_types::stake::RowId;
 use falconet_types::{AccountId, Digest, Height};
-use foldhash::fast::RandomState;
 
 use crate::places::Places;
 use crate::state::{ACCOUNT_BYTES_MAX, BlockRow, StateUpdate};
@@ -119,9 +119,8 @@ impl AccountRows {
 /// The newest row of each account.
 #[derive(Debug, Default)]
 pub(crate) struct NewestRows {
-    /// Where in `bytes`. Its hash has a random key: ids are hashes, but whoever makes accounts may
-    /// try many keys to choose some of their bits.
-    index: HashMap<AccountId, Row, RandomState>,
+    /// Where in `bytes`.
+    index: HashMap<AccountId, Row, DigestState>,
     bytes: Vec<u8>,
 }
 
