@@ -453,12 +453,13 @@ fn has_ended(pid: Pid) -> bool {
 
 /// Copies a validator's standard output to its log and reports the line that says it is ready.
 fn copy_output(index: usize, stdout: ChildStdout, mut log: File, ready: &Sender<(usize, String)>) {
-    let wanted = format!("validator {index} ready");
     for line in BufReader::new(stdout).lines() {
         let Ok(line) = line else { return };
         // A full disk must not stop the validator; its own log has the same fate.
         let _ = writeln!(log, "{line}");
-        if line.starts_with(&wanted) {
+        // The index is that of the present epoch; one that has left follows.
+        let is_node = line.starts_with("validator ") || line.starts_with("follower ");
+        if is_node && line.contains(" ready: ") {
             // The receiver is gone when nobody waits any more, and full when one says it again.
             let _ = ready.try_send((index, line));
         }

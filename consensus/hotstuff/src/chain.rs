@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use falconet_types::block::SignedHeader;
 use falconet_types::certificate::Qc;
+use falconet_types::ids::FOLLOWERS_MAX;
 use falconet_types::message::{BLOCKS_PER_ANSWER_MAX, GetBlocks, PeerMessage};
 use falconet_types::signing::Verified;
 use falconet_types::time::Now;
@@ -140,13 +141,16 @@ impl HotStuff {
         let attempt = walk.failures;
         walk.failures = walk.failures.saturating_add(1);
         // First whoever answered last, or the author; then voters of the certificate, two at a
-        // time; then everybody in turn.
+        // time; then everybody in turn: those outside the set too, among whom are, for a node that
+        // is behind by epochs, the validators of today.
         let author = self.config.set.leader(walk.target.round); // a guess
         let first = walk.source.unwrap_or(author);
         let voters = walk.target.votes.iter().map(|(voter, _)| *voter);
         let all = self.config.set.iter().map(|v| v.index);
         let mut order: Vec<ValidatorIndex> = Vec::new();
-        for peer in [first, author].into_iter().chain(voters).chain(all) {
+        let others = (0..FOLLOWERS_MAX).map(ValidatorIndex::of_follower);
+        let everybody = voters.chain(all).chain(others);
+        for peer in [first, author].into_iter().chain(everybody) {
             if self.peers[peer.at()].up && peer != self.config.me && !order.contains(&peer) {
                 order.push(peer);
             }

@@ -17,8 +17,10 @@
 //! among equals those with the fewest requests, in rotation. A peer that has nothing costs a
 //! time-out and is asked last for a while; so is one that sent another branch.
 
+use falconet_types::ids::FOLLOWERS_MAX;
 use falconet_types::message::{GetBatches, PeerMessage};
 use falconet_types::time::Now;
+use falconet_types::validators::VALIDATORS_MAX;
 use falconet_types::{Seq, ValidatorIndex};
 
 use crate::api::{Effect, OwnLaneState};
@@ -101,11 +103,17 @@ impl Fetch {
         Self {
             requests: Vec::with_capacity(REQUESTS_MAX),
             lanes: vec![LaneState::default(); validators],
-            demoted_until_us: vec![0; validators],
-            connected: vec![false; validators],
+            demoted_until_us: vec![0; VALIDATORS_MAX + FOLLOWERS_MAX],
+            connected: vec![false; VALIDATORS_MAX + FOLLOWERS_MAX],
             turn: 0,
             deadline_us: None,
         }
+    }
+
+    /// True if a peer was asked for batches of a lane.
+    pub(crate) fn is_asked(&self, peer: ValidatorIndex, lane: ValidatorIndex) -> bool {
+        let mut open = self.requests.iter();
+        open.any(|open| (open.peer, open.lane) == (peer, lane))
     }
 
     pub(crate) fn requests(&self) -> usize {
@@ -414,12 +422,7 @@ impl Mempool {
             .iter()
             .map(|validator| validator.index)
             .filter(|peer| *peer != self.config.me && fetch.connected[peer.at()])
-            .filter(|peer| {
-                !fetch
-                    .requests
-                    .iter()
-                    .any(|open| (open.peer, open.lane) == (*peer, lane))
-            })
+            .filter(|peer| !fetch.is_asked(*peer, lane))
             // Nobody but its owner can have what no watermark names.
             .filter(|peer| want.committed || rank(*peer) < 2)
             .min_by_key(|peer| {
@@ -435,6 +438,21 @@ impl Mempool {
                     load,
                     (peer.at() + n - fetch.turn % n) % n,
                 )
+            })
+            .or_else(|| want.committed.then(|| self.outsider(now, lane)).flatten())
+    }
+
+    /// Somebody outside the set who may have what is committed: for a node that is behind by
+    /// epochs, the validators of today are among them.
+    fn outsider(&self, now: Now, lane: ValidatorIndex) -> Option<ValidatorIndex> {
+        let fetch = &self.fetch;
+        (0..FOLLOWERS_MAX)
+            .map(ValidatorIndex::of_follower)
+            .filter(|peer| fetch.connected[peer.at()] && !fetch.is_asked(*peer, lane))
+            .filter(|peer| fetch.demoted_until_us[peer.at()] <= now.mono_us)
+            .min_by_key(|peer| {
+                let open = fetch.requests.iter().filter(|open| open.peer == *peer);
+                open.count()
             })
     }
 }

@@ -172,7 +172,9 @@ impl Mempool {
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
         let n = self.lanes.len();
         match input {
-            Input::Batch { from, batch } if from.at() < n => {
+            Input::Batch { from, batch }
+                if from.at() < n || self.fetch.is_asked(from, batch.header().lane) =>
+            {
                 self.receive(now, from, batch.into_inner(), out);
             }
             Input::Watermark { from, watermark } if from.at() < n && from != self.config.me => {
@@ -188,7 +190,11 @@ impl Mempool {
                     out.push(Effect::Send { to: peer, message });
                 }
             }
-            Input::PeerDown(peer) if peer.at() < n => self.fetch.peer_down(peer),
+            // One outside the set has no word here, but may be asked for what is committed.
+            Input::PeerUp(peer) if peer.follower_slot().is_some() => self.fetch.peer_up(peer),
+            Input::PeerDown(peer) if peer.at() < n || peer.follower_slot().is_some() => {
+                self.fetch.peer_down(peer);
+            }
             Input::Committed { header, parent_cut } => self.commit(now, header, &parent_cut),
             Input::Executed { height } => self.execute(now, height, out),
             // A peer that is not in the set has nothing to say here.

@@ -44,3 +44,42 @@ fn a_follower_fetches_what_is_committed_and_says_nothing() {
     assert!(watermarks(&out).is_empty() && sent_batches(&out, None).is_empty());
     assert_eq!(node.core.status().own_lane, OwnLaneState::Absent);
 }
+
+/// Behind by epochs: nobody of the set is there any more, but somebody who was not in it has the
+/// chain. What is committed is asked of it, what is not committed is not.
+#[test]
+fn what_is_committed_is_fetched_from_outside_the_set() {
+    let mut config = config(0, &set(4), params());
+    config.me = ValidatorIndex::NOBODY;
+    let recovered = Recovered {
+        cut: Cut::empty(4),
+        ..Recovered::default()
+    };
+    let core = Mempool::new(config, Box::new(FakeSigner(v(0))), recovered).expect("it starts");
+    let mut node = Single {
+        core,
+        now_us: 1_000_000,
+        cut: Cut::empty(4),
+        height: 0,
+    };
+    let outsider = ValidatorIndex::of_follower(3);
+    node.handle(Input::PeerUp(outsider));
+    let batches = chain(2, LaneTip::default(), 1, 3);
+    // Not asked for: not taken.
+    let out = node.batch(outsider.at(), &batches[0]);
+    assert!(out.is_empty(), "{out:?}");
+    let out = node.commit(&[(2, batches[2].tip())]);
+    assert_eq!(requests(&out), vec![(outsider.at(), 2, 1, 3)]);
+    for batch in batches.iter().rev() {
+        let out = node.batch(outsider.at(), batch);
+        if batch.header().seq == Seq(1) {
+            assert_eq!(delivered(&out), vec![(1, hashes(&batches))]);
+        }
+    }
+    // A member that comes goes first.
+    node.handle(Input::PeerUp(v(1)));
+    let more = chain(3, LaneTip::default(), 1, 2);
+    let out = node.commit(&[(3, more[1].tip())]);
+    assert_eq!(requests(&out), vec![(1, 3, 1, 2)]);
+    node.handle(Input::PeerDown(outsider));
+}

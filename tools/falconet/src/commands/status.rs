@@ -41,12 +41,20 @@ impl Args {
             Some(true) => "yes".to_owned(),
             _ => format!("NO: {}", text(&status, "not_signing_reason")),
         };
+        let validator = match status["follower"].as_bool() {
+            Some(true) => "none: it follows the chain".to_owned(),
+            _ => format!(
+                "{} {}",
+                text(&status, "validator"),
+                text(&status, "validator_name")
+            ),
+        };
         output::fields(&[
             (
                 "chain",
                 format!("{} {}", text(&status, "name"), text(&status, "chain_id")),
             ),
-            ("validator", text(&status, "validator")),
+            ("validator", validator),
             ("height", text(&status, "height")),
             (
                 "round",

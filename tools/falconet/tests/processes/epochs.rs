@@ -2,6 +2,7 @@
 //! four, seven, and another one; an offender is out, and a crash right at the end of an epoch is
 //! survived.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -14,12 +15,12 @@ use falconet_types::evidence::Evidence;
 use falconet_types::genesis::Params;
 use falconet_types::receipt::Outcome;
 use falconet_types::wire::Wire as _;
-use falconet_types::{AccountId, Digest, Epoch, Round, Scheme};
-use falconet_validator::config::StoreSection;
+use falconet_types::{AccountId, Digest, Epoch, KeyPair, Round, Scheme};
+use falconet_validator::config::{Config, HttpSection, StoqSection, StoreSection};
 use serde_json::Value;
 
-use crate::harness::{falconet, wait_for};
-use crate::network::Network;
+use crate::harness::{Running, falconet, free_ports, wait_for};
+use crate::network::{Network, local};
 
 fn status(network: &Network, i: usize) -> Value {
     network.get(i, "/v1/status").1
@@ -118,6 +119,49 @@ fn load(
     }
 }
 
+/// A node that knows genesis, whose validators are gone, and the HTTP address of one of today's: it
+/// fetches the proofs, and follows the whole chain from the first block.
+fn newcomer(network: &Network, present: usize) {
+    let home = network.dir().join("newcomer");
+    fs::create_dir(&home).unwrap();
+    let key = KeyPair::from_seed(Scheme::Falcon512, &[99; 32]);
+    keyfile::write(&home.join("validator.key"), &key).unwrap();
+    let [stoq, http] = free_ports();
+    let config = Config {
+        stoq: StoqSection::new(local(stoq)),
+        http: HttpSection {
+            listen: local(http),
+        },
+        peers: BTreeMap::new(),
+        ..network.config(0)
+    };
+    fs::write(home.join("config.toml"), config.to_string()).unwrap();
+    let url = network.url(present);
+    let proofs = "validators proofs --genesis ../genesis.json --data data --http";
+    let words: Vec<&str> = proofs.split(' ').chain([url.as_str()]).collect();
+    let said = falconet(&home, &words).ok();
+    assert!(said.contains(": 1 validators"), "{said}");
+    let running = Running::start(&home, "config.toml");
+    assert!(running.ready.starts_with("follower "), "{}", running.ready);
+    let height = status(network, present)["height"].as_u64().unwrap();
+    let its = |path: &str| -> Option<Value> {
+        let mut answer = ureq::get(format!("http://{}{path}", local(http)))
+            .call()
+            .ok()?;
+        serde_json::from_slice(&answer.body_mut().read_to_vec().ok()?).ok()
+    };
+    wait_for("the newcomer to execute what the others have", || {
+        (its("/v1/status")?["executed_height"].as_u64()? >= height).then_some(())
+    });
+    let path = format!("/v1/blocks/{height}");
+    assert_eq!(
+        its(&path).unwrap()["state_commitment"],
+        network.get(present, &path).1["state_commitment"]
+    );
+    assert!(its("/v1/blocks/1").is_some(), "from the first block on");
+    running.stop();
+}
+
 #[test]
 fn one_validator_becomes_four_and_seven_and_another_one_under_load() {
     let params = Params {
@@ -212,6 +256,7 @@ fn one_validator_becomes_four_and_seven_and_another_one_under_load() {
         // Nobody of the first is needed any more, neither for blocks nor by clients.
         (0..6).for_each(|i| network.kill(i));
         progress("the others went");
+        newcomer(&network, 6);
         drop(ends);
     });
     network.stop();

@@ -1,5 +1,6 @@
 //! `falconet validators join` and `leave`: stake in and out, and the wait for the epoch's end.
 
+use std::fs;
 use std::net::SocketAddrV6;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,18 +8,26 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::Subcommand;
+use falconet_crypto::falcon::Verifier;
 use falconet_crypto::keyfile;
 use falconet_types::ValidatorId;
+use falconet_types::epoch::EpochProof;
+use falconet_types::genesis::Genesis;
+use falconet_types::signing::Verified;
 use falconet_types::stake::Stake;
 use falconet_types::transaction::Body;
 use falconet_types::validators::{is_name, is_plain};
+use falconet_types::wire::Wire as _;
 use falconet_validator::config::Config;
+use falconet_validator::epochs::Epochs;
 use serde_json::Value;
 
 use super::rows;
 use crate::commands::tx::send::Common;
-use crate::http::{Node, text};
+use crate::http::{Node, NodeArgs, Refused, text};
 use crate::output;
 
 /// Time between two looks at the validators.
@@ -28,6 +37,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 pub enum Command {
     Join(Join),
     Leave(Leave),
+    Proofs(Proofs),
 }
 
 /// Make a node a validator: bond stake to its key and wait until it is in the set
@@ -71,11 +81,32 @@ pub struct Leave {
     common: Common,
 }
 
+/// Fetch and verify the proofs of all epochs, for a node to start with
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  falconet validators proofs --genesis genesis.json --data data --http http://[2001:db8::9]:26700
+
+Each proof is checked with the validators that the one before it has proven, from genesis on: the
+node that is asked need not be trusted. A node that starts with the data directory finds the validators
+of the newest epoch, also when nobody of genesis is left.")]
+pub struct Proofs {
+    /// Genesis document of the chain
+    #[arg(long, value_name = "FILE")]
+    genesis: PathBuf,
+    /// Data directory of the node, which must not be running
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
 impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Join(args) => args.run(),
             Self::Leave(args) => args.run(),
+            Self::Proofs(args) => args.run(),
         }
     }
 }
@@ -156,6 +187,49 @@ impl Leave {
             !rows(answer, "members").any(|row| row["validator"] == id.as_str())
         })?;
         say(quiet, &format!("{which} is no validator in epoch {epoch}"));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Proofs {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let genesis = Genesis::load(&self.genesis)?;
+        fs::create_dir_all(&self.data)
+            .with_context(|| format!("cannot create {}", self.data.display()))?;
+        let epochs = Epochs::open(&self.data, &genesis)?;
+        let node = self.node.connect()?;
+        let mut verifier = Verifier::new();
+        loop {
+            let newest = epochs.newest_known();
+            let epoch = newest.start.epoch;
+            let answer = match node.get(&format!("/v1/epochs/{epoch}/proof")) {
+                Ok(answer) => answer,
+                Err(error) => match error.downcast_ref::<Refused>() {
+                    Some(refused) if refused.code == "epoch_not_over" => break,
+                    _ => return Err(error),
+                },
+            };
+            let wrong = || format!("the proof of epoch {epoch} from this node");
+            let bytes = BASE64
+                .decode(answer["proof"].as_str().unwrap_or_default())
+                .with_context(wrong)?;
+            let proof = EpochProof::from_bytes(&bytes).with_context(wrong)?;
+            proof
+                .verify(genesis.chain_id(), &genesis.params, &newest, &mut verifier)
+                .with_context(wrong)?;
+            // Just checked.
+            anyhow::ensure!(
+                epochs.learn(&Verified::trusted(proof))?,
+                "epoch {epoch} is over already"
+            );
+        }
+        let newest = epochs.newest_known();
+        output::line(format_args!(
+            "epoch {} from height {}: {} validators",
+            newest.start.epoch,
+            newest.start.height,
+            newest.set.len()
+        ))?;
         Ok(ExitCode::SUCCESS)
     }
 }
