@@ -77,7 +77,7 @@ impl Mempool {
         }
         let worth = BLOCK_BYTES_WORTH.min(full / 4);
         let rate = self.growth.bytes_per_s();
-        pacing::interval_us(least_us, BLOCK_STRETCH_MAX, rate, worth)
+        pacing::interval_us(least_us, BLOCK_STRETCH_MAX, rate, worth, self.own.busy)
     }
 
     /// The availability rule (D4): whether this node may vote for a block with `cut` on a parent with

@@ -35,6 +35,10 @@ pub const BATCH_FULL_TARGETS: u64 = 4;
 pub const BLOCK_STRETCH_MAX: u64 = 6;
 /// Payload that makes a block worth its signatures, bytes.
 pub const BLOCK_BYTES_WORTH: u64 = 2 << 20;
+/// Up to this busy part of the machine's time, per mille, intervals do not stretch.
+pub const BUSY_FROM: u64 = 800;
+/// From this on they stretch as far as the load says.
+pub const BUSY_TO: u64 = 950;
 /// Rates of bytes are averaged over about so long, microseconds: several intervals, and less than
 /// anybody waits for.
 pub const METER_WINDOW_US: u64 = 200_000;

@@ -162,6 +162,12 @@ impl Mempool {
         }
     }
 
+    /// Says how busy the machine is: the busy part of its time of late, per mille. While there is
+    /// time to spare, batches and blocks are smaller and sooner.
+    pub fn machine_busy(&mut self, per_mille: u64) {
+        self.own.busy = per_mille.min(1_000);
+    }
+
     /// Says of a lane whether batches from its owner have arrived and wait to be verified. These
     /// are not asked for elsewhere as long.
     pub fn arriving(&mut self, lane: ValidatorIndex, arriving: bool) {

@@ -60,6 +60,8 @@ pub(crate) struct OwnLane {
     interval_us: u64,
     /// What is admitted.
     filling: Meter,
+    /// Busy part of the machine's time, per mille.
+    pub(crate) busy: u64,
     /// Sealed by this process and not executed yet, oldest first.
     unexecuted: VecDeque<Sealed>,
     /// How many of them are not committed.
@@ -93,6 +95,7 @@ impl OwnLane {
             last_seal_us: None,
             interval_us,
             filling: Meter::default(),
+            busy: 1_000,
             unexecuted: VecDeque::new(),
             uncommitted: 0,
             latency_us: LATENCY_US_DEFAULT,
@@ -286,6 +289,7 @@ impl OwnLane {
             SEAL_STRETCH_MAX,
             self.filling.bytes_per_s(),
             self.batch_bytes_target,
+            self.busy,
         );
         let at_us = now.mono_us;
         self.unexecuted.push_back(Sealed { seq, at_us, bytes });

@@ -19,6 +19,11 @@
 //! at which latency jumps. What is worth it are 2 MiB for a block: some 1,500 transfers, beside
 //! whose verification and execution the signatures of a round are a tenth.
 //!
+//! A machine with time to spare may as well sign: the load counts in proportion to how busy the
+//! machine is, from nothing at [`BUSY_FROM`] to all of it at [`BUSY_TO`]. The feedback is negative
+//! (longer intervals make the machine less busy) and slow beside the interval, so it settles where
+//! what is spared is spent on latency. Who does not know counts as busy.
+//!
 //! **The window.** What is sealed and not executed yet is bounded by a window: what is executed in
 //! the time allowed at the best rate of the last seconds, as in BBR,
 //!
@@ -37,8 +42,8 @@
 use falconet_types::time::Now;
 
 use crate::limits::{
-    EXTREME_WINDOW_US, INTAKE_LATENCY_US, METER_STEP_US, METER_WINDOW_US, PENDING_BYTES_MAX,
-    PENDING_BYTES_MIN, RATE_SAMPLE_US,
+    BUSY_FROM, BUSY_TO, EXTREME_WINDOW_US, INTAKE_LATENCY_US, METER_STEP_US, METER_WINDOW_US,
+    PENDING_BYTES_MAX, PENDING_BYTES_MIN, RATE_SAMPLE_US,
 };
 
 /// Commit and execution latency assumed before the first own batch has told, microseconds.
@@ -76,12 +81,21 @@ impl Meter {
     }
 }
 
-/// The interval under load, in the unit of `least_us`; see the module's text for the law.
-pub(crate) fn interval_us(least_us: u64, stretch_max: u64, bytes_per_s: u64, worth: u64) -> u64 {
+/// The interval under load; `busy` is the busy part of the machine's time, per mille. See the
+/// module's text for the law.
+pub(crate) fn interval_us(
+    least_us: u64,
+    stretch_max: u64,
+    bytes_per_s: u64,
+    worth: u64,
+    busy: u64,
+) -> u64 {
     let longest_us = least_us.saturating_mul(stretch_max);
     let gathered = u128::from(bytes_per_s) * u128::from(longest_us) / 1_000_000;
     let worth = u128::from(worth.max(1));
-    let more = u128::from(longest_us - least_us) * gathered.min(worth) / worth;
+    let counts = u128::from(busy.clamp(BUSY_FROM, BUSY_TO) - BUSY_FROM);
+    let more = u128::from(longest_us - least_us) * gathered.min(worth) / worth * counts
+        / u128::from(BUSY_TO - BUSY_FROM);
     least_us + u64::try_from(more).expect("at most the difference")
 }
 
@@ -204,7 +218,7 @@ mod tests {
 
     #[test]
     fn an_idle_interval_is_the_least_and_a_busy_one_the_longest() {
-        let interval = |rate| interval_us(5_000, 8, rate, 1 << 20);
+        let interval = |rate| interval_us(5_000, 8, rate, 1 << 20, 1_000);
         assert_eq!(interval(0), 5_000);
         assert_eq!(interval(u64::MAX), 40_000);
         // Half of what is worth it in the longest interval: half of the way.
@@ -212,10 +226,18 @@ mod tests {
         let steps: Vec<u64> = (0..60).map(|i| interval(i << 19)).collect();
         assert!(steps.is_sorted());
         assert_eq!(
-            interval_us(0, 8, 1 << 30, 1),
+            interval_us(0, 8, 1 << 30, 1, 1_000),
             0,
             "nothing stretches to nothing"
         );
+    }
+
+    #[test]
+    fn a_machine_with_time_to_spare_does_not_wait() {
+        let interval = |busy| interval_us(5_000, 8, 1 << 30, 1 << 20, busy);
+        assert_eq!([0, 500, BUSY_FROM].map(interval), [5_000; 3]);
+        assert_eq!([BUSY_TO, 1_000].map(interval), [40_000; 2]);
+        assert_eq!(interval((BUSY_FROM + BUSY_TO) / 2), 22_500);
     }
 
     #[test]

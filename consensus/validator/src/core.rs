@@ -21,6 +21,7 @@ use falconet_types::signing::Verified;
 use falconet_types::time::Now;
 use falconet_types::{Digest, Height, ValidatorIndex, block};
 
+use crate::busy::BusyMeter;
 use crate::byzantine::Bent;
 use crate::chain::Chain;
 use crate::clients::ClientTable;
@@ -71,6 +72,8 @@ pub struct Core {
     pub reserved: Vec<Reserved>,
     /// Batches on their way here.
     pub arrivals: Arc<Arrivals>,
+    /// How busy the machine is.
+    pub busy: BusyMeter,
     /// Verdicts for batches sealed here.
     pub verdicts: Arc<VerdictTable>,
     /// Where the condition is published.
@@ -219,6 +222,8 @@ impl Core {
         let start = Instant::now();
         let now = self.clock.now();
         let admitted = self.mempool.counters().admitted;
+        let busy = self.busy.look(now.mono_us);
+        self.mempool.machine_busy(busy);
         for validator in self.chain.set().iter() {
             let arriving = self.arrivals.any(validator.index);
             self.mempool.arriving(validator.index, arriving);

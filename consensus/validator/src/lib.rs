@@ -19,7 +19,7 @@
 //! | [`pipeline`] | what the stages hand to each other, and the bounds of their queues |
 //! | [`peers`], [`inbound`], [`outbound`] | between the transport and the stages |
 //! | [`verify`], [`room`], [`door`], [`verdicts`] | signatures, and what comes before them |
-//! | [`core`] | HotStuff and mempool in one loop |
+//! | [`core`], [`busy`] | HotStuff and mempool in one loop; how busy the machine is |
 //! | [`byzantine`] | test networks only: a validator that breaks the protocol |
 //! | [`log`] | group commit: record, fsync, send |
 //! | [`execute`], [`clients`] | the ledger and its receipts |
@@ -29,6 +29,7 @@
 //! | [`http`], [`status`], [`metrics`] | what people and programs see |
 //! | [`notify`] | what the service manager hears |
 
+pub mod busy;
 pub mod byzantine;
 pub mod catchup;
 pub mod chain;

@@ -12,6 +12,7 @@ use falconet_hotstuff::HotStuff;
 use falconet_mempool::Mempool;
 use tokio::sync::watch;
 
+use crate::busy::BusyMeter;
 use crate::byzantine::{Bent, Danger};
 use crate::catchup::{CATCHUP_QUEUE_MAX, CatchupInput, CatchupThread};
 use crate::chain::Chain;
@@ -193,6 +194,7 @@ impl Assembly<'_> {
             room: Arc::clone(&room),
             reserved: Vec::new(),
             arrivals: Arc::clone(&arrivals),
+            busy: BusyMeter::default(),
             verdicts: Arc::clone(&verdicts),
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
