@@ -16,10 +16,14 @@ pub const PENDING_PER_SENDER_MAX: u32 = falconet_types::transaction::NONCE_WINDO
 /// Time from sealing to execution for which a lane may have batches on their way, microseconds,
 /// where the path itself does not take longer.
 pub const INTAKE_LATENCY_US: u64 = 400_000;
-/// The rate of execution is sampled over so long, microseconds: some blocks.
-pub const RATE_SAMPLE_US: u64 = 250_000;
-/// The best rate and the least latency of the last one to two of these count, microseconds.
-pub const EXTREME_WINDOW_US: u64 = 5_000_000;
+/// The rate of execution is sampled over so long, microseconds: long enough that what piled up in a
+/// stall and is executed at once makes no rate.
+pub const RATE_SAMPLE_US: u64 = 500_000;
+/// The best rate of the last one to two of these counts, microseconds.
+pub const BEST_RATE_WINDOW_US: u64 = 5_000_000;
+/// The least latency of the last one to two of these counts, microseconds: longer, so that the
+/// queues of an overload are not taken for the path.
+pub const LEAST_LATENCY_WINDOW_US: u64 = 60_000_000;
 /// Ids of admitted transactions that are remembered to refuse duplicates; the oldest is
 /// forgotten first.
 pub const RECENT_IDS_MAX: usize = 1 << 18;

@@ -28,7 +28,7 @@
 //! the time allowed at the best rate of the last seconds, as in BBR,
 //!
 //! ```text
-//! allowed = max(INTAKE_LATENCY_US, 2 × least latency, while the window was half empty)
+//! allowed = max(INTAKE_LATENCY_US, 2 × least latency, while the window was mostly empty)
 //! window  = best rate × allowed
 //! ```
 //!
@@ -42,8 +42,8 @@
 use falconet_types::time::Now;
 
 use crate::limits::{
-    BUSY_FROM, BUSY_TO, EXTREME_WINDOW_US, INTAKE_LATENCY_US, METER_STEP_US, METER_WINDOW_US,
-    PENDING_BYTES_MAX, PENDING_BYTES_MIN, RATE_SAMPLE_US,
+    BEST_RATE_WINDOW_US, BUSY_FROM, BUSY_TO, INTAKE_LATENCY_US, LEAST_LATENCY_WINDOW_US,
+    METER_STEP_US, METER_WINDOW_US, PENDING_BYTES_MAX, PENDING_BYTES_MIN, RATE_SAMPLE_US,
 };
 
 /// Commit and execution latency assumed before the first own batch has told, microseconds.
@@ -99,19 +99,21 @@ pub(crate) fn interval_us(
     least_us + u64::try_from(more).expect("at most the difference")
 }
 
-/// The best of the values seen in the last one to two [`EXTREME_WINDOW_US`].
+/// The best of the values seen in the last one to two windows of time.
 #[derive(Debug)]
 struct Extreme {
     better: fn(u64, u64) -> u64,
+    window_us: u64,
     now: Option<u64>,
     before: Option<u64>,
     since_us: u64,
 }
 
 impl Extreme {
-    fn new(better: fn(u64, u64) -> u64) -> Self {
+    fn new(window_us: u64, better: fn(u64, u64) -> u64) -> Self {
         Self {
             better,
+            window_us,
             now: None,
             before: None,
             since_us: 0,
@@ -119,7 +121,7 @@ impl Extreme {
     }
 
     fn see(&mut self, now: Now, value: u64) {
-        if now.mono_us.saturating_sub(self.since_us) >= EXTREME_WINDOW_US {
+        if now.mono_us.saturating_sub(self.since_us) >= self.window_us {
             // What was seen before a silence longer than the window is too old as well.
             self.before = self.now.take();
             self.since_us = now.mono_us;
@@ -157,8 +159,8 @@ impl Window {
             most,
             sampled: 0,
             since_us: None,
-            best_rate: Extreme::new(u64::max),
-            least_latency: Extreme::new(u64::min),
+            best_rate: Extreme::new(BEST_RATE_WINDOW_US, u64::max),
+            least_latency: Extreme::new(LEAST_LATENCY_WINDOW_US, u64::min),
             latency_us: LATENCY_US_DEFAULT,
         }
     }
@@ -184,7 +186,7 @@ impl Window {
     /// A batch of `bytes` was executed, `took_us` after it was sealed; `left` are on their way.
     pub(crate) fn executed(&mut self, now: Now, took_us: u64, bytes: u64, left: u64) {
         self.latency_us = (self.latency_us * 7 + took_us) / 8;
-        if left.saturating_add(bytes) <= self.bytes / 2 {
+        if left.saturating_add(bytes) <= self.bytes / 4 {
             self.least_latency.see(now, took_us);
         }
         self.sampled = self.sampled.saturating_add(bytes);
