@@ -148,10 +148,30 @@ fn logs() {
         .try_init();
 }
 
+/// Every optional rule of consensus.
+fn all_flags() -> Params {
+    Params {
+        optimistic_proposals: true,
+        commit_votes: true,
+        leader_reputation: true,
+        ..Params::default()
+    }
+}
+
 #[test]
 fn transfers_commit_and_a_proof_convinces() {
+    commit_and_prove(Params::default());
+}
+
+/// What commit votes make final is proven by the blocks after it, to whoever asks.
+#[test]
+fn transfers_commit_by_votes_and_a_proof_convinces() {
+    commit_and_prove(all_flags());
+}
+
+fn commit_and_prove(params: Params) {
     logs();
-    let mut network = Network::create(4);
+    let mut network = Network::with(4, params);
     (0..4).for_each(|i| network.start(i));
     let mut wallet = Wallet::new(rich(), network.genesis.chain_id(), 1);
     let to = KeyPair::from_seed(Scheme::Falcon512, &[8; 32])
@@ -185,8 +205,17 @@ fn transfers_commit_and_a_proof_convinces() {
 
 #[test]
 fn three_of_four_commit_and_the_fourth_catches_up() {
+    catch_up(Params::default());
+}
+
+#[test]
+fn with_all_flags_three_of_four_commit_and_the_fourth_catches_up() {
+    catch_up(all_flags());
+}
+
+fn catch_up(params: Params) {
     logs();
-    let mut network = Network::create(4);
+    let mut network = Network::with(4, params);
     (0..3).for_each(|i| network.start(i));
     let mut wallet = Wallet::new(rich(), network.genesis.chain_id(), 1);
     let to = KeyPair::from_seed(Scheme::Falcon512, &[8; 32])
