@@ -2,7 +2,7 @@
 //! malformed ones. Needs root.
 //!
 //! ```text
-//! cargo run --release -p falconet-ebpf --example cost
+//! cargo run --release -p falconet-ebpf --example filter_cost
 //! ```
 
 use falconet_ebpf::dry::DryRun;
