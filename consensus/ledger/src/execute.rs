@@ -80,11 +80,10 @@ pub(crate) fn execute(
             credit(&mut writes, owner, amount);
         }
     }
-    let (changes, keys) = writes.into_sorted();
     Effects {
         receipts,
-        changes,
-        keys,
+        changes: writes.sort(),
+        keys: writes.keys,
         burned,
         registry: stakes.registry,
     }
@@ -426,9 +425,8 @@ impl<'a> Writes<'a> {
         &mut touched.account
     }
 
-    /// The accounts that were written by ascending id, and the keys that were registered.
-    #[allow(clippy::type_complexity, reason = "the two lists of `Effects`")]
-    fn into_sorted(self) -> (Vec<(AccountId, Account)>, Vec<(AccountId, PublicKey)>) {
+    /// The accounts that were written, by ascending id.
+    fn sort(&mut self) -> Vec<(AccountId, Account)> {
         let accounts = &*self.accounts;
         let at = |i: u32| &accounts[i as usize];
         let written = (0u32..).zip(accounts).filter(|(_, t)| t.written);
@@ -440,6 +438,6 @@ impl<'a> Writes<'a> {
             a.cmp(b).then_with(same_prefix)
         });
         let changes = self.order.iter().map(|(_, i)| (at(*i).id, at(*i).account));
-        (changes.collect(), self.keys)
+        changes.collect()
     }
 }

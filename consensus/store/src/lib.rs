@@ -29,6 +29,7 @@ mod places;
 mod prune;
 mod reader;
 mod record;
+mod replace;
 mod scan;
 mod segment;
 mod snapshot;
@@ -50,6 +51,7 @@ pub use open::Store;
 pub use prune::{CARRY_BYTES_MAX, Pruned};
 pub use reader::{CommitProof, Reader};
 pub use record::{Committed, RECORD_BYTES_MAX, Record};
+pub use replace::replace;
 pub use snapshot::{
     SNAPSHOT_BUCKETS, SNAPSHOT_HEAD_BYTES_MAX, SnapshotFile, SnapshotWriter, delete_snapshot,
     snapshots_in,

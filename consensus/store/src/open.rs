@@ -1,7 +1,7 @@
 //! Opening a data directory: whose it is, who has it, what its log holds.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,8 +18,9 @@ use crate::index::{Entry, Index, decode_table};
 use crate::log::{Active, LogWriter};
 use crate::reader::{Reader, Shared};
 use crate::record::{Committed, Kind};
+use crate::replace::replace;
 use crate::scan::scan;
-use crate::segment::{SEGMENT_HEADER_LEN, Segment, number_of, sync_dir};
+use crate::segment::{SEGMENT_HEADER_LEN, Segment, number_of};
 use crate::state::StateDb;
 
 const META_MAGIC: &[u8; 8] = b"FALCDATA";
@@ -201,20 +202,8 @@ fn create(dir: &Path, log_dir: &Path, config: &StoreConfig) -> Result<(), StoreE
         .map_err(|e| StoreError::io("create", log_dir, e))?;
     Segment::create(log_dir, config.chain_id, 1, 0, config.segment_bytes)?;
     let path = dir.join("META");
-    let temporary = dir.join("META.tmp");
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&encode_meta(config.chain_id, config.key_id))?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)
-    };
-    write().map_err(|e| StoreError::io("write", &path, e))?;
-    sync_dir(dir)
+    replace(&path, &encode_meta(config.chain_id, config.key_id))
+        .map_err(|e| StoreError::io("write", &path, e))
 }
 
 /// The segment that goes on being written.

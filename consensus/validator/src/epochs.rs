@@ -6,9 +6,8 @@
 //! holds of an epoch, its validators are known at the next start. A crash before that leaves an
 //! epoch that is over and executed; the proof is then made again from the log.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -274,26 +273,7 @@ impl Epochs {
     pub fn persist(&self, proof: &EpochProof) -> Result<(), EpochsError> {
         let _writing = self.writing.lock();
         let path = path_of(&self.dir, proof.epoch());
-        let temporary = path.with_extension("tmp");
-        let write = || -> io::Result<()> {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.dir)?;
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&temporary)?;
-            file.write_all(&proof.to_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.dir)?.sync_all()?;
-            // The directory itself may be new.
-            File::open(self.dir.parent().expect("it is in the data directory"))?.sync_all()
-        };
-        write().map_err(|source| EpochsError::Io {
+        falconet_store::replace(&path, &proof.to_bytes()).map_err(|source| EpochsError::Io {
             what: "write",
             path,
             source,

@@ -4,9 +4,8 @@
 //! One file a validator and epoch, `evidence/<epoch>-<index>` in the data directory, written when
 //! it is found and deleted when the ledger has punished it or no longer would.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use falconet_crypto::falcon::Verifier;
@@ -59,7 +58,10 @@ impl Shelf {
     /// depends on it.
     pub fn change(&self, change: &Change) {
         let done = match change {
-            Change::Keep(evidence) => self.keep(evidence),
+            Change::Keep(evidence) => {
+                let path = self.path(evidence.epoch(), evidence.offender());
+                falconet_store::replace(&path, &evidence.to_bytes())
+            }
             Change::Drop(epoch, offender) => match fs::remove_file(self.path(*epoch, *offender)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 done => done,
@@ -69,25 +71,6 @@ impl Shelf {
             let dir = self.dir.display();
             tracing::warn!(%dir, %error, "evidence is not kept on disk");
         }
-    }
-
-    fn keep(&self, evidence: &Evidence) -> io::Result<()> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir)?;
-        let path = self.path(evidence.epoch(), evidence.offender());
-        let temporary = path.with_extension("tmp");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&evidence.to_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(&self.dir)?.sync_all()
     }
 
     fn path(&self, epoch: Epoch, offender: ValidatorIndex) -> PathBuf {

@@ -1,8 +1,10 @@
 //! Shared by tests, benchmarks, examples and fuzz targets: the oracles and a forger.
 //!
 //! Nothing here uses the crate's own arithmetic, so that a mistake there cannot hide.
-// Each program that includes this file uses another part of it.
-#![allow(dead_code)]
+#![allow(
+    dead_code,
+    reason = "each program that includes this file uses another part of it"
+)]
 
 pub mod agree;
 pub mod encode;

@@ -7,7 +7,7 @@
 //! ```
 
 use std::fs::{DirBuilder, File};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
@@ -180,11 +180,7 @@ impl Incoming {
                 .mode(0o700)
                 .create(&self.dir)?;
             let chunks = File::create(self.dir.join("chunks"))?;
-            let temporary = self.dir.join("manifest.tmp");
-            let mut file = File::create(&temporary)?;
-            file.write_all(&manifest.to_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(temporary, self.dir.join("manifest"))?;
+            falconet_store::replace(&self.dir.join("manifest"), &manifest.to_bytes())?;
             Ok(chunks)
         };
         let chunks = write().map_err(|e| self.error("write", "manifest", e))?;
