@@ -78,6 +78,15 @@ impl Usage {
     }
 }
 
+/// Validators, the last ones, that broke the protocol on purpose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Byzantine {
+    /// How, as `falconet run --danger-byzantine` calls it.
+    pub kind: String,
+    /// How many.
+    pub count: usize,
+}
+
 /// What was run, beside what came out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
@@ -101,6 +110,8 @@ pub struct Subject {
     pub died: Vec<usize>,
     /// Validators that were killed on purpose.
     pub crashed: Vec<usize>,
+    /// Validators that broke the protocol on purpose; they are in none of the other lists.
+    pub byzantine: Option<Byzantine>,
     /// Memory in the course of the run.
     pub memory: Memory,
     /// What a transaction cost, where the validators told.
@@ -189,6 +200,9 @@ pub struct Report {
     /// Validators that were killed on purpose, at the start of the measured time.
     #[serde(default)]
     pub crashed: Vec<usize>,
+    /// The last validators broke the protocol on purpose; load and checks kept to the others.
+    #[serde(default)]
+    pub byzantine: Option<Byzantine>,
     /// Memory in the course of the run.
     #[serde(default)]
     pub memory: Memory,
@@ -248,6 +262,7 @@ impl Report {
             generator_cpu_cores: subject.generator_cpu_cores,
             died: subject.died,
             crashed: subject.crashed,
+            byzantine: subject.byzantine,
             memory: subject.memory,
             surge: None,
             environment,
@@ -388,6 +403,9 @@ impl fmt::Display for Report {
         if !self.crashed.is_empty() {
             row(f, "killed on purpose", format!("{:?}", self.crashed))?;
         }
+        if let Some(Byzantine { kind, count }) = &self.byzantine {
+            row(f, "Byzantine", format!("{count} x {kind}"))?;
+        }
         row(f, "states agree", yes(self.roots_agree))?;
         row(f, "fsync", yes(self.fsync))?;
         if !self.params.is_empty() {
@@ -485,6 +503,7 @@ mod tests {
             generator_cpu_cores: 0.2,
             died: vec![1],
             crashed: vec![],
+            byzantine: None,
             memory: crate::memory::Memory::default(),
             costs: Costs::of(&Default::default(), 1_000, 5.0, &Default::default()),
             noise: Noise::default(),

@@ -17,7 +17,7 @@ use rustix::fs::FlockOperation;
 
 use crate::accounts::{AccountsError, accounts_for_rate};
 use crate::cluster::{
-    ClusterError, Exit, Running, StartOptions, Testnet, TestnetError, TestnetSpec,
+    ClusterError, Exit, Running, StartOptions, Testnet, TestnetError, TestnetSpec, check_roots,
 };
 use crate::costs::{Costs, Counts};
 use crate::environment::{Environment, NoiseMeter};
@@ -27,7 +27,7 @@ use crate::machine::cache_dir;
 use crate::memory::MemoryMeter;
 use crate::process::{ProcessStats, ThreadTimes};
 use crate::progress::{OnProgress, Progress};
-use crate::report::{Report, Subject, Usage};
+use crate::report::{Byzantine, Report, Subject, Usage};
 use crate::supply::presigned::{FIRST_NONCE, Presigned, PresignedError, TransferPlan};
 use crate::supply::{Supply, opaque};
 use crate::surge::{Surge, SurgeReport};
@@ -127,6 +127,14 @@ pub enum BenchError {
         /// Of how many.
         validators: usize,
     },
+    /// Nobody would be left.
+    #[error("{byzantine} of {validators} validators are to be Byzantine; leave some")]
+    Byzantine {
+        /// How many are to be Byzantine.
+        byzantine: usize,
+        /// Of how many.
+        validators: usize,
+    },
     /// Nothing would be measured.
     #[error("a rate of 0 or a duration of 0 measures nothing; give --rate and --duration")]
     Nothing,
@@ -170,6 +178,10 @@ pub struct ClusterBench {
     pub surge: Option<f64>,
     /// Validators, the last ones, that are killed at the start of the measured time.
     pub crash: usize,
+    /// They are killed at the start of the load, so that what is measured is life without them.
+    pub crash_early: bool,
+    /// Validators, the last ones, that break the protocol. Load and checks keep to the others.
+    pub byzantine: Option<Byzantine>,
     /// What to do when a validator is busy.
     pub busy: BusyPolicy,
     /// Size of opaque payloads, bytes.
@@ -196,6 +208,8 @@ impl ClusterBench {
             duration: Duration::from_secs(20),
             surge: None,
             crash: 0,
+            crash_early: false,
+            byzantine: None,
             busy: BusyPolicy::default(),
             payload_bytes: opaque::PAYLOAD_BYTES,
             dir: None,
@@ -212,6 +226,15 @@ impl ClusterBench {
     fn surge(&self) -> Option<Surge> {
         let factor = self.surge?;
         Some(Surge::middle_third(factor, self.warmup, self.duration))
+    }
+
+    /// Validators that keep to the protocol: the first ones.
+    fn correct(&self) -> usize {
+        self.validators
+            - self
+                .byzantine
+                .as_ref()
+                .map_or(0, |byzantine| byzantine.count)
     }
 
     fn transactions(&self) -> u64 {
@@ -258,19 +281,36 @@ pub fn bench_cluster(
             validators: spec.validators,
         });
     }
+    if let Some(Byzantine { count, .. }) = spec.byzantine
+        && count >= spec.validators
+    {
+        return Err(BenchError::Byzantine {
+            byzantine: count,
+            validators: spec.validators,
+        });
+    }
     if !(opaque::PAYLOAD_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&spec.payload_bytes) {
         return Err(BenchError::Payload(spec.payload_bytes));
     }
     let (testnet, _lock) = bench_network(spec, progress)?;
     let count = spec.transactions();
-    let supply = supply_for(
+    let correct = spec.correct();
+    let supply = supply_for_targets(
         &testnet,
+        correct,
         FIRST_NONCE,
         Amount::Exactly(count),
         spec.payload_bytes,
         progress,
     )?;
-    let mut running = Running::start(&testnet, &spec.exe, spec.start.clone(), |_, line| {
+    let mut start = spec.start.clone();
+    if let Some(Byzantine { kind, .. }) = &spec.byzantine {
+        let danger = || ["--danger-byzantine".to_owned(), kind.clone()];
+        for index in correct..spec.validators {
+            start.args.entry(index).or_default().extend(danger());
+        }
+    }
+    let mut running = Running::start(&testnet, &spec.exe, start, |_, line| {
         tracing::info!("{line}");
     })?;
     let load = LoadSpec {
@@ -278,20 +318,28 @@ pub fn bench_cluster(
         warmup: spec.warmup,
         duration: Some(spec.duration),
         busy: spec.busy,
-        ..LoadSpec::new(testnet.targets(), testnet.chain_id(), spec.rate)
+        ..LoadSpec::new(
+            testnet.targets().into_iter().take(correct).collect(),
+            testnet.chain_id(),
+            spec.rate,
+        )
     };
     let transaction_bytes = supply.transaction_bytes;
     let load = Load::start(load, supply.supply)?;
-    let crash = Crash {
-        after: spec.warmup,
-        validators: spec.crash,
+    let faults = Faults {
+        crash_after: match spec.crash_early {
+            true => Duration::ZERO,
+            false => spec.warmup,
+        },
+        crash: spec.crash,
+        byzantine: spec.byzantine.clone(),
     };
     let mut measured = measure_with(
         &testnet,
         &mut running,
         load,
         transaction_bytes,
-        &crash,
+        &faults,
         watch,
     )?;
     if let Some(surge) = spec.surge() {
@@ -346,6 +394,25 @@ pub fn supply_for(
     progress: OnProgress<'_>,
 ) -> Result<LoadSupply, BenchError> {
     let targets = testnet.targets().len();
+    supply_for_targets(
+        testnet,
+        targets,
+        first_nonce,
+        amount,
+        payload_bytes,
+        progress,
+    )
+}
+
+/// The same for the first so many validators only.
+fn supply_for_targets(
+    testnet: &Testnet,
+    targets: usize,
+    first_nonce: u64,
+    amount: impl Into<Amount>,
+    payload_bytes: usize,
+    progress: OnProgress<'_>,
+) -> Result<LoadSupply, BenchError> {
     match LoadKind::of(testnet) {
         LoadKind::Transfers(_) => {
             let accounts = Arc::new(testnet.load_accounts(progress)?);
@@ -400,13 +467,15 @@ pub fn first_nonce(
     }
 }
 
-/// Validators to be killed while a load runs.
-#[derive(Debug, Clone, Copy, Default)]
-struct Crash {
-    /// From the start of the load.
-    after: Duration,
-    /// How many: the last ones.
-    validators: usize,
+/// What is wrong with the last validators while a load runs.
+#[derive(Debug, Clone, Default)]
+struct Faults {
+    /// When some are killed, from the start of the load.
+    crash_after: Duration,
+    /// How many.
+    crash: usize,
+    /// These break the protocol from the start.
+    byzantine: Option<Byzantine>,
 }
 
 /// Watches a load until it ends, asks the validators, and reports. The network runs on.
@@ -417,8 +486,8 @@ pub fn measure(
     transaction_bytes: usize,
     watch: &mut dyn FnMut(Watch<'_>) -> Wish,
 ) -> Result<(Report, LoadOutcome), BenchError> {
-    let nobody = Crash::default();
-    measure_with(testnet, running, load, transaction_bytes, &nobody, watch)
+    let none = Faults::default();
+    measure_with(testnet, running, load, transaction_bytes, &none, watch)
 }
 
 fn measure_with(
@@ -426,7 +495,7 @@ fn measure_with(
     running: &mut Running,
     load: Load,
     transaction_bytes: usize,
-    crash: &Crash,
+    faults: &Faults,
     watch: &mut dyn FnMut(Watch<'_>) -> Wish,
 ) -> Result<(Report, LoadOutcome), BenchError> {
     let live = load.live();
@@ -457,15 +526,21 @@ fn measure_with(
     let mut died = Vec::new();
     let mut memory = MemoryMeter::new(running.len());
     let mut crashed = Vec::new();
+    let byzantine = faults.byzantine.as_ref().map_or(0, |some| some.count);
+    let correct = running.len() - byzantine;
     while !load.is_finished() {
         std::thread::sleep(WATCH_INTERVAL);
         let snapshot = live.snapshot();
-        if crashed.len() < crash.validators && snapshot.elapsed_s >= crash.after.as_secs_f64() {
-            crashed.extend(running.len() - crash.validators..running.len());
+        let crash_due = snapshot.elapsed_s >= faults.crash_after.as_secs_f64();
+        if crashed.len() < faults.crash && crash_due {
+            crashed.extend(running.len() - faults.crash..running.len());
             crashed.iter().for_each(|index| running.kill(*index));
         }
         let mut wish = watch(Watch::Live(&snapshot));
         for exit in running.exits() {
+            if exit.index >= correct {
+                continue; // whatever became of it
+            }
             died.push(exit.index);
             if watch(Watch::Exit(&exit)) == Wish::Stop {
                 wish = Wish::Stop;
@@ -515,11 +590,12 @@ fn measure_with(
         transaction_bytes,
         params: testnet.genesis().params.changes(),
         fsync: !statuses.is_empty() && statuses.iter().all(|status| status.fsync),
-        roots: running.check_roots(),
+        roots: check_roots(&running.nodes()[..correct]),
         usage,
         generator_cpu_cores: own.map_or(0.0, |(b, a)| Usage::between(&b, &a, seconds).cpu_cores),
         died,
         crashed,
+        byzantine: faults.byzantine.clone(),
         memory: memory.finish(),
         costs,
         noise: noise.stop(),
@@ -684,6 +760,13 @@ mod tests {
             },
             ClusterBench {
                 payload_bytes: 8,
+                ..good.clone()
+            },
+            ClusterBench {
+                byzantine: Some(Byzantine {
+                    kind: "flooder".into(),
+                    count: 1,
+                }),
                 ..good.clone()
             },
         ] {

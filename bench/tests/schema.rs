@@ -9,7 +9,7 @@ use falconet_bench::environment::{Environment, Noise};
 use falconet_bench::load::{Counters, Interval, LoadOutcome};
 use falconet_bench::net::{NetBench, compare};
 use falconet_bench::process::ThreadTimes;
-use falconet_bench::report::{Report, Subject, Usage};
+use falconet_bench::report::{Byzantine, Report, Subject, Usage};
 use falconet_bench::sweep::{Limits, Step, Sweep, why_not_held};
 use falconet_bench::{hlog, html, ledger, store};
 use falconet_dataplane::Backend;
@@ -177,6 +177,10 @@ fn cluster() -> Report {
         generator_cpu_cores: 0.1,
         died: vec![],
         crashed: vec![],
+        byzantine: Some(Byzantine {
+            kind: "flooder".into(),
+            count: 1,
+        }),
         memory: falconet_bench::memory::Memory::default(),
         costs: Costs::of(
             &Counts::default(),

@@ -2,9 +2,10 @@
 //! it is silent.
 //!
 //! Senders are spread over the validators by the hash of their account, so that a transaction is
-//! normally in one lane only. When its home is not connected, refuses for lack of room again and
-//! again, or gives no receipt in time, the same bytes go to the next validator, up to *f* + 1
-//! others, of which one at least is correct. Lanes may then hold a transaction twice; execution
+//! normally in one lane only. When its home is not connected, falls silent (see [`Patience`]),
+//! refuses for lack of room again and again, or gives no receipt in time, the same bytes go to the
+//! next validator, up to *f* + 1 others, of which one at least is correct. How long a receipt may
+//! take follows how long receipts took of late. Lanes may then hold a transaction twice; execution
 //! takes each nonce once, and the pool finds out where that was: the later lane reports a replay,
 //! and the proof names the execution.
 //!
@@ -28,11 +29,18 @@ use falconet_types::wire::Wire as _;
 use falconet_types::{AccountId, ChainId, Digest, Epoch, PublicKey, TxId};
 
 use crate::hub::deadline_after;
-use crate::{ClientError, ClientEvent, Fate, Hub, Link, frames};
+use crate::{
+    AnswerTime, ClientError, ClientEvent, Fate, Hub, LOOK_INTERVAL, Link, Patience, frames,
+};
 
-/// How long a validator may keep a transaction without a receipt before another is asked, unless
-/// said otherwise: longer than a round that times out.
+/// How long a validator may keep a transaction without a receipt before another is asked, at most
+/// and unless said otherwise: longer than a round that times out.
 pub const FAIL_OVER_AFTER_DEFAULT: Duration = Duration::from_secs(3);
+/// A validator may keep a transaction without a receipt for this long at least, however fast
+/// receipts were of late: a round may time out.
+const RECEIPT_MIN: Duration = Duration::from_secs(1);
+/// Offers of one transaction that each double the patience with the next.
+const BACKOFF_OFFERS_MAX: u32 = 4;
 /// Refusals for lack of room after which another validator is asked.
 const BUSY_AT_ONE_MAX: u32 = 3;
 /// Shortest wait before a transaction is offered again.
@@ -53,7 +61,8 @@ pub struct PoolConfig {
     pub genesis: Option<Genesis>,
     /// The chain; see `Genesis::chain_id`.
     pub chain_id: ChainId,
-    /// How long a validator may keep a transaction without a receipt.
+    /// How long a validator may keep a transaction without a receipt, at most; less where receipts
+    /// were faster of late.
     pub fail_over_after: Duration,
 }
 
@@ -75,6 +84,11 @@ pub struct Pool {
     epoch_asks: usize,
     epoch_due: Instant,
     fail_over_after: Duration,
+    /// How long receipts took of late.
+    receipts: AnswerTime,
+    /// What is known of each validator's silence, by link; times since the pool was opened.
+    patience: HashMap<Link, Patience>,
+    opened: Instant,
     next_tag: u64,
 }
 
@@ -85,6 +99,8 @@ struct Open {
     moved: usize,
     /// Where it was offered last.
     at: Option<Link>,
+    /// When it was offered last.
+    offered: Instant,
     /// Offers that may have brought it into a lane.
     offers: u32,
     busy: u32,
@@ -120,6 +136,9 @@ impl Pool {
             epoch_asks: 0,
             epoch_due: Instant::now(),
             fail_over_after: config.fail_over_after,
+            receipts: AnswerTime::default(),
+            patience: HashMap::new(),
+            opened: Instant::now(),
             next_tag: 1,
         })
     }
@@ -188,8 +207,13 @@ impl Pool {
                 break;
             }
             self.ask_for_epochs(now);
-            self.offer(txs, &mut work, now)?;
+            let silent = self.silent(now);
+            self.offer(txs, &mut work, &silent, now)?;
             let wake = work.next_due().min(deadline).min(self.next_ask());
+            let wake = match self.patience.values().any(Patience::is_waiting) {
+                true => wake.min(now + LOOK_INTERVAL),
+                false => wake,
+            };
             if let Some((link, event)) = self.hub.poll(Some(wake))? {
                 self.epoch_heard(link, &event)?;
                 self.heard(txs, &mut work, link, event);
@@ -203,11 +227,37 @@ impl Pool {
         Ok(fates.map(|fate| fate.expect("none is open")).collect())
     }
 
+    /// Validators that are passed over for their silence. Nobody is while none of the others is
+    /// well: then it is this side, or the network.
+    fn silent(&mut self, now: Instant) -> Vec<Link> {
+        let at = now - self.opened;
+        let all = self.patience.iter_mut();
+        let silent: Vec<Link> = all
+            .filter_map(|(link, patience)| patience.is_silent(at).then_some(*link))
+            .collect();
+        let well = |link: &Link| {
+            let owes = self.patience.get(link).is_some_and(|one| !one.is_well(at));
+            self.hub.is_connected(*link) && !silent.contains(link) && !owes
+        };
+        match self.links.iter().any(well) {
+            true => silent,
+            false => Vec::new(),
+        }
+    }
+
+    /// How long a validator may keep a transaction that was offered so often before.
+    fn receipt_bound(&self, offers: u32) -> Duration {
+        let usual = self.receipts.bound().unwrap_or(self.fail_over_after);
+        let patience = usual.max(RECEIPT_MIN) * (1 << offers.min(BACKOFF_OFFERS_MAX));
+        patience.min(self.fail_over_after)
+    }
+
     /// Offers what is due, and asks for proofs that are.
     fn offer(
         &mut self,
         txs: &[SignedTransaction],
         work: &mut Work,
+        silent: &[Link],
         now: Instant,
     ) -> Result<(), ClientError> {
         let mut by_link: Vec<Vec<usize>> = vec![Vec::new(); self.links.len()];
@@ -220,6 +270,10 @@ impl Pool {
                 // An error means that the connection is gone: another offer follows.
                 let _ = self.hub.request_proof(link, txs[at].id());
             }
+            if tx.at.is_some_and(|link| silent.contains(&link)) {
+                tx.due = now;
+                tx.busy = 0;
+            }
             if tx.due > now {
                 continue;
             }
@@ -228,13 +282,18 @@ impl Pool {
             if tx.at.is_some() && tx.busy == 0 {
                 tx.moved += 1; // the last one gave no receipt
             }
-            // The first of those in turn that is connected.
-            let reachable = (0..ring).map(|step| (tx.moved + step) % ring);
+            // The first of those in turn that is connected and speaks, or else is connected.
             let place = |step: usize| (home + step) % self.links.len();
-            let chosen = reachable
+            let reachable = (0..ring)
+                .map(|step| (tx.moved + step) % ring)
                 .map(|step| (step, place(step)))
-                .find(|(_, validator)| self.hub.is_connected(self.links[*validator]));
-            tx.due = now + self.fail_over_after;
+                .filter(|(_, validator)| self.hub.is_connected(self.links[*validator]));
+            let speaks =
+                |(_, validator): &(usize, usize)| !silent.contains(&self.links[*validator]);
+            let chosen = reachable.clone().find(speaks);
+            let chosen = chosen.or_else(|| reachable.clone().next());
+            tx.due = now + self.receipt_bound(tx.offers);
+            tx.offered = now;
             match chosen {
                 Some((step, validator)) => {
                     tx.moved = step;
@@ -326,6 +385,7 @@ impl Pool {
         for link in std::mem::replace(&mut self.former, former) {
             if !self.links.contains(&link) && !self.former.contains(&link) {
                 self.hub.hang_up(link);
+                self.patience.remove(&link);
                 self.dialled.retain(|_, (_, other)| *other != link);
             }
         }
@@ -350,6 +410,8 @@ impl Pool {
             self.next_tag += 1;
             match self.hub.submit(link, tag, frame) {
                 Ok(()) => {
+                    let patience = self.patience.entry(link).or_default();
+                    patience.submitted(now - self.opened, tag);
                     work.tags.insert(tag, these.to_vec());
                     for at in these {
                         work.open[*at].offers += 1;
@@ -375,6 +437,12 @@ impl Pool {
         event: ClientEvent,
     ) {
         let now = Instant::now();
+        let patience = self.patience.entry(link).or_default();
+        match &event {
+            ClientEvent::Disconnected { .. } => patience.lost(),
+            ClientEvent::Results { tag, .. } => patience.answered(now - self.opened, *tag),
+            _ => patience.heard(now - self.opened),
+        }
         match event {
             ClientEvent::Connected | ClientEvent::EpochProof { .. } => {}
             ClientEvent::Disconnected { .. } => {
@@ -392,7 +460,9 @@ impl Pool {
             ClientEvent::Results { .. } => {}
             ClientEvent::Receipts(receipts) => {
                 for receipt in receipts {
-                    work.receipt(link, &receipt, now);
+                    if let Some(took) = work.receipt(link, &receipt, now) {
+                        self.receipts.add(took);
+                    }
                 }
             }
             ClientEvent::Proof { tx_id, proof } => {
@@ -416,6 +486,7 @@ impl Open {
         Self {
             moved: 0,
             at: None,
+            offered: now,
             offers: 0,
             busy: 0,
             due: now,
@@ -486,19 +557,19 @@ impl Work {
         }
     }
 
-    fn receipt(&mut self, link: Link, receipt: &Receipt, now: Instant) {
-        let Some(index) = self.by_id.get(&receipt.tx_id).copied() else {
-            return;
-        };
+    /// How long it took, if it was offered once only: of two offers nobody knows which was meant.
+    fn receipt(&mut self, link: Link, receipt: &Receipt, now: Instant) -> Option<Duration> {
+        let index = self.by_id.get(&receipt.tx_id).copied()?;
         if self.fates[index].is_some() {
-            return;
+            return None;
         }
         let tx = &mut self.open[index];
         if receipt.outcome == Outcome::Replayed && tx.offers > 1 {
             tx.last = Some(Fate::Executed(*receipt));
             tx.settling = Some((link, now));
-        } else {
-            self.fates[index] = Some(Fate::Executed(*receipt));
+            return None;
         }
+        self.fates[index] = Some(Fate::Executed(*receipt));
+        (tx.offers == 1).then(|| now.saturating_duration_since(tx.offered))
     }
 }

@@ -427,6 +427,14 @@ fn a_hub_keeps_validators_apart() {
 
 /// A pool over two validators, the home of the wallet's sender first, and a payment.
 fn pool(home: &Scripted, other: &Scripted) -> (Pool, SignedTransaction) {
+    pool_with(home, other, Duration::from_millis(300))
+}
+
+fn pool_with(
+    home: &Scripted,
+    other: &Scripted,
+    fail_over_after: Duration,
+) -> (Pool, SignedTransaction) {
     let payer = KeyPair::from_seed(Scheme::Falcon512, &[3; 32]);
     let mut wallet = Wallet::new(payer, CHAIN, 1);
     let tx = wallet.transfer(Digest([2; 32]), 1);
@@ -442,7 +450,7 @@ fn pool(home: &Scripted, other: &Scripted) -> (Pool, SignedTransaction) {
             .map(|v| (v.addr, v.key.public().clone()))
             .collect(),
         chain_id: CHAIN,
-        fail_over_after: Duration::from_millis(300),
+        fail_over_after,
     };
     let pool = Pool::open(&config).unwrap();
     assert_eq!(pool.home(&wallet.id()), place);
@@ -470,6 +478,26 @@ fn a_silent_home_is_passed_over() {
     let (mut pool, tx) = pool(&home, &other);
     let fates = pool.submit_and_wait(&[tx], LONG).unwrap();
     assert_eq!(fates[0].receipt().unwrap().outcome, Outcome::Executed);
+}
+
+/// Its connection stands, and the pool would wait for its receipt for an hour: only the silence tells.
+#[test]
+fn a_home_that_answers_nothing_at_all_is_passed_over() {
+    let (said, heard) = std::sync::mpsc::channel();
+    let home = Scripted::start(move |message| match message {
+        ClientMessage::Submit { .. } => {
+            said.send(()).unwrap();
+            Vec::new()
+        }
+        other => willing(other),
+    });
+    let other = second(willing);
+    let (mut pool, tx) = pool_with(&home, &other, Duration::from_secs(3_600));
+    // Both are connected, so that the home is asked first.
+    pool.idle(Duration::from_millis(500)).unwrap();
+    let fates = pool.submit_and_wait(&[tx], LONG).unwrap();
+    assert_eq!(fates[0].receipt().unwrap().outcome, Outcome::Executed);
+    assert!(heard.try_iter().count() <= 1, "silent, it was asked again");
 }
 
 #[test]

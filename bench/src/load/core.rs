@@ -9,9 +9,10 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Duration;
 
 use bytes::Bytes;
-use falconet_client::Filling;
+use falconet_client::{Filling, LOOK_INTERVAL, Patience};
 use falconet_types::TxId;
 use falconet_types::message::Admission;
 use falconet_types::receipt::{Outcome, Receipt};
@@ -81,6 +82,9 @@ pub(super) struct Core {
     next_tag: u64,
     last_turn_ns: u64,
     up: Vec<bool>,
+    /// What is known of each validator's silence, and whether it is passed over for it.
+    patience: Vec<Patience>,
+    silent: Vec<bool>,
     flights: HashMap<TxId, Flight, BuildHasherDefault<IdHasher>>,
     /// Ids of submissions whose results are awaited.
     tags: HashMap<(usize, u64), Vec<TxId>>,
@@ -123,6 +127,8 @@ impl Core {
             next_tag: 1,
             last_turn_ns: 0,
             up: vec![false; settings.links],
+            patience: vec![Patience::default(); settings.links],
+            silent: vec![false; settings.links],
             flights: HashMap::default(),
             tags: HashMap::new(),
             waiting: BinaryHeap::new(),
@@ -151,8 +157,35 @@ impl Core {
     /// The connection is lost: whatever was sent over it and has no final answer is sent again.
     pub(super) fn on_down(&mut self, now_ns: u64, link: usize) {
         self.up[link] = false;
+        self.silent[link] = false;
+        self.patience[link].lost();
         self.counters.disconnects += 1;
         self.tags.retain(|(of, _), _| *of != link);
+        self.elsewhere(now_ns, link);
+    }
+
+    /// To be called when all that was received has been told. Validators that have fallen silent
+    /// lose what they have to the others; what they say later still counts. While none of the others
+    /// is well, nobody is blamed: then it is this side, or the network.
+    pub(super) fn look(&mut self, now_ns: u64) {
+        let now = Duration::from_nanos(now_ns);
+        let patience = self.patience.iter_mut();
+        let silent: Vec<bool> = patience.map(|link| link.is_silent(now)).collect();
+        let well = |link: usize| !silent[link] && self.up[link] && self.patience[link].is_well(now);
+        if !(0..silent.len()).any(well) {
+            return;
+        }
+        for (link, silent) in silent.into_iter().enumerate() {
+            let was = std::mem::replace(&mut self.silent[link], silent);
+            if silent && !was {
+                self.counters.silences += 1;
+                self.elsewhere(now_ns, link);
+            }
+        }
+    }
+
+    /// Whatever was sent to this validator and has no final answer is sent again.
+    fn elsewhere(&mut self, now_ns: u64, link: usize) {
         // What stood in line looks for another validator.
         let held = std::mem::take(&mut self.lines[link]).held;
         self.waiting
@@ -169,6 +202,7 @@ impl Core {
 
     /// A validator's answer at the door.
     pub(super) fn on_results(&mut self, now_ns: u64, link: usize, tag: u64, results: &[Admission]) {
+        self.patience[link].answered(Duration::from_nanos(now_ns), tag);
         let Some(ids) = self.tags.remove(&(link, tag)) else {
             return;
         };
@@ -177,6 +211,10 @@ impl Core {
             let Some(flight) = self.flights.get_mut(id) else {
                 continue;
             };
+            // It was silent for so long that another was asked: whose answer counts.
+            if flight.link != Some(link) {
+                continue;
+            }
             let resent = flight.resent;
             match result {
                 Admission::Accepted => continue,
@@ -198,6 +236,11 @@ impl Core {
             }
             self.flights.remove(id);
         }
+    }
+
+    /// A validator said something.
+    pub(super) fn on_heard(&mut self, now_ns: u64, link: usize) {
+        self.patience[link].heard(Duration::from_nanos(now_ns));
     }
 
     /// Transactions were executed.
@@ -234,6 +277,7 @@ impl Core {
 
     /// A frame of the last turn was not taken.
     pub(super) fn on_unsent(&mut self, now_ns: u64, link: usize, tag: u64) {
+        self.patience[link].withdrawn(tag);
         let ids = self
             .tags
             .remove(&(link, tag))
@@ -320,6 +364,7 @@ impl Core {
         self.last_turn_ns = now_ns;
         let frames = open.finish();
         for frame in &frames {
+            self.patience[frame.link].submitted(Duration::from_nanos(now_ns), frame.tag);
             self.tags.insert((frame.link, frame.tag), frame.ids.clone());
         }
         frames
@@ -329,8 +374,10 @@ impl Core {
     fn dispatch(&mut self, now_ns: u64, id: TxId, open: &mut OpenFrames) {
         let flight = self.flights.get_mut(&id).expect("the caller looked");
         let links = self.up.len();
-        let mut candidates = (0..links).map(|step| (flight.home + step) % links);
-        let Some(link) = candidates.find(|link| self.up[*link]) else {
+        let candidates = (0..links).map(|step| (flight.home + step) % links);
+        let mut candidates = candidates.filter(|link| self.up[*link]);
+        let speaks = candidates.clone().find(|link| !self.silent[*link]);
+        let Some(link) = speaks.or_else(|| candidates.next()) else {
             self.waiting.push(Reverse((now_ns + UNSENT_WAIT_NS, id)));
             return;
         };
@@ -371,7 +418,9 @@ impl Core {
         let lines = self.lines.iter().filter(|line| !line.held.is_empty());
         let soonest_ns = self.last_turn_ns + self.settings.tick_ns;
         let held = lines.map(|line| line.until_ns.max(soonest_ns)).min();
-        let times = due.into_iter().chain(waiting).chain(held);
+        let looks = self.patience.iter().any(Patience::is_waiting);
+        let look = looks.then(|| self.last_turn_ns + LOOK_INTERVAL.as_nanos() as u64);
+        let times = due.into_iter().chain(waiting).chain(held).chain(look);
         times.min().unwrap_or(u64::MAX)
     }
 

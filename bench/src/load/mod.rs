@@ -8,6 +8,8 @@
 //! What happens when a validator does not play along:
 //! - *busy*: the transaction is offered again after the time that the validator names, its
 //!   intended time unchanged, or dropped and counted ([`BusyPolicy`]);
+//! - *silence*: what it has goes to others as soon as it answers nothing for longer than its answers
+//!   took of late ([`falconet_client::Patience`]);
 //! - *connection lost*: everything without a receipt is sent again, by way of another validator
 //!   if need be. The same bytes execute at most once, so nothing is counted twice;
 //! - *no room to send*: the frame waits; its wait is part of the latency.
@@ -223,6 +225,7 @@ fn run(
     loop {
         for _ in 0..EVENTS_PER_TURN {
             let Some((link, event)) = hub.poll(None)? else {
+                core.look(now_ns());
                 break;
             };
             handle(&mut core, now_ns(), link, event);
@@ -290,7 +293,10 @@ fn handle(core: &mut Core, now_ns: u64, Link(link): Link, event: ClientEvent) {
     match event {
         ClientEvent::Connected => core.on_up(link),
         ClientEvent::Results { tag, results } => core.on_results(now_ns, link, tag, &results),
-        ClientEvent::Receipts(receipts) => core.on_receipts(now_ns, &receipts),
+        ClientEvent::Receipts(receipts) => {
+            core.on_heard(now_ns, link);
+            core.on_receipts(now_ns, &receipts);
+        }
         ClientEvent::Disconnected {
             was_connected: true,
             ..

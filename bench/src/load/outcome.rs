@@ -40,8 +40,11 @@ pub struct Counters {
     pub unresolved: u64,
     /// Answers "busy".
     pub busy: u64,
-    /// Sent again after a lost connection.
+    /// Sent again after a lost connection, or because a validator fell silent.
     pub resent: u64,
+    /// Validators passed over because they fell silent.
+    #[serde(default)]
+    pub silences: u64,
     /// Waits because a send queue was full.
     pub overruns: u64,
     /// Receipts for transactions that have their final answer already.

@@ -242,6 +242,53 @@ fn a_lost_connection_fails_over_and_nothing_counts_twice() {
 }
 
 #[test]
+fn a_validator_that_falls_silent_loses_its_transactions_to_the_others() {
+    let (mut core, mut supply) = core(100, 2);
+    let mut at_0: Vec<TxId> = Vec::new();
+    let (mut now, mut silent_at) = (0, None);
+    // Validator 0 dies after 500 ms; its connection stands. Validator 1 executes everything.
+    while now < 3 * S {
+        for frame in core.turn(now, &mut supply) {
+            if frame.link == 1 || now < 500 * MS {
+                commit(&mut core, now, &frame);
+            } else {
+                at_0.extend(&frame.ids);
+            }
+        }
+        now += MS;
+        core.look(now);
+        if core.silent[0] && silent_at.is_none() {
+            silent_at = Some(now);
+        }
+    }
+    let silent_at = silent_at.unwrap();
+    assert!(silent_at < 1_000 * MS, "{silent_at}");
+    assert_eq!(core.counters.silences, 1);
+    assert_eq!(core.counters.resent, at_0.len() as u64);
+    assert!(core.flights.is_empty(), "validator 1 has executed all");
+    // It was only slow: what it says late changes nothing, and it gets its own again.
+    core.on_results(now, 0, 1, &[Admission::Refused(Outcome::Malformed); 5]);
+    core.on_receipts(now, &receipts(&at_0, Outcome::Executed));
+    core.on_heard(now, 0);
+    core.look(now);
+    assert!(!core.silent[0]);
+    assert_eq!(core.counters.repeated_receipts, at_0.len() as u64);
+    assert!(core.into_outcome(now).counters.balance());
+}
+
+#[test]
+fn when_all_fall_silent_nobody_is_blamed() {
+    let (mut core, mut supply) = core(100, 2);
+    let mut now = 0;
+    while now < 2 * S {
+        core.turn(now, &mut supply);
+        now += MS;
+        core.look(now);
+    }
+    assert_eq!(core.counters.silences + core.counters.resent, 0);
+}
+
+#[test]
 fn without_any_connection_transactions_wait_and_go_out_later() {
     let (mut core, mut supply) = core(1_000, 2);
     core.on_down(0, 0);
@@ -337,7 +384,10 @@ fn at_a_low_rate_the_generator_wakes_exactly_on_time() {
     let (mut core, mut supply) = core(100, 1);
     core.turn(0, &mut supply);
     assert_eq!(core.next_wake_ns(), 10 * MS);
-    core.turn(10 * MS, &mut supply);
+    let frames = core.turn(10 * MS, &mut supply);
+    frames
+        .iter()
+        .for_each(|frame| commit(&mut core, 10 * MS, frame));
     assert_eq!(core.next_wake_ns(), 20 * MS);
     core.stop(15 * MS);
     assert_eq!(core.next_wake_ns(), u64::MAX, "nothing more is due");

@@ -1,6 +1,7 @@
 //! `falconet bench`
 
 mod compare;
+mod faults;
 mod model;
 mod net;
 mod parts;
@@ -18,7 +19,7 @@ use falconet_bench::environment::Environment;
 use falconet_bench::load::BusyPolicy;
 use falconet_bench::load::LoadOutcome;
 use falconet_bench::progress;
-use falconet_bench::report::Report;
+use falconet_bench::report::{Byzantine, Report};
 use falconet_bench::run::{ClusterBench, LoadKind, Watch, Wish, bench_cluster};
 use falconet_bench::sweep::{Limits, Search, Step, Sweep, why_not_held};
 use falconet_bench::{hgrm, hlog, html};
@@ -37,6 +38,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Cluster(Cluster),
+    Faults(faults::Faults),
     Crypto(Crypto),
     Net(net::Net),
     Store(parts::Store),
@@ -50,6 +52,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Cluster(cluster) => cluster.run(),
+            Command::Faults(faults) => faults.run(),
             Command::Crypto(crypto) => crypto.run(),
             Command::Net(net) => net.run(),
             Command::Store(store) => store.run(),
@@ -97,6 +100,11 @@ struct Cluster {
     /// Kill so many validators at the start of the measured time
     #[arg(long, value_name = "F", default_value_t = 0)]
     crash: usize,
+    /// The last validators break the protocol: F of them (1 if not said), in the way that `falconet
+    /// run --danger-byzantine` calls KIND; load and checks keep to the others. Needs a build with
+    /// `--features danger-byzantine`
+    #[arg(long, value_name = "KIND[:F]", value_parser = faults::byzantine, conflicts_with = "crash")]
+    byzantine: Option<Byzantine>,
     /// Size of an opaque payload, bytes
     #[arg(long, value_name = "N", default_value_t = falconet_bench::supply::opaque::PAYLOAD_BYTES)]
     payload_bytes: usize,
@@ -145,6 +153,7 @@ impl Cluster {
             duration: self.duration,
             surge: self.surge,
             crash: self.crash,
+            byzantine: self.byzantine.clone(),
             busy: if self.drop_busy {
                 BusyPolicy::Drop
             } else {
