@@ -1,7 +1,7 @@
 //! Twins: all scenarios of a few phases, and samples of longer ones.
 
 use falconet_hotstuff::Misbehaviour;
-use falconet_tests::sim::twins::{Cast, FOUR, FOUR_COMMIT_VOTES, SEVEN, explore, sample};
+use falconet_tests::sim::twins::{Cast, FOUR, FOUR_COMMIT_VOTES, Leaders, SEVEN, explore, sample};
 
 /// Phases that are explored without being asked for; `falconet sim --scenario twins --depth 7`
 /// goes deeper.
@@ -16,6 +16,20 @@ fn four_validators_with_one_twin_exhaustively() {
     assert_eq!(explored.broken, None);
     assert!(explored.states.iter().all(|states| *states > 1));
     assert!(explored.height > 0, "nothing was committed in any state");
+}
+
+#[test]
+fn four_validators_that_lead_in_turn_exhaustively() {
+    for sound in [FOUR, FOUR_COMMIT_VOTES] {
+        let cast = Cast {
+            leaders: Leaders::Rotation,
+            ..sound
+        };
+        let explored = explore(cast, DEPTH, 2, |_, _| {});
+        println!("{explored:?}");
+        assert_eq!(explored.broken, None);
+        assert!(explored.height > 0, "nothing was committed in any state");
+    }
 }
 
 #[test]

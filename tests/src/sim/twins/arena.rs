@@ -19,7 +19,7 @@ use super::super::checkers::Eras;
 use super::super::checkers::{Check, Justification, SelfConsistency, Violation};
 use super::super::keys::{self, GENESIS_MS, SimSigner};
 use super::super::node::Chain;
-use super::{Cast, Phase};
+use super::{Cast, Leaders, Phase};
 
 /// The round timer of these cores, microseconds.
 const ROUND_US: u64 = 1_000_000;
@@ -109,8 +109,15 @@ impl Arena {
         let genesis = keys::genesis(0, &vec![1; cast.n], params.clone());
         let chain = genesis.chain_id();
         let set = genesis.validator_set().expect("a valid set");
+        let first = usize::from(first);
         let mut leaders: Vec<_> = (0..SCHEDULE).map(|i| index(i % cast.n)).collect();
-        leaders[1] = ValidatorIndex(first.into());
+        match cast.leaders {
+            Leaders::First(_) => leaders[1] = index(first),
+            Leaders::Rotation => {
+                let turn = |i| index((first + i + SCHEDULE * cast.n - 1) % cast.n);
+                leaders = (0..SCHEDULE).map(turn).collect();
+            }
+        }
         let set = Arc::new(set.with_leaders(leaders.clone()));
         let eras = Eras::new(&Chain {
             genesis: Arc::new(genesis),
@@ -224,6 +231,15 @@ impl Arena {
     /// Leader of the round after the current phase.
     pub fn next_leader(&self) -> usize {
         self.set.leader(Round(self.number + 1)).at()
+    }
+
+    /// Who leads from the next round on, as far as that is settled.
+    pub fn next_leaders(&self) -> impl Iterator<Item = ValidatorIndex> {
+        let settled = match self.cast.leaders {
+            Leaders::First(_) => 1,
+            Leaders::Rotation => self.cast.n as u64,
+        };
+        (1..=settled).map(|ahead| self.set.leader(Round(self.number + ahead)))
     }
 
     /// Carries out a phase, whose leader [`Arena::fork`] has set.

@@ -47,20 +47,29 @@ pub struct Cast {
     pub n: usize,
     /// How many of them, from 0, run twice; the second selves are nodes n, n + 1, ….
     pub twins: usize,
-    /// Only the first so many validators lead while phases are chosen: those that run twice come
-    /// first, and do most harm when they lead.
-    pub leaders: usize,
+    /// Who leads while phases are chosen.
+    pub leaders: Leaders,
     /// Commit votes (rule C4).
     pub commit_votes: bool,
     /// A rule that correct validators break: to see that it is noticed.
     pub flaw: Option<Misbehaviour>,
 }
 
+/// Who leads while phases are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaders {
+    /// In each round any of the first so many: those that run twice come first, and do most harm
+    /// when they lead.
+    First(usize),
+    /// Everybody in turn, as in the protocol's own schedule, from each possible start.
+    Rotation,
+}
+
 /// Four validators, one of which runs twice.
 pub const FOUR: Cast = Cast {
     n: 4,
     twins: 1,
-    leaders: 4,
+    leaders: Leaders::First(4),
     commit_votes: false,
     flaw: None,
 };
@@ -75,7 +84,7 @@ pub const FOUR_COMMIT_VOTES: Cast = Cast {
 pub const SEVEN: Cast = Cast {
     n: 7,
     twins: 2,
-    leaders: 7,
+    leaders: Leaders::First(7),
     commit_votes: false,
     flaw: None,
 };
@@ -128,6 +137,26 @@ impl Cast {
         if node < self.n { node } else { node - self.n }
     }
 
+    /// Leaders of the first round from which all others follow by symmetry: correct validators are
+    /// alike before anything happened, but not their distances from the twin in a rotation.
+    fn firsts(&self) -> std::ops::Range<u8> {
+        match self.leaders {
+            Leaders::First(leaders) => 0..leaders.min(self.twins + 1) as u8,
+            Leaders::Rotation => 0..self.n as u8,
+        }
+    }
+
+    /// Who may lead the round after phase `number`, where `first` led round 1.
+    fn leaders_after(&self, number: usize, first: u8) -> std::ops::Range<u8> {
+        match self.leaders {
+            Leaders::First(leaders) => 0..leaders as u8,
+            Leaders::Rotation => {
+                let leader = ((usize::from(first) + number) % self.n) as u8;
+                leader..leader + 1
+            }
+        }
+    }
+
     /// All ways to split the nodes into two groups, one of which has a quorum of distinct
     /// validators. The first node is always in the first group: the groups have no names.
     fn groups(&self) -> Vec<u16> {
@@ -156,13 +185,13 @@ pub fn explore(
     mut progress: impl FnMut(usize, usize),
 ) -> Explored {
     let groups = cast.groups();
-    let leaders = 0..cast.leaders as u8;
-    // Correct validators are alike before anything happened.
-    let mut frontier: Vec<Path> = (0..cast.leaders.min(cast.twins + 1))
-        .map(|first| (first as u8, Vec::new()))
-        .collect();
+    let mut frontier: Vec<Path> = cast.firsts().map(|first| (first, Vec::new())).collect();
+    let (starts, leaders) = match cast.leaders {
+        Leaders::First(leaders) => (leaders, leaders),
+        Leaders::Rotation => (cast.n, 1),
+    };
     let mut explored = Explored {
-        scenarios: cast.leaders as f64 * ((groups.len() * cast.leaders) as f64).powi(depth as i32),
+        scenarios: starts as f64 * ((groups.len() * leaders) as f64).powi(depth as i32),
         ..Explored::default()
     };
     // A state that was seen earlier has been continued further than it would be now.
@@ -183,11 +212,10 @@ pub fn explore(
                         }
                         let choices = groups.iter().flat_map(|group| {
                             // The leader after the last phase changes nothing any more.
-                            let leaders = if level == depth {
-                                0..1
-                            } else {
-                                leaders.clone()
-                            };
+                            let mut leaders = cast.leaders_after(level, *first);
+                            if level == depth {
+                                leaders.end = leaders.start + 1;
+                            }
                             leaders.map(|leader| Phase {
                                 group: *group,
                                 leader,
@@ -242,6 +270,14 @@ pub fn explore(
 #[must_use]
 pub fn sample(cast: Cast, depth: usize, seed: u64, runs: u64) -> Sampled {
     let groups = cast.groups();
+    // A sample chooses leaders at random, whatever the cast's schedule.
+    let (cast, leaders) = match cast.leaders {
+        Leaders::First(leaders) => (cast, leaders),
+        Leaders::Rotation => {
+            let leaders = Leaders::First(cast.n);
+            (Cast { leaders, ..cast }, cast.n)
+        }
+    };
     let mut sampled = Sampled::default();
     for run in 0..runs {
         let mut rng = Rng::new(seed.wrapping_add(run));
@@ -250,7 +286,7 @@ pub fn sample(cast: Cast, depth: usize, seed: u64, runs: u64) -> Sampled {
             if rng.chance(500) {
                 rng.index(cast.twins) as u8
             } else {
-                rng.index(cast.leaders) as u8
+                rng.index(leaders) as u8
             }
         };
         let first = leader(&mut rng);

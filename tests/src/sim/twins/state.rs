@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use falconet_hotstuff::Snapshot;
 use falconet_types::message::PeerMessage;
 use falconet_types::{BlockId, Round, ValidatorIndex};
 
@@ -15,7 +16,11 @@ use super::arena::Arena;
 /// The state's name, the same for all states that are one.
 pub(super) fn of(arena: &Arena) -> u128 {
     let renamings = renamings(arena);
-    let names = renamings.iter().map(|to| Renamed::new(arena, to).state());
+    let players = arena.players.iter();
+    let cores: Vec<Snapshot> = players.map(|player| player.core.snapshot()).collect();
+    let names = renamings
+        .iter()
+        .map(|to| Renamed::new(arena, &cores, to).state());
     names.min().expect("at least the names as they are")
 }
 
@@ -51,6 +56,8 @@ fn permutations(items: &mut [usize], at: usize, each: &mut impl FnMut(&[usize]))
 
 struct Renamed<'a> {
     arena: &'a Arena,
+    /// What each core says of itself.
+    cores: &'a [Snapshot],
     /// Node i is called to[i].
     to: &'a [usize],
     /// The last block that all cores have committed.
@@ -59,9 +66,10 @@ struct Renamed<'a> {
 }
 
 impl<'a> Renamed<'a> {
-    fn new(arena: &'a Arena, to: &'a [usize]) -> Self {
+    fn new(arena: &'a Arena, cores: &'a [Snapshot], to: &'a [usize]) -> Self {
         let mut renamed = Self {
             arena,
+            cores,
             to,
             base: arena.base(),
             blocks: BTreeMap::new(),
@@ -111,7 +119,9 @@ impl<'a> Renamed<'a> {
             .collect();
         nodes.sort_unstable();
         let mut name = Name::new();
-        name.add(self.validator(ValidatorIndex(self.arena.next_leader() as u16)));
+        for leader in self.arena.next_leaders() {
+            name.add(self.validator(leader));
+        }
         for (_, player) in nodes {
             name.add_wide(player);
         }
@@ -142,7 +152,7 @@ impl<'a> Renamed<'a> {
     }
 
     fn player(&self, node: usize) -> u128 {
-        let s = self.arena.players[node].core.snapshot();
+        let s = &self.cores[node];
         let high = s.qcs.iter().map(|(round, _)| *round).max();
         let high = high.unwrap_or(Round::ZERO);
         let before = s.round.prev();

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use falconet_tests::sim::campaign::{
     self, ActorKind, Byzantine, Campaign, Kind, Plan, Progress, Report,
 };
-use falconet_tests::sim::twins::{self, Cast, FOUR, SEVEN};
+use falconet_tests::sim::twins::{self, Cast, FOUR, Leaders, SEVEN};
 use falconet_tests::sim::{Outcome, Scenario};
 
 use crate::output;
@@ -32,7 +32,8 @@ Examples:
   falconet sim --seeds 2000 --nodes-byzantine 1:mutator --validators 4
   falconet sim --scenario epochs --seeds 2000       histories: validators come, go, change keys
   falconet sim --scenario twins --depth 7           every scenario in which a twin leads
-  falconet sim --scenario twins --depth 3 --leaders 4
+  falconet sim --scenario twins --depth 7 --leaders rotation    everybody leads in turn
+  falconet sim --scenario twins --depth 4 --leaders 4           anybody leads
   falconet sim --scenario twins --validators 7 --seeds 2000
 
 A seed and a commit are a run: the same events in the same order, wherever it runs. In a long run
@@ -66,9 +67,10 @@ pub struct Args {
     /// With --scenario twins: rounds in which groups and leaders are chosen
     #[arg(long, value_name = "D", default_value_t = 7)]
     depth: usize,
-    /// With --scenario twins and four validators: only the first so many lead; the twin is the first
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
-    leaders: u8,
+    /// With --scenario twins and four validators, who leads: any of the first K, of which the twin
+    /// is the first; or everybody in turn, from each start (rotation)
+    #[arg(long, value_name = "K|rotation", default_value = "1", value_parser = leaders)]
+    leaders: Leaders,
     /// Byzantine validators, and what they do [default kind: by the seed]
     #[arg(long, value_name = "K[:KIND]", value_parser = byzantine)]
     nodes_byzantine: Option<Byzantine>,
@@ -104,6 +106,14 @@ fn what(name: &str) -> Result<What, String> {
         let names: Vec<_> = Kind::ALL.iter().map(|(name, _)| *name).collect();
         format!("known are {}, twins", names.join(", "))
     })
+}
+
+fn leaders(text: &str) -> Result<Leaders, String> {
+    match (text, text.parse()) {
+        ("rotation", _) => Ok(Leaders::Rotation),
+        (_, Ok(count @ 1..=4)) => Ok(Leaders::First(count)),
+        _ => Err("write 1, 2, 3, 4 or rotation".into()),
+    }
 }
 
 fn byzantine(text: &str) -> Result<Byzantine, String> {
@@ -150,7 +160,7 @@ impl Args {
         let broken = match self.validators {
             None | Some(4) => {
                 let cast = Cast {
-                    leaders: self.leaders.into(),
+                    leaders: self.leaders,
                     ..FOUR
                 };
                 let explored = twins::explore(cast, self.depth, self.jobs(), |depth, states| {
