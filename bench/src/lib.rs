@@ -13,7 +13,7 @@
 //! | [`store`], [`ledger`], [`figures`] | the durable log beside other stores, execution |
 //! | [`model`] | what a rate needs with n validators, computed from measured costs |
 //! | [`sweep`], [`costs`] | the knee of a network, and what a transaction cost it |
-//! | [`surge`], [`memory`] | how it came through an overload, and whether its memory levels off |
+//! | [`surge`], [`memory`], [`course`] | how it came through an overload, and whether memory and latency level off |
 //! | [`compare`], [`html`], [`hlog`] | two reports beside each other, a report for a browser, a log of histograms |
 //! | [`series`], [`environment`] | repeated measurements, and under which conditions |
 //! | [`machine`], [`process`], [`http`] | what the machine, a process, a validator says of itself |
@@ -25,6 +25,7 @@ pub mod accounts;
 pub mod cluster;
 pub mod compare;
 pub mod costs;
+pub mod course;
 #[cfg(feature = "peers")]
 pub mod crypto;
 pub mod environment;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::RootsCheck;
 use crate::costs::Costs;
+use crate::course::{Course, Part};
 use crate::environment::{Environment, Noise};
 use crate::load::{Counters, Interval, LoadOutcome, quantile_ms};
 use crate::memory::Memory;
@@ -206,6 +207,9 @@ pub struct Report {
     /// Memory in the course of the run.
     #[serde(default)]
     pub memory: Memory,
+    /// The run in tenths, if it was long enough.
+    #[serde(default)]
+    pub course: Option<Course>,
     /// How the network came through a surge, if there was one.
     #[serde(default)]
     pub surge: Option<SurgeReport>,
@@ -264,6 +268,7 @@ impl Report {
             crashed: subject.crashed,
             byzantine: subject.byzantine,
             memory: subject.memory,
+            course: Course::of(&outcome.intervals),
             surge: None,
             environment,
             costs: subject.costs,
@@ -399,6 +404,21 @@ impl fmt::Display for Report {
                 s.factor, s.before_tps, s.during_tps, s.during_tps_min, s.after_tps
             );
             row(f, "surge, tx/s", text)?;
+        }
+        if let Some(c) = &self.course {
+            let each = |value: fn(&Part) -> f64| {
+                let text = c.parts.iter().map(|part| format!("{:.0}", value(part)));
+                text.collect::<Vec<_>>().join("  ")
+            };
+            row(f, "tenths, tx/s", each(|part| part.committed_tps))?;
+            row(f, "  p50 ms", each(|part| part.p50_ms))?;
+            row(f, "  p99 ms", each(|part| part.p99_ms))?;
+            let verdict = if c.flat { "flat" } else { "longer" };
+            let text = format!(
+                "latency {verdict} at the end ({:.2} x), {} s without commits",
+                c.latency_ratio, c.silent_s
+            );
+            row(f, "  verdict", text)?;
         }
         if !self.crashed.is_empty() {
             row(f, "killed on purpose", format!("{:?}", self.crashed))?;
