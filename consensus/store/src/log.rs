@@ -1,5 +1,6 @@
 //! The writer's half of the log: one thread appends, one `fdatasync` a turn makes it durable.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +32,9 @@ pub struct LogWriter {
     pub(crate) active: Active,
     /// The newest safety record: each segment begins with it, so old segments can go.
     pub(crate) safety: Option<Bytes>,
+    /// Files of old segments, at most [`SPARES_MAX`](crate::segment::SPARES_MAX), whose old names
+    /// are durably gone.
+    pub(crate) spares: Vec<PathBuf>,
     failed: Option<String>,
 }
 
@@ -48,6 +52,7 @@ impl LogWriter {
         shared: Arc<Shared>,
         config: &StoreConfig,
         active: Active,
+        spares: Vec<PathBuf>,
         safety: Option<Bytes>,
     ) -> Self {
         Self {
@@ -56,6 +61,7 @@ impl LogWriter {
             segment_bytes: config.segment_bytes,
             active,
             safety,
+            spares,
             failed: None,
         }
     }
@@ -158,6 +164,7 @@ impl LogWriter {
             old.segment.number + 1,
             old.end,
             self.segment_bytes,
+            self.spares.pop(),
         )?;
         old.segment
             .seal(&*self.disk, old.end, &encode_table(&old.entries))?;

@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -19,8 +19,8 @@ use crate::log::{Active, LogWriter};
 use crate::reader::{Reader, Shared};
 use crate::record::{Committed, Kind};
 use crate::replace::replace;
-use crate::scan::scan;
-use crate::segment::{SEGMENT_HEADER_LEN, Segment, number_of};
+use crate::scan::{Scan, scan};
+use crate::segment::{SEGMENT_HEADER_LEN, SPARES_MAX, Segment, number_of};
 use crate::state::StateDb;
 
 const META_MAGIC: &[u8; 8] = b"FALCDATA";
@@ -79,7 +79,13 @@ impl Store {
             Safety::Intact(bytes) => Some(bytes.clone()),
             Safety::Absent | Safety::Corrupt { .. } => None,
         };
-        let log = LogWriter::new(Arc::clone(&shared), config, tail.active, safety);
+        let log = LogWriter::new(
+            Arc::clone(&shared),
+            config,
+            tail.active,
+            tail.spares,
+            safety,
+        );
         let reader = Reader {
             shared,
             state: state.view(),
@@ -200,7 +206,7 @@ fn create(dir: &Path, log_dir: &Path, config: &StoreConfig) -> Result<(), StoreE
         .mode(0o700)
         .create(log_dir)
         .map_err(|e| StoreError::io("create", log_dir, e))?;
-    Segment::create(log_dir, config.chain_id, 1, 0, config.segment_bytes)?;
+    Segment::create(log_dir, config.chain_id, 1, 0, config.segment_bytes, None)?;
     let path = dir.join("META");
     replace(&path, &encode_meta(config.chain_id, config.key_id))
         .map_err(|e| StoreError::io("write", &path, e))
@@ -211,6 +217,7 @@ struct Tail {
     active: Active,
     records: u64,
     dropped: u64,
+    spares: Vec<PathBuf>,
 }
 
 /// Reads the tables of sealed segments and walks through the last one.
@@ -219,7 +226,7 @@ fn recover_segments(
     config: &StoreConfig,
     index: &mut Index,
 ) -> Result<Tail, StoreError> {
-    let segments = list(log_dir, config)?;
+    let (segments, spares) = list(log_dir, config)?;
     let (last, older) = segments.split_last().expect("list() returns at least one");
     for (segment, next) in older.iter().zip(&segments[1..]) {
         let entries = old_segment(segment, next.prev_end, config)?;
@@ -240,7 +247,7 @@ fn recover_segments(
         .entries
         .iter()
         .for_each(|entry| index.insert(last.number, entry));
-    let end = settle_tail(last, config, found.confirmed, found.end, found.dropped)?;
+    let end = settle_tail(last, config, &found)?;
     if found.dropped > 0 {
         tracing::warn!(
             segment = %last.path.display(),
@@ -260,13 +267,20 @@ fn recover_segments(
         active,
         records,
         dropped: found.dropped,
+        spares,
     })
 }
 
-/// All segments, in order, without a gap.
-fn list(log_dir: &Path, config: &StoreConfig) -> Result<Vec<Arc<Segment>>, StoreError> {
+/// All segments, in order, without a gap, and the files of old ones that may serve again.
+fn list(
+    log_dir: &Path,
+    config: &StoreConfig,
+) -> Result<(Vec<Arc<Segment>>, Vec<PathBuf>), StoreError> {
     let unreadable = |e| StoreError::io("list", log_dir, e);
+    let delete =
+        |path: &Path| std::fs::remove_file(path).map_err(|e| StoreError::io("delete", path, e));
     let mut numbers = Vec::new();
+    let mut spares = Vec::new();
     for entry in std::fs::read_dir(log_dir).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
@@ -274,8 +288,13 @@ fn list(log_dir: &Path, config: &StoreConfig) -> Result<Vec<Arc<Segment>>, Store
             numbers.push(number);
         } else if Path::new(&name).extension().is_some_and(|e| e == "tmp") {
             // A segment whose creation was interrupted: nothing was ever written to it.
-            std::fs::remove_file(entry.path())
-                .map_err(|e| StoreError::io("delete", &entry.path(), e))?;
+            delete(&entry.path())?;
+        } else if Path::new(&name).extension().is_some_and(|e| e == "old") {
+            if spares.len() < SPARES_MAX {
+                spares.push(entry.path());
+            } else {
+                delete(&entry.path())?;
+            }
         }
     }
     numbers.sort_unstable();
@@ -290,10 +309,11 @@ fn list(log_dir: &Path, config: &StoreConfig) -> Result<Vec<Arc<Segment>>, Store
         let what = format!("segment {} is missing", pair[0] + 1);
         return Err(StoreError::corrupt(log_dir, 0, what));
     }
-    numbers
+    let segments = numbers
         .into_iter()
         .map(|number| Segment::open(log_dir, config.chain_id, number).map(Arc::new))
-        .collect()
+        .collect::<Result<_, _>>()?;
+    Ok((segments, spares))
 }
 
 /// Entries of a segment that has a successor: from its table, or, where a crash came between the
@@ -326,18 +346,13 @@ fn old_segment(
 /// The records that no mark confirms are written again before the sync. They were read from the
 /// page cache, and after an earlier `fdatasync` that failed the kernel holds such pages as clean,
 /// so that a sync alone would report success without writing them.
-fn settle_tail(
-    segment: &Segment,
-    config: &StoreConfig,
-    confirmed: u64,
-    end: u64,
-    dropped: u64,
-) -> Result<u64, StoreError> {
+fn settle_tail(segment: &Segment, config: &StoreConfig, found: &Scan) -> Result<u64, StoreError> {
+    let (confirmed, end) = (found.confirmed, found.end);
     let len = segment.len()?;
-    if dropped > 0 || len < config.segment_bytes {
+    if !found.blank || len < config.segment_bytes {
         segment.reset_tail(end, config.segment_bytes.max(len))?;
     }
-    if confirmed == end && dropped == 0 {
+    if confirmed == end && found.dropped == 0 {
         return Ok(end);
     }
     let mut bytes = vec![0; usize::try_from(end - confirmed).expect("a segment fits memory")];

@@ -9,7 +9,7 @@ use crate::error::StoreError;
 use crate::index::{Entry, Key, Location, decode_table};
 use crate::log::LogWriter;
 use crate::record::Kind;
-use crate::segment::sync_dir;
+use crate::segment::{SPARES_MAX, spare_name, sync_dir};
 
 /// Most bytes of batches that one call carries forward out of old segments; a segment that holds
 /// more live bytes stays.
@@ -87,6 +87,7 @@ impl LogWriter {
         // durable before their older copies go.
         self.active.dirty = true;
         self.sync_turn()?;
+        let mut spares = Vec::new();
         for (segment, entries) in gone {
             let mut index = self.shared.index.write();
             for entry in &entries {
@@ -94,11 +95,27 @@ impl LogWriter {
             }
             index.segments.remove(&segment.number);
             drop(index);
-            std::fs::remove_file(&segment.path)
-                .map_err(|e| StoreError::io("delete", &segment.path, e))?;
+            let path = segment.path.clone();
             pruned.segments += 1;
+            // Who still reads the segment goes on with a file that has no name any more.
+            let unused = Arc::into_inner(segment);
+            let room = self.spares.len() + spares.len() < SPARES_MAX;
+            match unused.filter(|_| room) {
+                Some(segment) => {
+                    let spare = self.shared.log_dir.join(spare_name(segment.number));
+                    std::fs::rename(&segment.path, &spare)
+                        .map_err(|e| StoreError::io("rename", &segment.path, e))?;
+                    spares.push(spare);
+                }
+                None => {
+                    std::fs::remove_file(&path).map_err(|e| StoreError::io("delete", &path, e))?;
+                }
+            }
         }
         sync_dir(&self.shared.log_dir)?;
+        // Not before their old names are gone for good: a crash must not bring back an old segment
+        // with the records of a new one in it.
+        self.spares.append(&mut spares);
         tracing::info!(
             segments = pruned.segments,
             carried_bytes = pruned.carried_bytes,

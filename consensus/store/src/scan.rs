@@ -37,8 +37,11 @@ pub(crate) struct Scan {
     pub end: u64,
     /// End of the last sync mark: everything before it is known to be durable.
     pub confirmed: u64,
-    /// Bytes behind `end` that are not zero any more, or of a record that was begun.
+    /// Bytes behind `end` that were written: up to the last one that is not zero, or in a reused
+    /// file, where older bytes stand, up to the end of the last record that was begun.
     pub dropped: u64,
+    /// Everything behind `end` is zero.
+    pub blank: bool,
 }
 
 /// Reads and walks through a segment. `must_end` is where its records end if a later segment says
@@ -60,6 +63,7 @@ pub(crate) fn walk(
         end: SEGMENT_HEADER_LEN as u64,
         confirmed: SEGMENT_HEADER_LEN as u64,
         dropped: 0,
+        blank: false,
     };
     let last_mark = last_mark(segment, bytes);
     let durable_to = must_end.unwrap_or(last_mark);
@@ -98,6 +102,12 @@ pub(crate) fn walk(
             .iter()
             .rposition(|b| *b != 0)
             .map_or(0, |last| last as u64 + 1);
+        found.blank = written <= at;
+        let written = if segment.reused {
+            begun(segment, bytes, at)
+        } else {
+            written
+        };
         found.dropped = written.saturating_sub(at);
         return Ok(found);
     }
@@ -152,6 +162,21 @@ fn read(segment: &Segment, bytes: &[u8], at: u64) -> Step {
         },
         (_, Ok(None) | Err(_)) => Step::Damaged("a record that this build cannot read"),
     }
+}
+
+/// End of the last frame at or behind `at` whose header is intact; 0 when there is none.
+fn begun(segment: &Segment, bytes: &[u8], at: u64) -> u64 {
+    let headers = (at..bytes.len() as u64).step_by(ALIGN as usize);
+    let ends = headers.filter_map(|at| {
+        let start = usize::try_from(at).expect("a segment fits memory");
+        let header = bytes.get(start..start + FRAME_HEADER_LEN)?.try_into();
+        let header = header.expect("length of the header");
+        match Frame::decode(&segment.nonce, at, header) {
+            Found::Frame(frame) => Some(at + frame.framed_len()),
+            Found::Blank | Found::Bad(_) => None,
+        }
+    });
+    ends.max().unwrap_or(0)
 }
 
 /// Offset of the last intact sync mark; 0 when there is none.

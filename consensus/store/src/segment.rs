@@ -3,7 +3,7 @@
 //! ```text
 //! offset size field of the header
 //!      0    8 "FALCNLOG"
-//!      8    4 version = 1
+//!      8    4 version: 1 in a new file, 2 in one that served before
 //!     12    4 CRC32C of the header's other bytes
 //!     16   32 chain id
 //!     48    8 number of the segment, from 1
@@ -17,6 +17,13 @@
 //! A segment is sealed only after its successor exists, and the successor is made only after all
 //! of the segment is durable. So the last segment is never sealed, and everything in a segment
 //! that is not the last was durable.
+//!
+//! A segment that nobody needs any more gives its file to a later one. Space that was written
+//! before needs no entry in the file system's journal when it is written again, so `fdatasync`
+//! waits for its own bytes only; and deleting a file, whose blocks many disks are told to discard,
+//! holds up every other sync meanwhile. What stands behind the records of such a segment may be of
+//! its predecessor. It is not taken for a record, because the checksum of each frame's header
+//! covers the nonce.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -35,6 +42,10 @@ use crate::record::Kind;
 const MAGIC: &[u8; 8] = b"FALCNLOG";
 const SEAL_MAGIC: &[u8; 8] = b"FALCSEAL";
 const VERSION: u32 = 1;
+/// Version of a segment in the file of an older one.
+const VERSION_REUSED: u32 = 2;
+/// Files of old segments that wait for reuse.
+pub(crate) const SPARES_MAX: usize = 8;
 /// Bytes of a segment's header.
 pub(crate) const SEGMENT_HEADER_LEN: usize = 64 + NONCE_LEN;
 /// Bytes of a sealed segment's trailer.
@@ -48,32 +59,41 @@ pub(crate) struct Segment {
     pub nonce: Nonce,
     pub prev_end: u64,
     pub file: File,
+    /// What stands behind the records may be of an older segment.
+    pub reused: bool,
 }
 
 impl Segment {
-    /// Makes an empty, preallocated, durable segment.
+    /// Makes an empty, preallocated, durable segment, in the file of an old one if there is one.
     pub(crate) fn create(
         log_dir: &Path,
         chain: ChainId,
         number: u64,
         prev_end: u64,
         bytes: u64,
+        spare: Option<PathBuf>,
     ) -> Result<Self, StoreError> {
         let path = log_dir.join(file_name(number));
         let temporary = path.with_extension("tmp");
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce)
             .map_err(|e| StoreError::io("getrandom for", &path, io::Error::from(e)))?;
+        // A spare that somebody deleted is no loss.
+        let reused = spare.is_some_and(|spare| std::fs::rename(spare, &temporary).is_ok());
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create(!reused)
+            .truncate(!reused)
             .mode(0o600)
             .open(&temporary)
             .map_err(|e| StoreError::io("create", &temporary, e))?;
+        if reused {
+            file.set_len(bytes)
+                .map_err(|e| StoreError::io("resize", &temporary, e))?;
+        }
         preallocate(&file, &temporary, bytes)?;
-        let header = encode_header(chain, number, prev_end, &nonce);
+        let header = encode_header(chain, number, prev_end, &nonce, reused);
         file.write_all_at(&header, 0)
             .map_err(|e| StoreError::io("write", &temporary, e))?;
         file.sync_all()
@@ -86,6 +106,7 @@ impl Segment {
             nonce,
             prev_end,
             file,
+            reused,
         })
     }
 
@@ -111,7 +132,7 @@ impl Segment {
         }
         let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4"));
         let long = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("8"));
-        if word(8) != VERSION {
+        if ![VERSION, VERSION_REUSED].contains(&word(8)) {
             let (found, expected) = (word(8), VERSION);
             return Err(StoreError::Version {
                 path,
@@ -134,6 +155,7 @@ impl Segment {
             prev_end: long(56),
             file,
             path,
+            reused: word(8) == VERSION_REUSED,
         })
     }
 
@@ -289,6 +311,11 @@ pub(crate) fn number_of(name: &str) -> Option<u64> {
     (file_name(number) == name).then_some(number)
 }
 
+/// Name of the file of an old segment that waits for reuse.
+pub(crate) fn spare_name(number: u64) -> String {
+    format!("{number:010}.old")
+}
+
 /// Makes the entries of a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     File::open(dir)
@@ -313,10 +340,12 @@ fn encode_header(
     number: u64,
     prev_end: u64,
     nonce: &Nonce,
+    reused: bool,
 ) -> [u8; SEGMENT_HEADER_LEN] {
     let mut out = [0; SEGMENT_HEADER_LEN];
     out[..8].copy_from_slice(MAGIC);
-    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    let version = if reused { VERSION_REUSED } else { VERSION };
+    out[8..12].copy_from_slice(&version.to_le_bytes());
     out[16..48].copy_from_slice(Digest::as_bytes(&chain));
     out[48..56].copy_from_slice(&number.to_le_bytes());
     out[56..64].copy_from_slice(&prev_end.to_le_bytes());

@@ -7,6 +7,7 @@ mod format;
 mod kill;
 mod opening;
 mod pruning;
+mod reuse;
 mod roundtrip;
 mod snapshot;
 mod state;
