@@ -38,6 +38,8 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Load accounts of a benchmark, so that most rates share one genesis and its transfers.
 const BENCH_ACCOUNTS: usize = 1_024;
+/// Homes of a load whose validators may change: a multiple of any small number of them.
+const HOMES: usize = 840;
 /// What a load transfer moves.
 const TRANSFER_AMOUNT: u64 = 1;
 
@@ -393,7 +395,11 @@ pub fn supply_for(
     payload_bytes: usize,
     progress: OnProgress<'_>,
 ) -> Result<LoadSupply, BenchError> {
-    let targets = testnet.targets().len();
+    // Where validators come and go, homes are spread over however many there are then.
+    let targets = match testnet.genesis().params.epoch_heights {
+        0 => testnet.targets().len(),
+        _ => HOMES,
+    };
     supply_for_targets(
         testnet,
         targets,

@@ -17,6 +17,7 @@ mod client;
 mod error;
 mod frames;
 mod hub;
+mod members;
 mod patience;
 mod pool;
 mod wallet;
@@ -27,6 +28,7 @@ pub use client::{CONNECT_TIMEOUT_DEFAULT, Client, ClientConfig, EVENTS_KEPT_MAX,
 pub use error::ClientError;
 pub use frames::{FRAME_BYTES_MAX, Filling, frames};
 pub use hub::{ClientEvent, Hub, Link};
+pub use members::{Changed, Members};
 pub use patience::{AnswerTime, LOOK_INTERVAL, Patience, SILENCE_MAX, SILENCE_MIN};
 pub use pool::{FAIL_OVER_AFTER_DEFAULT, Pool, PoolConfig};
 pub use wallet::{FEE_DEFAULT, VALIDITY_DEFAULT, Wallet};

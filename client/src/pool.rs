@@ -9,28 +9,24 @@
 //! takes each nonce once, and the pool finds out where that was: the later lane reports a replay,
 //! and the proof names the execution.
 //!
-//! With the genesis document the pool follows the validators from epoch to epoch: it asks those it
-//! is connected to for the proof that the present epoch is over, verifies it with that epoch's
-//! validators, and turns to the members of the next one. Nobody's word is taken for it.
+//! With the genesis document the pool follows the validators from epoch to epoch ([`Members`]).
 
 use std::collections::HashMap;
 use std::net::SocketAddrV6;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use falconet_crypto::falcon::Verifier;
-use falconet_types::epoch::{EpochProof, EpochTrail};
 use falconet_types::genesis::Genesis;
 use falconet_types::message::Admission;
 use falconet_types::proof::TransactionProof;
 use falconet_types::receipt::{Outcome, Receipt};
 use falconet_types::transaction::SignedTransaction;
 use falconet_types::wire::Wire as _;
-use falconet_types::{AccountId, ChainId, Digest, Epoch, PublicKey, TxId};
+use falconet_types::{AccountId, ChainId, Epoch, PublicKey, TxId};
 
 use crate::hub::deadline_after;
 use crate::{
-    AnswerTime, ClientError, ClientEvent, Fate, Hub, LOOK_INTERVAL, Link, Patience, frames,
+    AnswerTime, ClientError, ClientEvent, Fate, Hub, LOOK_INTERVAL, Link, Members, Patience, frames,
 };
 
 /// How long a validator may keep a transaction without a receipt before another is asked, at most
@@ -47,8 +43,6 @@ const BUSY_AT_ONE_MAX: u32 = 3;
 const RETRY_MIN: Duration = Duration::from_millis(5);
 /// Wait before a proof that was not there is asked for again: some blocks have to follow.
 const PROOF_RETRY: Duration = Duration::from_millis(200);
-/// Time between two questions whether the epoch is over.
-const EPOCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Whom to connect to.
 #[derive(Debug, Clone)]
@@ -72,17 +66,7 @@ pub struct PoolConfig {
 #[derive(Debug)]
 pub struct Pool {
     hub: Hub,
-    /// The validators, in the order of the set.
-    links: Vec<Link>,
-    /// Those of the epoch before, of which something may still be heard.
-    former: Vec<Link>,
-    /// Every validator that was dialled and not hung up, by the id of its key.
-    dialled: HashMap<Digest, (SocketAddrV6, Link)>,
-    /// As far as the epochs are known.
-    trail: Option<EpochTrail>,
-    /// Whom to ask next whether the epoch is over, and when.
-    epoch_asks: usize,
-    epoch_due: Instant,
+    members: Members,
     fail_over_after: Duration,
     /// How long receipts took of late.
     receipts: AnswerTime,
@@ -118,23 +102,11 @@ impl Pool {
     /// # Panics
     /// If there is no validator.
     pub fn open(config: &PoolConfig) -> Result<Self, ClientError> {
-        assert!(!config.validators.is_empty(), "at least one validator");
         let mut hub = Hub::open(config.chain_id)?;
-        let (mut links, mut dialled) = (Vec::new(), HashMap::new());
-        for (addr, key) in &config.validators {
-            let link = hub.dial(*addr, key)?;
-            dialled.insert(key.id(), (*addr, link));
-            links.push(link);
-        }
-        let trail = config.genesis.as_ref().map(EpochTrail::new).transpose();
+        let members = Members::dial(&mut hub, &config.validators, config.genesis.as_ref())?;
         Ok(Self {
             hub,
-            links,
-            former: Vec::new(),
-            dialled,
-            trail: trail.map_err(ClientError::Genesis)?,
-            epoch_asks: 0,
-            epoch_due: Instant::now(),
+            members,
             fail_over_after: config.fail_over_after,
             receipts: AnswerTime::default(),
             patience: HashMap::new(),
@@ -146,8 +118,7 @@ impl Pool {
     /// The newest epoch whose validators are known; 0 without a genesis document.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        let newest = |trail: &EpochTrail| trail.newest().start.epoch;
-        self.trail.as_ref().map_or(Epoch::ZERO, newest)
+        self.members.epoch()
     }
 
     /// Keeps the connections and follows the epochs for a while, with nothing to submit. Whoever
@@ -155,8 +126,8 @@ impl Pool {
     pub fn idle(&mut self, time: Duration) -> Result<(), ClientError> {
         let deadline = deadline_after(time);
         loop {
-            self.ask_for_epochs(Instant::now());
-            let wake = self.next_ask().min(deadline);
+            self.members.ask(&self.hub, Instant::now());
+            let wake = self.members.next_ask().min(deadline);
             if let Some((link, event)) = self.hub.poll(Some(wake))? {
                 self.epoch_heard(link, &event)?;
             } else if Instant::now() >= deadline {
@@ -169,14 +140,14 @@ impl Pool {
     #[must_use]
     pub fn home(&self, sender: &AccountId) -> usize {
         let word = u64::from_le_bytes(sender.0[..8].try_into().expect("eight bytes"));
-        let n = self.links.len() as u64;
+        let n = self.members.links().len() as u64;
         usize::try_from(word % n).expect("below the number of validators")
     }
 
     /// Validators beside the home that a transaction may be offered to: one more than may fail.
     #[must_use]
     pub fn others(&self) -> usize {
-        let n = self.links.len();
+        let n = self.members.links().len();
         ((n - 1) / 3 + 1).min(n - 1)
     }
 
@@ -206,10 +177,10 @@ impl Pool {
             if work.fates.iter().all(Option::is_some) {
                 break;
             }
-            self.ask_for_epochs(now);
+            self.members.ask(&self.hub, now);
             let silent = self.silent(now);
             self.offer(txs, &mut work, &silent, now)?;
-            let wake = work.next_due().min(deadline).min(self.next_ask());
+            let wake = work.next_due().min(deadline).min(self.members.next_ask());
             let wake = match self.patience.values().any(Patience::is_waiting) {
                 true => wake.min(now + LOOK_INTERVAL),
                 false => wake,
@@ -239,7 +210,7 @@ impl Pool {
             let owes = self.patience.get(link).is_some_and(|one| !one.is_well(at));
             self.hub.is_connected(*link) && !silent.contains(link) && !owes
         };
-        match self.links.iter().any(well) {
+        match self.members.links().iter().any(well) {
             true => silent,
             false => Vec::new(),
         }
@@ -260,7 +231,7 @@ impl Pool {
         silent: &[Link],
         now: Instant,
     ) -> Result<(), ClientError> {
-        let mut by_link: Vec<Vec<usize>> = vec![Vec::new(); self.links.len()];
+        let mut by_link: Vec<Vec<usize>> = vec![Vec::new(); self.members.links().len()];
         let open = work.open.iter_mut().zip(&work.fates).enumerate();
         for (at, (tx, _)) in open.filter(|(_, (_, fate))| fate.is_none()) {
             if let Some((link, when)) = tx.settling
@@ -283,13 +254,14 @@ impl Pool {
                 tx.moved += 1; // the last one gave no receipt
             }
             // The first of those in turn that is connected and speaks, or else is connected.
-            let place = |step: usize| (home + step) % self.links.len();
+            let place = |step: usize| (home + step) % self.members.links().len();
             let reachable = (0..ring)
                 .map(|step| (tx.moved + step) % ring)
                 .map(|step| (step, place(step)))
-                .filter(|(_, validator)| self.hub.is_connected(self.links[*validator]));
-            let speaks =
-                |(_, validator): &(usize, usize)| !silent.contains(&self.links[*validator]);
+                .filter(|(_, validator)| self.hub.is_connected(self.members.links()[*validator]));
+            let speaks = |(_, validator): &(usize, usize)| {
+                !silent.contains(&self.members.links()[*validator])
+            };
             let chosen = reachable.clone().find(speaks);
             let chosen = chosen.or_else(|| reachable.clone().next());
             tx.due = now + self.receipt_bound(tx.offers);
@@ -297,99 +269,25 @@ impl Pool {
             match chosen {
                 Some((step, validator)) => {
                     tx.moved = step;
-                    tx.at = Some(self.links[validator]);
+                    tx.at = Some(self.members.links()[validator]);
                     by_link[validator].push(at);
                 }
                 None => tx.due = now + PROOF_RETRY,
             }
         }
         for (validator, places) in by_link.into_iter().enumerate() {
-            self.send(txs, work, self.links[validator], &places, now)?;
+            self.send(txs, work, self.members.links()[validator], &places, now)?;
         }
         Ok(())
     }
 
-    fn next_ask(&self) -> Instant {
-        let never = || deadline_after(Duration::MAX);
-        self.trail.as_ref().map_or_else(never, |_| self.epoch_due)
-    }
-
-    /// Asks one after the other of those who are connected whether the epoch is over.
-    fn ask_for_epochs(&mut self, now: Instant) {
-        let Some(trail) = &self.trail else { return };
-        if self.epoch_due > now {
-            return;
-        }
-        self.epoch_due = now + EPOCH_INTERVAL;
-        let epoch = trail.newest().start.epoch;
-        let all: Vec<Link> = self.links.iter().chain(&self.former).copied().collect();
-        let turn = (0..all.len()).map(|step| all[(self.epoch_asks + step) % all.len()]);
-        if let Some(link) = turn.into_iter().find(|link| self.hub.is_connected(*link)) {
-            // An error means that the connection is gone: another one is asked next time.
-            let _ = self.hub.request_epoch_proof(link, epoch);
-        } else {
-            self.epoch_due = now + PROOF_RETRY;
-        }
-        self.epoch_asks += 1;
-    }
-
-    /// Goes over to the next epoch if the proof of it is valid, and asks on.
+    /// What an event says of the epochs.
     fn epoch_heard(&mut self, link: Link, event: &ClientEvent) -> Result<(), ClientError> {
-        let (Some(trail), ClientEvent::EpochProof { epoch, proof }) = (&mut self.trail, event)
-        else {
-            return Ok(());
-        };
-        if *epoch != trail.newest().start.epoch || proof.is_empty() {
-            return Ok(());
-        }
-        let proof = EpochProof::from_bytes(proof).map_err(|error| error.to_string());
-        let followed = proof.and_then(|proof| {
-            let next = trail.follow(&proof, &mut Verifier::new());
-            next.map(drop).map_err(|error| error.to_string())
-        });
-        if let Err(error) = followed {
-            tracing::warn!(%epoch, error, "a validator sent a proof of an epoch that is none");
-            return Ok(());
-        }
-        self.adopt()?;
-        let ending = self.epoch();
-        // Whoever knew of this end may know of the next.
-        let _ = self.hub.request_epoch_proof(link, ending);
-        Ok(())
-    }
-
-    /// Turns to the validators of the newest epoch.
-    fn adopt(&mut self) -> Result<(), ClientError> {
-        let trail = self.trail.as_ref().expect("it led here");
-        let mut links = Vec::new();
-        for member in &trail.newest().members {
-            let known = self.dialled.get(&member.key.id()).copied();
-            let addr = member.address.or_else(|| known.map(|(addr, _)| addr));
-            // Nobody has said where it is.
-            let Some(addr) = addr else { continue };
-            links.push(match known {
-                Some((old, link)) if old == addr => link,
-                _ => {
-                    let link = self.hub.dial(addr, &member.key)?;
-                    self.dialled.insert(member.key.id(), (addr, link));
-                    link
-                }
-            });
-        }
-        if links.is_empty() {
-            return Ok(()); // those who are known have to do
-        }
-        let left = std::mem::replace(&mut self.links, links);
-        let still = |link: &Link| !self.links.contains(link);
-        let former: Vec<Link> = left.into_iter().filter(still).collect();
-        for link in std::mem::replace(&mut self.former, former) {
-            if !self.links.contains(&link) && !self.former.contains(&link) {
-                self.hub.hang_up(link);
+        if let Some(changed) = self.members.heard(&mut self.hub, link, event)? {
+            for link in changed.gone {
                 self.patience.remove(&link);
-                self.dialled.retain(|_, (_, other)| *other != link);
             }
         }
-        tracing::info!(epoch = %self.epoch(), validators = self.links.len(), "an epoch begins");
         Ok(())
     }
 

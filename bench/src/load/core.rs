@@ -82,6 +82,8 @@ pub(super) struct Core {
     next_tag: u64,
     last_turn_ns: u64,
     up: Vec<bool>,
+    /// Links to the validators of the epoch, in the order of the set: homes are places in it.
+    members: Vec<usize>,
     /// What is known of each validator's silence, and whether it is passed over for it.
     patience: Vec<Patience>,
     silent: Vec<bool>,
@@ -127,6 +129,7 @@ impl Core {
             next_tag: 1,
             last_turn_ns: 0,
             up: vec![false; settings.links],
+            members: (0..settings.links).collect(),
             patience: vec![Patience::default(); settings.links],
             silent: vec![false; settings.links],
             flights: HashMap::default(),
@@ -147,6 +150,17 @@ impl Core {
             hlog: VecDeque::new(),
             settings,
         }
+    }
+
+    /// An epoch begins with these validators. What is on its way to others is waited for.
+    pub(super) fn on_members(&mut self, members: Vec<usize>) {
+        let links = members.iter().map(|link| link + 1).max();
+        let links = links.expect("an epoch has validators").max(self.up.len());
+        self.up.resize(links, false);
+        self.patience.resize(links, Patience::default());
+        self.silent.resize(links, false);
+        self.lines.resize_with(links, Line::default);
+        self.members = members;
     }
 
     /// The validator is connected.
@@ -303,8 +317,9 @@ impl Core {
     /// What is to be sent now.
     pub(super) fn turn(&mut self, now_ns: u64, supply: &mut impl Supply) -> Vec<Frame> {
         self.close_intervals(now_ns);
-        let mut open = OpenFrames::new(self.settings.links);
-        for link in 0..self.settings.links {
+        let links = self.up.len();
+        let mut open = OpenFrames::new(links);
+        for link in 0..links {
             self.lines[link].returned = 0;
             if self.lines[link].until_ns > now_ns {
                 continue;
@@ -373,8 +388,9 @@ impl Core {
     /// Puts a transaction into a frame to its home, or to the next validator that is connected.
     fn dispatch(&mut self, now_ns: u64, id: TxId, open: &mut OpenFrames) {
         let flight = self.flights.get_mut(&id).expect("the caller looked");
-        let links = self.up.len();
-        let candidates = (0..links).map(|step| (flight.home + step) % links);
+        let members = &self.members;
+        let candidates =
+            (0..members.len()).map(|step| members[(flight.home + step) % members.len()]);
         let mut candidates = candidates.filter(|link| self.up[*link]);
         let speaks = candidates.clone().find(|link| !self.silent[*link]);
         let Some(link) = speaks.or_else(|| candidates.next()) else {
@@ -452,7 +468,7 @@ impl Core {
             busy: self.counters.busy,
             refused: self.counters.refused + self.counters.failed,
             starved: self.counters.starved,
-            connected: self.up.iter().filter(|up| **up).count(),
+            connected: self.members.iter().filter(|link| self.up[**link]).count(),
             generator_behind: self.counters.generator_behind(),
         }
     }

@@ -28,7 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use falconet_client::{ClientError, ClientEvent, Hub, Link};
+use falconet_client::{ClientError, ClientEvent, Hub, Link, Members};
+use falconet_types::genesis::Genesis;
 use falconet_types::{ChainId, PublicKey};
 
 use self::core::{Core, Settings};
@@ -76,10 +77,14 @@ pub enum BusyPolicy {
 /// A load.
 #[derive(Debug, Clone)]
 pub struct LoadSpec {
-    /// The validators, in the order that [`crate::supply::SupplyTx::home`] refers to.
+    /// The validators, in the order that [`crate::supply::SupplyTx::home`] refers to, counted on from
+    /// the first where it is more than there are.
     pub targets: Vec<Target>,
     /// The chain.
     pub chain_id: ChainId,
+    /// Its genesis, for the load to follow the validators from epoch to epoch; without it `targets`
+    /// are loaded for ever.
+    pub genesis: Option<Genesis>,
     /// Transactions a second, over all validators.
     pub rate: u64,
     /// When more than that is sent.
@@ -111,6 +116,7 @@ impl LoadSpec {
         Self {
             targets,
             chain_id,
+            genesis: None,
             rate,
             surge: None,
             warmup: Self::WARMUP,
@@ -196,9 +202,9 @@ fn run(
     // Before the hub starts its thread, which inherits it.
     go_first();
     let mut hub = Hub::open(spec.chain_id)?;
-    for target in &spec.targets {
-        hub.dial(target.addr, &target.key)?;
-    }
+    let targets = spec.targets.iter();
+    let targets: Vec<_> = targets.map(|t| (t.addr, t.key.clone())).collect();
+    let mut members = Members::dial(&mut hub, &targets, spec.genesis.as_ref())?;
     connect(&mut hub, stop)?;
 
     let mut core = Core::new(Settings {
@@ -228,8 +234,10 @@ fn run(
                 core.look(now_ns());
                 break;
             };
+            follow(&mut members, &mut hub, &mut core, link, &event)?;
             handle(&mut core, now_ns(), link, event);
         }
+        members.ask(&hub, Instant::now());
         if stop.load(Ordering::Relaxed) {
             core.stop(now_ns());
         }
@@ -255,6 +263,7 @@ fn run(
         let wake = Duration::from_nanos(core.next_wake_ns());
         let deadline = (start + wake).min(Instant::now() + WAIT_MAX);
         if let Some((link, event)) = hub.poll(Some(deadline))? {
+            follow(&mut members, &mut hub, &mut core, link, &event)?;
             handle(&mut core, now_ns(), link, event);
         }
     }
@@ -285,6 +294,20 @@ fn connect(hub: &mut Hub, stop: &AtomicBool) -> Result<(), LoadError> {
     }
     if connected == 0 && !stop.load(Ordering::Relaxed) {
         return Err(LoadError::NoConnection(hub.links()));
+    }
+    Ok(())
+}
+
+/// Turns to the validators of the next epoch when the event proves it.
+fn follow(
+    members: &mut Members,
+    hub: &mut Hub,
+    core: &mut Core,
+    link: Link,
+    event: &ClientEvent,
+) -> Result<(), ClientError> {
+    if members.heard(hub, link, event)?.is_some() {
+        core.on_members(members.links().iter().map(|Link(link)| *link).collect());
     }
     Ok(())
 }

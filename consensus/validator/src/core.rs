@@ -517,10 +517,17 @@ impl Core {
             .set(hotstuff.committed_height.0 as i64);
         let may_sign = hotstuff.not_signing.is_none() && self.board.failure().is_none();
         metrics.signing.set(i64::from(may_sign));
-        metrics
-            .rounds_timed_out
-            .inner()
-            .store(hotstuff.counters.rounds_by_tc, Ordering::Relaxed);
+        let counters = &hotstuff.counters;
+        for (metric, count) in [
+            (&metrics.rounds_timed_out, counters.rounds_by_tc),
+            (&metrics.blocks_committed, counters.blocks_committed),
+            (
+                &metrics.blocks_committed_by_votes,
+                counters.commits_by_votes,
+            ),
+        ] {
+            metric.inner().store(count, Ordering::Relaxed);
+        }
         metrics.turn_inputs.observe(inputs as f64);
         metrics.turn_time.observe(start.elapsed().as_secs_f64());
         let mempool = self.mempool.status();

@@ -228,6 +228,10 @@ metrics! {
     clients_connected: Gauge = Gauge::default(), Plain, Network;
     /// Rounds that ended by a timeout certificate.
     rounds_timed_out: Counter = Counter::default(), Plain, Consensus;
+    /// Blocks committed, by either rule.
+    blocks_committed: Counter = Counter::default(), Plain, Consensus;
+    /// Blocks committed by commit votes, before the 2-chain above them could (of those committed).
+    blocks_committed_by_votes: Counter = Counter::default(), Plain, Consensus;
     /// Blocks executed.
     blocks_executed: Counter = Counter::default(), Plain, Consensus;
     /// Transactions executed, by outcome.

@@ -74,6 +74,12 @@ pub struct Status {
     pub prefixes_banned: usize,
     /// Rounds that ended by a timeout certificate, since the process started.
     pub rounds_timed_out: u64,
+    /// Blocks committed, since the process started.
+    #[serde(default)]
+    pub blocks_committed: u64,
+    /// Those of them that commit votes committed, before the 2-chain above them could.
+    #[serde(default)]
+    pub blocks_committed_by_votes: u64,
     /// Pieces of evidence of misbehaviour seen, since the process started.
     pub evidence: u64,
     /// Signature verification code in use.

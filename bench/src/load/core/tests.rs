@@ -277,6 +277,29 @@ fn a_validator_that_falls_silent_loses_its_transactions_to_the_others() {
 }
 
 #[test]
+fn an_epoch_sends_new_transactions_to_its_validators_and_waits_for_the_old() {
+    let (mut core, mut supply) = core(1_000, 2);
+    let before = core.turn(9 * MS, &mut supply);
+    // Validator 0 leaves, links 2 and 3 are new; 3 is not connected yet.
+    core.on_members(vec![1, 2, 3]);
+    core.on_up(2);
+    supply.links = 3;
+    let after = core.turn(69 * MS, &mut supply);
+    let mut links: Vec<usize> = after.iter().map(|frame| frame.link).collect();
+    links.sort_unstable();
+    assert_eq!(links, [1, 2], "3 is passed over, 0 has left");
+    for frame in before.iter().chain(&after) {
+        commit(&mut core, 70 * MS, frame);
+    }
+    core.on_down(71 * MS, 0);
+    assert_eq!(core.counters.committed, core.counters.sent);
+    assert_eq!(core.counters.resent, 0);
+    core.on_up(3);
+    let last = core.turn(129 * MS, &mut supply);
+    assert_eq!(last.len(), 3);
+}
+
+#[test]
 fn when_all_fall_silent_nobody_is_blamed() {
     let (mut core, mut supply) = core(100, 2);
     let mut now = 0;

@@ -116,6 +116,8 @@ pub(super) fn status_of(api: &Api) -> Status {
         clients: api.peers.clients(),
         prefixes_banned: api.standing.banned().1,
         rounds_timed_out: core.hotstuff.counters.rounds_by_tc,
+        blocks_committed: core.hotstuff.counters.blocks_committed,
+        blocks_committed_by_votes: core.hotstuff.counters.commits_by_votes,
         evidence: core.hotstuff.counters.evidence + core.mempool.evidence(),
         verifier_backend: chain.verifier_backend.clone(),
     }

@@ -65,6 +65,14 @@ impl Args {
                 ),
             ),
             ("committed block", text(&status, "committed_block")),
+            (
+                "commits",
+                format!(
+                    "{} blocks since the start, {} of them by commit votes",
+                    text(&status, "blocks_committed"),
+                    text(&status, "blocks_committed_by_votes")
+                ),
+            ),
             ("executed height", text(&status, "executed_height")),
             ("state", text(&status, "state_commitment")),
             ("transactions", text(&status, "transactions_committed")),

@@ -323,8 +323,10 @@ impl Args {
         stop: &Stop,
         screen: &Screen,
     ) -> anyhow::Result<Report> {
+        let epoch_heights = testnet.genesis().params.epoch_heights;
         let spec = LoadSpec {
             duration: self.duration,
+            genesis: (epoch_heights > 0).then(|| testnet.genesis().clone()),
             ..LoadSpec::new(testnet.targets(), testnet.chain_id(), self.load)
         };
         let load = Load::start(spec, supply.supply)?;

@@ -17,6 +17,11 @@ use serde_json::Value;
 use crate::harness::{Running, falconet, free_ports, wait_for};
 use crate::network::{Network, local};
 
+/// Blocks after the last change of who is there: several windows of reputation of four validators.
+const REPUTATION_BLOCKS: u64 = 150;
+/// Rounds of which two nodes are asked who leads.
+const ROUNDS_COMPARED: usize = 12;
+
 /// Blocks as fast as they come, the shortest history, the smallest files of the log.
 fn short_history(accounts: usize) -> Network {
     short_history_with_epochs(accounts, 0)
@@ -126,6 +131,68 @@ fn a_validator_that_was_away_for_longer_than_history_comes_back_by_snapshot_and_
         let (status, _) = network.get(3, &format!("/v1/blocks/{}", left + 20));
         assert_eq!(status, 404, "it never had what it missed");
         same_state(network, &network.url(3));
+    });
+    network.agree();
+    network.stop();
+}
+
+/// Rule L4: who began with a snapshot asks for the headers that say who leads. The one that is dead is
+/// passed over, and nothing commits without the votes of the one that came back, so it must find the
+/// leaders that the others find.
+#[test]
+fn who_comes_back_by_snapshot_finds_the_leaders_by_reputation_and_votes() {
+    let params = Params {
+        block_interval_ms_idle: 5,
+        history_heights_min: 1,
+        leader_reputation: true,
+        ..Params::default()
+    };
+    let store = StoreSection {
+        segment_bytes: 8 << 20,
+    };
+    let mut network = Network::with(4, 4, Scheme::Falcon512, params, store);
+    (0..4).for_each(|i| network.start(i));
+    under_load(&mut network, |network| {
+        wait_for("some blocks", || (executed(network, 3) > 50).then_some(()));
+        let left = executed(network, 3);
+        network.kill(3);
+        until_forgotten(network, left + 20);
+        network.start(3);
+        let mut follower = Follower::new(network, 80);
+        follower.start();
+        wait_for("validator 3 to be past the gap", || {
+            (executed(network, 3) > left + 1_024).then_some(())
+        });
+        let (status, _) = network.get(3, &format!("/v1/blocks/{}", left + 20));
+        assert_eq!(status, 404, "it never had what it missed");
+
+        network.kill(2);
+        let signing = |i: usize| number(&network.get(i, "/v1/status").1, "blocks_committed");
+        let (from, here) = (executed(network, 0), signing(3));
+        wait_for("blocks with the votes of validator 3", || {
+            (executed(network, 0) > from + REPUTATION_BLOCKS).then_some(())
+        });
+        assert!(signing(3) > here, "it commits");
+        // In a round that both are in they name one leader.
+        for url in [network.url(3), follower.url.clone()] {
+            let mut compared = 0;
+            wait_for("rounds in which both are", || {
+                let ask = |url: &str| {
+                    let status = try_ask(url, "/v1/status")?;
+                    Some((number(&status, "round"), number(&status, "leader")))
+                };
+                let (before, its) = (ask(&network.url(0))?, ask(&url)?);
+                if before.0 == its.0 {
+                    assert_eq!(before.1, its.1, "round {}", its.0);
+                    compared += 1;
+                }
+                (compared >= ROUNDS_COMPARED).then_some(())
+            });
+        }
+        same_state(network, &network.url(3));
+        same_state(network, &follower.url);
+        follower.running.take().expect("it runs").stop();
+        network.start(2);
     });
     network.agree();
     network.stop();
