@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{fmt, fs};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use falconet_bench::cluster::StartOptions;
 use falconet_bench::report::{Byzantine, Report};
 use falconet_bench::run::ClusterBench;
@@ -60,7 +60,7 @@ fn kinds() -> anyhow::Result<Vec<String>> {
 
 #[cfg(not(feature = "danger-byzantine"))]
 fn kinds() -> anyhow::Result<Vec<String>> {
-    bail!("{NEEDS_FEATURE}")
+    anyhow::bail!("{NEEDS_FEATURE}")
 }
 
 /// Latency of clients with as many faulty validators as 4 and 7 bear, of each kind
