@@ -56,7 +56,11 @@ fn twins_with_commit_votes_sampled() {
 
 #[test]
 fn an_exploration_is_the_same_on_one_thread_and_on_two() {
-    let counts = |jobs| explore(FOUR, 2, jobs, |_, _| {}).states;
+    let cast = Cast {
+        leaders: Leaders::Rotation,
+        ..FOUR
+    };
+    let counts = |jobs| explore(cast, DEPTH, jobs, |_, _| {});
     assert_eq!(counts(1), counts(2));
 }
 

@@ -21,7 +21,7 @@
 mod arena;
 mod state;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -195,75 +195,119 @@ pub fn explore(
         ..Explored::default()
     };
     // A state that was seen earlier has been continued further than it would be now.
-    let seen = Mutex::new(BTreeSet::new());
+    let mut seen: HashSet<u128> = HashSet::new();
     for level in 1..=depth {
-        let found = Mutex::new((Vec::<Path>::new(), None::<Broken>, 0u64, 0u64));
+        let steps = Level {
+            cast,
+            groups: &groups,
+            // The leader after the last phase changes nothing any more.
+            last: level == depth,
+            seen: &seen,
+        };
+        // In the order of the frontier, so that the same states are continued whoever came first.
+        let found = Mutex::new(BTreeMap::new());
         let next = AtomicUsize::new(0);
+        let (steps, frontier_now) = (&steps, &frontier);
         std::thread::scope(|scope| {
             for _ in 0..jobs.max(1) {
                 scope.spawn(|| {
-                    while let Some((first, path)) =
-                        frontier.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        let mut before = Arena::new(cast, *first);
-                        for phase in path {
-                            before = before.fork(phase.leader);
-                            before.phase(*phase).expect("it held a level ago");
-                        }
-                        let choices = groups.iter().flat_map(|group| {
-                            // The leader after the last phase changes nothing any more.
-                            let mut leaders = cast.leaders_after(level, *first);
-                            if level == depth {
-                                leaders.end = leaders.start + 1;
-                            }
-                            leaders.map(|leader| Phase {
-                                group: *group,
-                                leader,
-                            })
-                        });
-                        for choice in choices {
-                            let mut arena = before.fork(choice.leader);
-                            let result = arena.phase(choice);
-                            let mut longer = path.clone();
-                            longer.push(choice);
-                            let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
-                            if let Err(violation) = result {
-                                lock().1.get_or_insert(Broken {
-                                    first: *first,
-                                    phases: longer,
-                                    violation,
-                                });
-                                return;
-                            }
-                            let state = state::of(&arena);
-                            let new = {
-                                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                                seen.insert(state)
-                            };
-                            let mut found = lock();
-                            found.2 += 1;
-                            found.3 = found.3.max(arena.height());
-                            if new {
-                                found.0.push((*first, longer));
-                            }
-                        }
+                    loop {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(path) = frontier_now.get(at) else {
+                            break;
+                        };
+                        let after = steps.after(path);
+                        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                        found.insert(at, after);
                     }
                 });
             }
         });
-        let (paths, broken, phases, height) =
-            found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut paths: Vec<Path> = Vec::new();
+        for (at, after) in found.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            explored.phases += after.phases;
+            explored.height = explored.height.max(after.height);
+            if explored.broken.is_none() {
+                explored.broken = after.broken;
+            }
+            let (first, path) = &frontier[at];
+            for (state, phase) in after.new {
+                if seen.insert(state) {
+                    let mut longer = path.clone();
+                    longer.push(phase);
+                    paths.push((*first, longer));
+                }
+            }
+        }
         explored.states.push(paths.len());
-        explored.phases += phases;
-        explored.height = explored.height.max(height);
         progress(level, paths.len());
-        if broken.is_some() {
-            explored.broken = broken;
+        if explored.broken.is_some() {
             return explored;
         }
         frontier = paths;
     }
     explored
+}
+
+/// One more phase after each state of a level.
+struct Level<'a> {
+    cast: Cast,
+    groups: &'a [u16],
+    last: bool,
+    /// States of the levels before.
+    seen: &'a HashSet<u128>,
+}
+
+/// What comes after one state.
+#[derive(Default)]
+struct After {
+    /// States that no level before has, and the phase that led there.
+    new: Vec<(u128, Phase)>,
+    phases: u64,
+    height: u64,
+    broken: Option<Broken>,
+}
+
+impl Level<'_> {
+    fn after(&self, (first, path): &Path) -> After {
+        let mut before = Arena::new(self.cast, *first);
+        for phase in path {
+            before = before.fork(phase.leader);
+            before.phase(*phase).expect("it held a level ago");
+        }
+        let mut after = After::default();
+        let mut here = HashSet::new();
+        let mut leaders = self.cast.leaders_after(path.len() + 1, *first);
+        if self.last {
+            leaders.end = leaders.start + 1;
+        }
+        for (group, leader) in self
+            .groups
+            .iter()
+            .flat_map(|group| leaders.clone().map(move |leader| (*group, leader)))
+        {
+            let phase = Phase { group, leader };
+            let mut arena = before.fork(leader);
+            let result = arena.phase(phase);
+            after.phases += 1;
+            if let Err(violation) = result {
+                let mut phases = path.clone();
+                phases.push(phase);
+                after.broken = Some(Broken {
+                    first: *first,
+                    phases,
+                    violation,
+                });
+                break;
+            }
+            after.height = after.height.max(arena.height());
+            let state = state::of(&arena);
+            if !self.seen.contains(&state) && here.insert(state) {
+                after.new.push((state, phase));
+            }
+        }
+        after
+    }
 }
 
 /// Runs random scenarios of so many phases; all heal afterwards and must commit.
