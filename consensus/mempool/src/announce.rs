@@ -14,10 +14,9 @@ use falconet_types::time::Now;
 
 use crate::api::Effect;
 use crate::lane::Lane;
-use crate::limits::{
-    WATERMARK_BYTES, WATERMARK_INTERVAL_PEER_US, WATERMARK_INTERVAL_US, WATERMARK_REFRESH_US,
-};
+use crate::limits::{WATERMARK_BYTES, WATERMARK_REFRESH_US};
 use crate::mempool::Mempool;
+use crate::pacing::Crowd;
 
 /// What this node has told the others.
 pub(crate) struct Announced {
@@ -63,8 +62,8 @@ impl Mempool {
         self.lanes.get(me)?;
         let dirty = (self.lanes.iter().zip(&self.announced.tips).enumerate())
             .any(|(i, (lane, told))| i != me && lane.tip() != *told);
-        let n = self.lanes.len() as u64;
-        let interval_us = WATERMARK_INTERVAL_US + WATERMARK_INTERVAL_PEER_US * n;
+        let n = self.lanes.len();
+        let interval_us = Crowd::of(n).watermark_interval_us(n, self.own.busy);
         let delta_us = dirty.then(|| match self.announced.last_us {
             Some(last_us) if self.announced.bytes < WATERMARK_BYTES => last_us + interval_us,
             _ => 0,

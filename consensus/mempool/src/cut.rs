@@ -9,11 +9,10 @@ use falconet_types::{Seq, ValidatorIndex};
 
 use crate::lane::{Range, payload_bytes};
 use crate::limits::{
-    BLOCK_BYTES_WORTH, BLOCK_LANE_BATCHES_MAX, BLOCK_STRETCH_MAX, EXECUTION_DEBT_FULL_BLOCKS,
-    FETCH_DEBT_BATCHES_MAX,
+    BLOCK_BYTES_WORTH, BLOCK_LANE_BATCHES_MAX, EXECUTION_DEBT_FULL_BLOCKS, FETCH_DEBT_BATCHES_MAX,
 };
 use crate::mempool::Mempool;
-use crate::pacing;
+use crate::pacing::Crowd;
 
 impl Mempool {
     /// The leader's cut (D3): in each lane the highest batch on this node's chain that a quorum (this
@@ -77,7 +76,8 @@ impl Mempool {
         }
         let worth = BLOCK_BYTES_WORTH.min(full / 4);
         let rate = self.growth.bytes_per_s();
-        pacing::interval_us(least_us, BLOCK_STRETCH_MAX, rate, worth, self.own.busy)
+        let crowd = Crowd::of(self.lanes.len());
+        crowd.block_interval_us(least_us, rate, worth, self.own.busy)
     }
 
     /// The availability rule (D4): whether this node may vote for a block with `cut` on a parent with

@@ -37,6 +37,11 @@ pub const SEAL_STRETCH_BATCHES: u64 = 2;
 pub const BATCH_FULL_TARGETS: u64 = 4;
 /// The interval between blocks with payload stretches with the load, at most this many times.
 pub const BLOCK_STRETCH_MAX: u64 = 6;
+/// What another's batch or vote costs a node (to receive, verify, record and acknowledge it): one in
+/// so many parts of what its own costs it, most of which is the signature.
+pub const OWN_COSTS_PEERS: u64 = 8;
+/// The number of validators for which the longest intervals are stated; more of them stretch further.
+pub const CROWD_FROM: u64 = 4;
 /// Payload that makes a block worth its signatures, bytes.
 pub const BLOCK_BYTES_WORTH: u64 = 2 << 20;
 /// Up to this busy part of the machine's time, per mille, intervals do not stretch.
@@ -68,6 +73,9 @@ pub const WATERMARKS_AHEAD_MAX: usize = 4;
 pub const WATERMARK_INTERVAL_US: u64 = 1_000;
 /// See [`WATERMARK_INTERVAL_US`].
 pub const WATERMARK_INTERVAL_PEER_US: u64 = 250;
+/// On a busy machine the interval stretches with the number of validators above [`CROWD_FROM`], up to
+/// this, microseconds.
+pub const WATERMARK_INTERVAL_US_MAX: u64 = 50_000;
 /// Newly held bytes that send a watermark before its interval has passed.
 pub const WATERMARK_BYTES: u64 = 1 << 20;
 /// While a lane has uncommitted batches, a full watermark goes out at least this often,

@@ -22,7 +22,7 @@ use crate::fetch::Fetch;
 use crate::lane::{Lane, Offer, payload_bytes};
 use crate::limits::{PRUNE_CHECKPOINTS, RETRY_AFTER_MS, SEALS_PER_TURN_MAX};
 use crate::own::OwnLane;
-use crate::pacing::Meter;
+use crate::pacing::{Crowd, Meter};
 use crate::serve::Allowance;
 use crate::watermarks::{Observed, Watermarks};
 
@@ -176,6 +176,15 @@ impl Mempool {
 
     /// Handles one input and appends what is to be done.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        self.take_in(now, input, out);
+        self.settle(now, out);
+    }
+
+    /// Takes in one of several inputs that came together. What follows from all of them (what is
+    /// delivered, sealed, told and asked for, and what a quorum holds) is for the next
+    /// [`Self::handle`], which has to come in the same turn: that costs as much after one batch or
+    /// watermark as after many.
+    pub fn take_in(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
         let n = self.lanes.len();
         match input {
             Input::Batch { from, batch }
@@ -211,6 +220,10 @@ impl Mempool {
             | Input::PeerDown(_)
             | Input::Tick => {}
         }
+    }
+
+    /// Does what follows from what was taken in.
+    fn settle(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.deliver(now, out);
         self.review_own_lane();
         self.seal(now, out);
@@ -562,7 +575,9 @@ impl Mempool {
             let batch = Batch::seal(epoch, me, tip, &txs, self.config.chain_id, signer);
             txs.clear();
             self.lanes[me.at()].push(batch.clone());
-            (self.own).sealed(now, batch.header().seq, payload_bytes(&batch));
+            let (seq, bytes) = (batch.header().seq, payload_bytes(&batch));
+            self.own
+                .sealed(now, seq, bytes, Crowd::of(self.lanes.len()));
             self.counters.sealed += 1;
             self.extended(me, &batch);
             let message = PeerMessage::Batch(batch.bytes().clone());

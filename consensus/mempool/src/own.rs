@@ -33,7 +33,7 @@ use crate::limits::{
     BATCH_FULL_TARGETS, CONTENDED_PART, OWN_BATCHES_AHEAD_MAX, PENDING_PER_SENDER_MAX,
     PENDING_TXS_MAX, RETRY_AFTER_MS, SEAL_STRETCH_BATCHES, SEAL_STRETCH_MAX,
 };
-use crate::pacing::{self, Meter, Window};
+use crate::pacing::{Crowd, Meter, Window};
 use crate::pending::{Pending, RecentIds, Waiting, size};
 
 /// The window never shrinks below so many targets of a batch.
@@ -280,13 +280,12 @@ impl OwnLane {
         tickets
     }
 
-    /// Batch `seq` with `bytes` of payload was sealed.
-    pub(crate) fn sealed(&mut self, now: Now, seq: Seq, bytes: u64) {
+    /// Batch `seq` with `bytes` of payload was sealed, one lane among as many as `crowd` says.
+    pub(crate) fn sealed(&mut self, now: Now, seq: Seq, bytes: u64, crowd: Crowd) {
         self.last_seal_us = Some(now.mono_us);
         self.filling.add(now, 0);
-        self.interval_us = pacing::interval_us(
+        self.interval_us = crowd.batch_interval_us(
             self.batch_interval_us,
-            SEAL_STRETCH_MAX,
             self.filling.bytes_per_s(),
             self.batch_bytes_target,
             self.busy,

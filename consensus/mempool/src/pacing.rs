@@ -10,14 +10,31 @@
 //! longest interval,
 //!
 //! ```text
-//! load      = min(1, rate × least × STRETCH_MAX / worth)
-//! interval  = least × (1 + (STRETCH_MAX − 1) × load)
+//! longest   = least × STRETCH_MAX × crowd
+//! load      = min(1, rate × longest / worth)
+//! interval  = least + (longest − least) × load
 //! ```
 //!
-//! with the rate in bytes a second as a [`Meter`] sees it. An idle node so waits for nothing, one
+//! with the rate in bytes a second as a [`Meter`] sees it, and `crowd` 1 for up to four validators. An idle node so waits for nothing, one
 //! that is busy makes batches and blocks that are worth it, and there is no threshold in between
 //! at which latency jumps. What is worth it are 2 MiB for a block: some 1,500 transfers, beside
 //! whose verification and execution the signatures of a round are a tenth.
+//!
+//! **Many validators.** Each makes batches and votes, and each handles those of all others, which
+//! costs about an eighth of an own one. What an interval costs a node so grows with the number of
+//! validators,
+//!
+//! ```text
+//! crowd(n) = (8 + n − 1) / (8 + 4 − 1)          at least 1
+//! ```
+//!
+//! while the payload that comes together in it, in all lanes, does not. So above four validators the
+//! longest intervals are `crowd(n)` times as long; and a batch is worth its costs when all lanes
+//! together have as much as four lanes would need, because what counts is how much payload each
+//! node gets for all the batches that it handles. At n = 13 intervals grow to 1.8 times those of n = 4.
+//!
+//! Watermarks grow with n² too. They carry the same whatever the rate is, so on a busy machine their
+//! interval stretches by n / 4, whatever the load.
 //!
 //! A machine with time to spare may as well sign: the load counts in proportion to how busy the
 //! machine is, from nothing at [`BUSY_FROM`] to all of it at [`BUSY_TO`]. The feedback is negative
@@ -42,8 +59,10 @@
 use falconet_types::time::Now;
 
 use crate::limits::{
-    BEST_RATE_WINDOW_US, BUSY_FROM, BUSY_TO, INTAKE_LATENCY_US, LEAST_LATENCY_WINDOW_US,
-    METER_STEP_US, METER_WINDOW_US, PENDING_BYTES_MAX, PENDING_BYTES_MIN, RATE_SAMPLE_US,
+    BEST_RATE_WINDOW_US, BLOCK_STRETCH_MAX, BUSY_FROM, BUSY_TO, CROWD_FROM, INTAKE_LATENCY_US,
+    LEAST_LATENCY_WINDOW_US, METER_STEP_US, METER_WINDOW_US, OWN_COSTS_PEERS, PENDING_BYTES_MAX,
+    PENDING_BYTES_MIN, RATE_SAMPLE_US, SEAL_STRETCH_MAX, WATERMARK_INTERVAL_PEER_US,
+    WATERMARK_INTERVAL_US, WATERMARK_INTERVAL_US_MAX,
 };
 
 /// Commit and execution latency assumed before the first own batch has told, microseconds.
@@ -83,20 +102,66 @@ impl Meter {
 
 /// The interval under load; `busy` is the busy part of the machine's time, per mille. See the
 /// module's text for the law.
-pub(crate) fn interval_us(
-    least_us: u64,
-    stretch_max: u64,
-    bytes_per_s: u64,
-    worth: u64,
-    busy: u64,
-) -> u64 {
-    let longest_us = least_us.saturating_mul(stretch_max);
+fn interval_us(least_us: u64, longest_us: u64, bytes_per_s: u64, worth: u64, busy: u64) -> u64 {
     let gathered = u128::from(bytes_per_s) * u128::from(longest_us) / 1_000_000;
     let worth = u128::from(worth.max(1));
     let counts = u128::from(busy.clamp(BUSY_FROM, BUSY_TO) - BUSY_FROM);
     let more = u128::from(longest_us - least_us) * gathered.min(worth) / worth * counts
         / u128::from(BUSY_TO - BUSY_FROM);
     least_us + u64::try_from(more).expect("at most the difference")
+}
+
+/// A number of validators, as the intervals see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Crowd(u64);
+
+impl Crowd {
+    pub(crate) fn of(validators: usize) -> Self {
+        Self((validators as u64).max(CROWD_FROM))
+    }
+
+    /// The longest interval, which is `stretch` times the least among few validators.
+    fn longest_us(self, least_us: u64, stretch: u64) -> u64 {
+        let costs = |n: u64| OWN_COSTS_PEERS + n - 1;
+        least_us
+            .saturating_mul(stretch)
+            .saturating_mul(costs(self.0))
+            / costs(CROWD_FROM)
+    }
+
+    /// The least time between two batches of a lane that fills at this rate.
+    pub(crate) fn batch_interval_us(
+        self,
+        least_us: u64,
+        bytes_per_s: u64,
+        target_bytes: u64,
+        busy: u64,
+    ) -> u64 {
+        let longest_us = self.longest_us(least_us, SEAL_STRETCH_MAX);
+        let worth = target_bytes * CROWD_FROM / self.0;
+        interval_us(least_us, longest_us, bytes_per_s, worth, busy)
+    }
+
+    /// The least time between two blocks while all lanes together grow at this rate.
+    pub(crate) fn block_interval_us(
+        self,
+        least_us: u64,
+        bytes_per_s: u64,
+        worth: u64,
+        busy: u64,
+    ) -> u64 {
+        let longest_us = self.longest_us(least_us, BLOCK_STRETCH_MAX);
+        interval_us(least_us, longest_us, bytes_per_s, worth, busy)
+    }
+
+    /// The least time between two watermarks.
+    pub(crate) fn watermark_interval_us(self, validators: usize, busy: u64) -> u64 {
+        let least_us = WATERMARK_INTERVAL_US + WATERMARK_INTERVAL_PEER_US * validators as u64;
+        let longest_us = (least_us * self.0 / CROWD_FROM)
+            .min(WATERMARK_INTERVAL_US_MAX)
+            .max(least_us);
+        interval_us(least_us, longest_us, u64::MAX, 1, busy)
+    }
 }
 
 /// The best of the values seen in the last one to two windows of time.
@@ -209,6 +274,8 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use falconet_types::validators::VALIDATORS_MAX;
+
     use super::*;
 
     fn at(us: u64) -> Now {
@@ -220,7 +287,7 @@ mod tests {
 
     #[test]
     fn an_idle_interval_is_the_least_and_a_busy_one_the_longest() {
-        let interval = |rate| interval_us(5_000, 8, rate, 1 << 20, 1_000);
+        let interval = |rate| interval_us(5_000, 40_000, rate, 1 << 20, 1_000);
         assert_eq!(interval(0), 5_000);
         assert_eq!(interval(u64::MAX), 40_000);
         // Half of what is worth it in the longest interval: half of the way.
@@ -228,7 +295,7 @@ mod tests {
         let steps: Vec<u64> = (0..60).map(|i| interval(i << 19)).collect();
         assert!(steps.is_sorted());
         assert_eq!(
-            interval_us(0, 8, 1 << 30, 1, 1_000),
+            interval_us(0, 0, 1 << 30, 1, 1_000),
             0,
             "nothing stretches to nothing"
         );
@@ -236,10 +303,30 @@ mod tests {
 
     #[test]
     fn a_machine_with_time_to_spare_does_not_wait() {
-        let interval = |busy| interval_us(5_000, 8, 1 << 30, 1 << 20, busy);
+        let interval = |busy| interval_us(5_000, 40_000, 1 << 30, 1 << 20, busy);
         assert_eq!([0, 500, BUSY_FROM].map(interval), [5_000; 3]);
         assert_eq!([BUSY_TO, 1_000].map(interval), [40_000; 2]);
         assert_eq!(interval((BUSY_FROM + BUSY_TO) / 2), 22_500);
+    }
+
+    #[test]
+    fn more_validators_stretch_further_and_few_do_not() {
+        let batch = |n, rate| Crowd::of(n).batch_interval_us(5_000, rate, 256 << 10, 1_000);
+        let block = |n| Crowd::of(n).block_interval_us(5_000, u64::MAX, 2 << 20, 1_000);
+        let marks = |n, busy| Crowd::of(n).watermark_interval_us(n, busy);
+        assert_eq!([1, 4].map(|n| batch(n, u64::MAX)), [40_000; 2]);
+        assert_eq!([1, 4].map(block), [30_000; 2]);
+        assert_eq!((batch(13, u64::MAX), block(13)), (72_727, 54_545));
+        // With the same payload in all lanes together, an interval is longer by what it costs more.
+        let total = 2 << 20;
+        let (few, many) = (batch(4, total / 4), batch(13, total / 13));
+        assert!(few * 3 / 2 < many && many < few * 4, "{few} {many}");
+        // Whoever has time says at once what it holds.
+        assert_eq!([4, 13].map(|n| marks(n, BUSY_FROM)), [2_000, 4_250]);
+        assert_eq!([4, 13].map(|n| marks(n, BUSY_TO)), [2_000, 13_812]);
+        assert_eq!(marks(100, BUSY_TO), WATERMARK_INTERVAL_US_MAX);
+        let least = marks(VALIDATORS_MAX, 0);
+        assert!(marks(VALIDATORS_MAX, BUSY_TO) >= least, "{least}");
     }
 
     #[test]

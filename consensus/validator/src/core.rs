@@ -323,7 +323,7 @@ impl Core {
                     return;
                 };
                 let before = *self.mempool.counters();
-                self.mempool(now, M::Batch { from, batch }, turn);
+                self.mempool_takes(now, M::Batch { from, batch }, turn);
                 self.blame(from, &before);
             }
             CoreInput::Submission {
@@ -392,7 +392,7 @@ impl Core {
             Err(other) => unreachable!("a message of kind {} never reaches the core", other.kind()),
         };
         let before = *self.mempool.counters();
-        self.mempool(now, input, turn);
+        self.mempool_takes(now, input, turn);
         self.blame(from, &before);
     }
 
@@ -447,6 +447,7 @@ impl Core {
         }
     }
 
+    /// What follows from the turn's inputs, and what is due.
     fn tick(&mut self, now: Now, turn: &mut Turn) {
         self.mempool(now, falconet_mempool::Input::Tick, turn);
         if self

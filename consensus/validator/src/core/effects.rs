@@ -19,9 +19,32 @@ use super::{Core, Layers};
 impl Core {
     /// Lets the mempool handle an input and carries out its effects.
     pub(crate) fn mempool(&mut self, now: Now, input: falconet_mempool::Input, turn: &mut Turn) {
-        use falconet_mempool::Effect;
         let mut effects = Vec::new();
         self.mempool.handle(now, input, &mut effects);
+        self.carry_out_data(now, effects, turn);
+    }
+
+    /// Lets the mempool take in one of the turn's inputs; what follows from them it does at the turn's
+    /// end, in [`Self::tick`].
+    pub(super) fn mempool_takes(
+        &mut self,
+        now: Now,
+        input: falconet_mempool::Input,
+        turn: &mut Turn,
+    ) {
+        let mut effects = Vec::new();
+        self.mempool.take_in(now, input, &mut effects);
+        self.carry_out_data(now, effects, turn);
+    }
+
+    /// Carries out the mempool's effects.
+    fn carry_out_data(
+        &mut self,
+        now: Now,
+        effects: Vec<falconet_mempool::Effect>,
+        turn: &mut Turn,
+    ) {
+        use falconet_mempool::Effect;
         let mut changed = false;
         // Own batches that are made durable are fresh only if they are broadcast as well; others
         // were fetched back from peers by a validator whose disk is an old copy.
