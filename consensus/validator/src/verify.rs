@@ -296,8 +296,12 @@ impl VerifyWorker {
 
     /// Gathers bulk work, verifies it in pieces, and passes it on.
     fn bulk(&self, first: Bulk, verifier: &mut Verifier) -> Result<(), Stopped> {
+        let info = self.chain.info();
         let mut jobs = Vec::with_capacity(GATHER_JOBS);
         let mut parsed = Vec::new();
+        let mut batches = Vec::new();
+        let mut origins = Vec::new();
+        let mut in_batches = 0;
         let mut leases = Vec::new();
         let mut next = Some(first);
         while let Some(work) = next {
@@ -321,64 +325,62 @@ impl VerifyWorker {
                     arrival,
                 } => {
                     leases.push(lease);
-                    let raw = bytes.clone();
                     let frame = bytes.as_ptr() as u64;
-                    let batch = Batch::parse(bytes).map_err(|error| error.to_string());
-                    let start = Instant::now();
-                    let info = self.chain.info();
-                    if let Ok(batch) = &batch
-                        && batch.header().epoch != info.start.epoch
-                    {
+                    match Batch::parse(bytes.clone()) {
+                        Ok(batch) if batch.header().epoch == info.start.epoch => {
+                            in_batches += self.jobs_in(&batch);
+                            batches.push(batch);
+                            origins.push((from, conn, frame, arrival));
+                        }
                         // The owner is in another epoch, this node will be or has been.
-                        if batch.header().epoch == info.start.epoch.next() {
-                            let message = PeerMessage::Batch(raw);
+                        Ok(batch) if batch.header().epoch == info.start.epoch.next() => {
+                            let message = PeerMessage::Batch(bytes);
                             self.to_core(CoreInput::Early { conn, message })?;
                         }
-                        next = self.bulk.try_recv().ok();
-                        continue;
-                    }
-                    let batch = batch.and_then(|batch| {
-                        let checked = signing::verify(batch, self.chain.id, &info.set, verifier);
-                        self.count(1, start);
-                        checked.map_err(|error| error.to_string())
-                    });
-                    match batch {
-                        Ok(batch) => {
-                            let header = batch.header();
-                            probes::batch_received(
-                                header.lane.0.into(),
-                                header.seq.0,
-                                id(&batch.hash().0),
-                                header.tx_count.into(),
-                                frame,
-                                from.0.into(),
-                            );
-                            // One that was asked for may have come by itself meanwhile.
-                            let known = self.verdicts.knows(&batch.hash());
-                            let entries = (!known).then(|| self.in_batch(&batch, &mut jobs));
-                            parsed.push(Parsed::Batch {
-                                from,
-                                conn,
-                                batch,
-                                entries,
-                                arrival,
-                            });
-                        }
-                        Err(error) => {
-                            self.metrics.refused("batch");
-                            self.standing.fault(from, Fault::Invalid, 1);
-                            tracing::debug!(validator = from.0, error, "batch refused");
-                        }
+                        Ok(_) => {}
+                        Err(error) => self.refuse_batch(from, &error),
                     }
                 }
             }
-            next = if jobs.len() < GATHER_JOBS {
+            next = if jobs.len() + in_batches < GATHER_JOBS {
                 self.bulk.try_recv().ok()
             } else {
                 None
             };
         }
         self.stage.depth(Queue::Bulk, self.bulk.len());
+        // The owners' signatures first, in one piece: what is not theirs is not looked into.
+        let start = Instant::now();
+        let signed = signing::verify_many(batches, self.chain.id, &info.set, verifier);
+        if !signed.is_empty() {
+            self.count(signed.len(), start);
+        }
+        for (batch, (from, conn, frame, arrival)) in signed.into_iter().zip(origins) {
+            match batch {
+                Ok(batch) => {
+                    let header = batch.header();
+                    probes::batch_received(
+                        header.lane.0.into(),
+                        header.seq.0,
+                        id(&batch.hash().0),
+                        header.tx_count.into(),
+                        frame,
+                        from.0.into(),
+                    );
+                    // One that was asked for may have come by itself meanwhile.
+                    let known = self.verdicts.knows(&batch.hash());
+                    let entries = (!known).then(|| self.in_batch(&batch, &mut jobs));
+                    parsed.push(Parsed::Batch {
+                        from,
+                        conn,
+                        batch,
+                        entries,
+                        arrival,
+                    });
+                }
+                Err(error) => self.refuse_batch(from, &error),
+            }
+        }
         let valid = self.verify(&jobs, verifier)?;
         let mut jobs: Vec<Option<SignedTransaction>> =
             jobs.into_iter().map(|job| Some(job.tx)).collect();
@@ -386,6 +388,20 @@ impl VerifyWorker {
             self.answer(work, &valid, &mut jobs)?;
         }
         Ok(())
+    }
+
+    /// Signatures to check in a batch that is not known yet, at most.
+    fn jobs_in(&self, batch: &Batch) -> usize {
+        match self.door.is_opaque() {
+            true => 0,
+            false => batch.header().tx_count as usize,
+        }
+    }
+
+    fn refuse_batch(&self, from: ValidatorIndex, error: &dyn std::fmt::Display) {
+        self.metrics.refused("batch");
+        self.standing.fault(from, Fault::Invalid, 1);
+        tracing::debug!(validator = from.0, %error, "batch refused");
     }
 
     /// Verifies in pieces; urgent messages overtake between them.
