@@ -398,12 +398,9 @@ impl fmt::Display for Report {
             format!("{}, {}, {}", c.busy, c.refused, c.failed)
         })?;
         if let Some(s) = &self.surge {
-            let recovery = s.recovery_s.map_or("not".into(), |s| format!("{s:.0} s"));
-            let text = format!(
-                "{} x: {:.0} before, {:.0} during (least {:.0}), {:.0} after; recovered: {recovery}",
-                s.factor, s.before_tps, s.during_tps, s.during_tps_min, s.after_tps
-            );
-            row(f, "surge, tx/s", text)?;
+            for (name, text) in s.lines() {
+                row(f, name, text)?;
+            }
         }
         if let Some(c) = &self.course {
             let each = |value: fn(&Part) -> f64| {
@@ -499,6 +496,7 @@ mod tests {
             },
             intervals: vec![],
             hlog: vec![],
+            surge: None,
         };
         let before = ProcessStats::default();
         let after = ProcessStats {

@@ -347,7 +347,9 @@ pub fn bench_cluster(
     if let Some(surge) = spec.surge() {
         let end = spec.warmup + spec.duration;
         let (report, outcome) = &mut measured;
-        let read = SurgeReport::of(&surge, spec.warmup, end, &outcome.intervals);
+        let seen = outcome.surge.as_ref().expect("the load had the surge too");
+        let span = (spec.warmup, end);
+        let read = SurgeReport::of(&surge, spec.rate, span, &outcome.intervals, seen);
         report.surge = Some(read);
     }
     let stopped = running.stop(STOP_GRACE);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use falconet_bench::cluster::RootsCheck;
 use falconet_bench::costs::{Costs, Counts};
 use falconet_bench::environment::{Environment, Noise};
-use falconet_bench::load::{Counters, Interval, LoadOutcome};
+use falconet_bench::load::{Counters, Interval, LoadOutcome, SurgeSeen};
 use falconet_bench::net::{NetBench, compare};
 use falconet_bench::process::ThreadTimes;
 use falconet_bench::report::{Byzantine, Report, Subject, Usage};
@@ -161,6 +161,7 @@ fn cluster() -> Report {
         latency_us,
         counters: Counters::default(),
         intervals: vec![interval],
+        surge: Some(SurgeSeen::default()),
     };
     let subject = Subject {
         validators: 1,

@@ -5,6 +5,7 @@
 //! * [`Hub`]: non-blocking, many validators over one socket; made for load generators.
 //! * [`Pool`]: all validators; a transaction goes to its sender's home, and elsewhere when that is
 //!   silent.
+//! * [`Credit`]: how much to offer a validator under overload; for users of a [`Hub`].
 //! * [`Wallet`]: a key that makes signed transactions with ascending nonces.
 //!
 //! The connection is QUIC with a post-quantum key exchange. The validator proves its FALCON key,
@@ -14,6 +15,7 @@
 //! No asynchronous runtime is needed: one thread for the network belongs to each [`Hub`].
 
 mod client;
+mod credit;
 mod error;
 mod frames;
 mod hub;
@@ -25,6 +27,7 @@ mod wallet;
 pub use falconet_dataplane::{CloseCode, CloseReason};
 
 pub use client::{CONNECT_TIMEOUT_DEFAULT, Client, ClientConfig, EVENTS_KEPT_MAX, Fate};
+pub use credit::{Credit, GROWTH_PER_ROUND, Offer, SHRINK, WINDOW_MIN};
 pub use error::ClientError;
 pub use frames::{FRAME_BYTES_MAX, Filling, frames};
 pub use hub::{ClientEvent, Hub, Link};

@@ -5,6 +5,11 @@
 //! could not be sent goes back by [`Core::on_unsent`]. What goes to the same validator then waits
 //! in line behind it, so that a validator that reads slowly costs a look now and then and not one
 //! for each transaction.
+//!
+//! What a validator is offered is bounded by what it takes ([`Credit`]): a transaction that it was
+//! too busy for goes back to the head of its line, and while no validator takes more, what is due
+//! is not even made. It waits as a number between `next` and what the schedule says is due, or is
+//! dropped as one, and costs nothing that is needed to execute others.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -12,7 +17,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use bytes::Bytes;
-use falconet_client::{Filling, LOOK_INTERVAL, Patience};
+use falconet_client::{Credit, Filling, LOOK_INTERVAL, Offer, Patience};
 use falconet_types::TxId;
 use falconet_types::message::Admission;
 use falconet_types::receipt::{Outcome, Receipt};
@@ -20,7 +25,10 @@ use hdrhistogram::Histogram;
 
 use super::BusyPolicy;
 use super::live::LiveSnapshot;
-use super::outcome::{Counters, INTERVALS_MAX, Interval, LoadOutcome, histogram, quantile_ms};
+use super::nanos;
+use super::outcome::{
+    Counters, INTERVALS_MAX, Interval, LoadOutcome, SurgeSeen, histogram, quantile_ms,
+};
 use crate::hlog;
 use crate::schedule::Schedule;
 use crate::supply::Supply;
@@ -31,9 +39,8 @@ pub(super) const LATE_NS: u64 = 10_000_000;
 pub(super) const UNSENT_WAIT_NS: u64 = 10_000_000;
 /// Transactions that are taken out of the line to a validator in one turn.
 const HELD_PER_TURN: usize = 512;
-/// Shortest wait before a busy validator is asked again.
-const BUSY_WAIT_NS_MIN: u64 = 1_000_000;
-const NS_PER_MS: u64 = 1_000_000;
+/// Shortest wait before a validator is asked again that took nothing.
+const BUSY_WAIT_MS_MIN: u32 = 1;
 const NS_PER_US: u64 = 1_000;
 const INTERVAL_NS: u64 = 1_000_000_000;
 
@@ -48,6 +55,8 @@ pub(super) struct Settings {
     pub(super) busy: BusyPolicy,
     pub(super) in_flight_max: usize,
     pub(super) links: usize,
+    /// When more is offered: from and to.
+    pub(super) surge_ns: Option<(u64, u64)>,
 }
 
 /// Transactions to send to one validator at once.
@@ -71,6 +80,8 @@ struct Flight {
     link: Option<usize>,
     sent: bool,
     resent: bool,
+    /// It was due while validators took no more: it is late by their will.
+    withheld: bool,
 }
 
 /// See the module.
@@ -79,6 +90,8 @@ pub(super) struct Core {
     /// First nanosecond after the measured time.
     end_ns: Option<u64>,
     next: u64,
+    /// Those below this number were due when no validator took more.
+    withheld_to: u64,
     next_tag: u64,
     last_turn_ns: u64,
     up: Vec<bool>,
@@ -89,7 +102,7 @@ pub(super) struct Core {
     silent: Vec<bool>,
     flights: HashMap<TxId, Flight, BuildHasherDefault<IdHasher>>,
     /// Ids of submissions whose results are awaited.
-    tags: HashMap<(usize, u64), Vec<TxId>>,
+    tags: HashMap<(usize, u64), (Vec<TxId>, Offer)>,
     /// When to send again what waits.
     waiting: BinaryHeap<Reverse<(u64, TxId)>>,
     /// For each validator, what waits for room to send, and until when.
@@ -102,15 +115,36 @@ pub(super) struct Core {
     interval: CurrentInterval,
     intervals: VecDeque<Interval>,
     hlog: VecDeque<hlog::Entry>,
+    surge: Option<SurgeSeen>,
+    /// The surge is over and its backlog counted.
+    surge_over: bool,
 }
 
 /// Transactions that wait for room to send, in order.
 #[derive(Default)]
 struct Line {
+    /// The validator was too busy for them: they go first.
+    again: VecDeque<TxId>,
     held: VecDeque<TxId>,
+    /// What the validator takes.
+    credit: Credit,
+    /// What is left of it in this turn.
+    budget: usize,
     until_ns: u64,
     /// How many of the first came back since the last turn.
     returned: usize,
+}
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.again.is_empty() && self.held.is_empty()
+    }
+
+    /// The validator is known to be busy and takes no more in this turn, or others are first. A line
+    /// before one that never was busy is of another kind: it just reads slowly.
+    fn is_closed(&self) -> bool {
+        self.budget == 0 || self.credit.is_limited() && !self.is_empty()
+    }
 }
 
 struct CurrentInterval {
@@ -126,6 +160,7 @@ impl Core {
                 .measured_ns
                 .map(|ns| settings.warmup_ns.saturating_add(ns)),
             next: 0,
+            withheld_to: 0,
             next_tag: 1,
             last_turn_ns: 0,
             up: vec![false; settings.links],
@@ -148,6 +183,8 @@ impl Core {
             },
             intervals: VecDeque::new(),
             hlog: VecDeque::new(),
+            surge: settings.surge_ns.map(|_| SurgeSeen::default()),
+            surge_over: false,
             settings,
         }
     }
@@ -201,9 +238,9 @@ impl Core {
     /// Whatever was sent to this validator and has no final answer is sent again.
     fn elsewhere(&mut self, now_ns: u64, link: usize) {
         // What stood in line looks for another validator.
-        let held = std::mem::take(&mut self.lines[link]).held;
-        self.waiting
-            .extend(held.into_iter().map(|id| Reverse((now_ns, id))));
+        let line = std::mem::take(&mut self.lines[link]);
+        let stood = line.again.into_iter().chain(line.held);
+        self.waiting.extend(stood.map(|id| Reverse((now_ns, id))));
         for (id, flight) in &mut self.flights {
             if flight.link == Some(link) {
                 flight.link = None;
@@ -217,9 +254,12 @@ impl Core {
     /// A validator's answer at the door.
     pub(super) fn on_results(&mut self, now_ns: u64, link: usize, tag: u64, results: &[Admission]) {
         self.patience[link].answered(Duration::from_nanos(now_ns), tag);
-        let Some(ids) = self.tags.remove(&(link, tag)) else {
+        let Some((ids, offer)) = self.tags.remove(&(link, tag)) else {
             return;
         };
+        let line = &mut self.lines[link];
+        let (mut busy, mut ended) = (0, 0);
+        let mut hint_ms = u32::MAX;
         for (id, result) in ids.iter().zip(results) {
             // Its receipt may have come first.
             let Some(flight) = self.flights.get_mut(id) else {
@@ -233,22 +273,35 @@ impl Core {
             match result {
                 Admission::Accepted => continue,
                 Admission::Busy { retry_after_ms } => {
-                    self.counters.busy += 1;
+                    busy += 1;
+                    hint_ms = hint_ms.min(*retry_after_ms);
                     if self.settings.busy == BusyPolicy::Retry {
-                        let wait = u64::from(*retry_after_ms) * NS_PER_MS;
                         flight.link = None;
-                        self.waiting
-                            .push(Reverse((now_ns + wait.max(BUSY_WAIT_NS_MIN), *id)));
+                        line.again.push_back(*id);
                         continue;
                     }
                     self.counters.dropped += 1;
                 }
                 Admission::Duplicate | Admission::Refused(Outcome::Replayed) if resent => {
                     self.counters.known += 1;
+                    ended += 1;
                 }
-                Admission::Duplicate | Admission::Refused(_) => self.counters.refused += 1,
+                Admission::Duplicate | Admission::Refused(_) => {
+                    self.counters.refused += 1;
+                    ended += 1;
+                }
             }
             self.flights.remove(id);
+        }
+        line.credit.ended(ended);
+        if busy > 0 {
+            let wait = Duration::from_millis(hint_ms.max(BUSY_WAIT_MS_MIN).into());
+            let now = Duration::from_nanos(now_ns);
+            line.credit.refused(now, offer, busy, wait);
+            self.counters.busy += busy as u64;
+            if let Some(surge) = self.surge_at(now_ns) {
+                surge.busy += busy as u64;
+            }
         }
     }
 
@@ -264,6 +317,9 @@ impl Core {
                 self.counters.repeated_receipts += 1;
                 continue;
             };
+            if let Some(link) = flight.link {
+                self.lines[link].credit.executed(1);
+            }
             match receipt.outcome {
                 Outcome::Executed => self.committed(now_ns, &flight),
                 Outcome::Replayed if flight.resent => self.counters.known += 1,
@@ -286,17 +342,27 @@ impl Core {
         if self.is_measured(flight.offered_ns) {
             let accepted_us = now_ns.saturating_sub(flight.offered_ns) / NS_PER_US;
             self.accepted_us.saturating_record(accepted_us);
+            if let Some(surge) = self.surge_at(flight.offered_ns) {
+                surge.accepted_us.saturating_record(accepted_us);
+            }
         }
+    }
+
+    /// What is noted of the surge, if this moment belongs to it.
+    fn surge_at(&mut self, at_ns: u64) -> Option<&mut SurgeSeen> {
+        let (from, to) = self.settings.surge_ns?;
+        self.surge.as_mut().filter(|_| (from..to).contains(&at_ns))
     }
 
     /// A frame of the last turn was not taken.
     pub(super) fn on_unsent(&mut self, now_ns: u64, link: usize, tag: u64) {
         self.patience[link].withdrawn(tag);
-        let ids = self
+        let (ids, _) = self
             .tags
             .remove(&(link, tag))
             .expect("the frame was made and not answered");
         let line = &mut self.lines[link];
+        line.credit.unsent(ids.len());
         line.until_ns = now_ns + UNSENT_WAIT_NS;
         // Before those that came later; several frames of one turn come back one after the other.
         let at = line.held.len().min(line.returned);
@@ -317,15 +383,19 @@ impl Core {
     /// What is to be sent now.
     pub(super) fn turn(&mut self, now_ns: u64, supply: &mut impl Supply) -> Vec<Frame> {
         self.close_intervals(now_ns);
+        self.close_surge(now_ns);
         let links = self.up.len();
         let mut open = OpenFrames::new(links);
         for link in 0..links {
-            self.lines[link].returned = 0;
-            if self.lines[link].until_ns > now_ns {
+            let line = &mut self.lines[link];
+            line.returned = 0;
+            line.budget = line.credit.room(Duration::from_nanos(now_ns));
+            if line.until_ns > now_ns {
                 continue;
             }
-            for _ in 0..HELD_PER_TURN {
-                let Some(id) = self.lines[link].held.pop_front() else {
+            for _ in 0..HELD_PER_TURN.min(line.budget) {
+                let line = &mut self.lines[link];
+                let Some(id) = line.again.pop_front().or_else(|| line.held.pop_front()) else {
                     break;
                 };
                 self.put(now_ns, link, id, &mut open);
@@ -343,16 +413,20 @@ impl Core {
                 self.dispatch(now_ns, id, &mut open);
             }
         }
-        let last_ns = self
-            .end_ns
-            .map_or(now_ns, |end| now_ns.min(end.saturating_sub(1)));
-        let due = if self.end_ns == Some(0) {
-            0
-        } else {
-            self.settings.schedule.due(last_ns)
-        };
+        let due = self.due(now_ns);
         while self.next < due {
+            if self.is_throttled() {
+                self.withheld_to = due;
+                if self.settings.busy == BusyPolicy::Drop {
+                    let count = due - self.next;
+                    self.counters.scheduled += count;
+                    self.drop_withheld(now_ns, count);
+                    self.next = due;
+                }
+                break;
+            }
             let intended_ns = self.settings.schedule.intended_ns(self.next);
+            let withheld = self.next < self.withheld_to;
             self.next += 1;
             self.counters.scheduled += 1;
             if self.flights.len() >= self.settings.in_flight_max {
@@ -371,6 +445,7 @@ impl Core {
                 link: None,
                 sent: false,
                 resent: false,
+                withheld,
             };
             let before = self.flights.insert(tx.id, flight);
             assert!(before.is_none(), "the supply yields every transaction once");
@@ -380,9 +455,50 @@ impl Core {
         let frames = open.finish();
         for frame in &frames {
             self.patience[frame.link].submitted(Duration::from_nanos(now_ns), frame.tag);
-            self.tags.insert((frame.link, frame.tag), frame.ids.clone());
+            let offer = self.lines[frame.link].credit.offered(frame.ids.len());
+            self.tags
+                .insert((frame.link, frame.tag), (frame.ids.clone(), offer));
         }
         frames
+    }
+
+    /// How many are due by now.
+    fn due(&self, now_ns: u64) -> u64 {
+        match self.end_ns {
+            Some(0) => 0,
+            Some(end) => self.settings.schedule.due(now_ns.min(end - 1)),
+            None => self.settings.schedule.due(now_ns),
+        }
+    }
+
+    /// Whether no validator that is connected and speaks takes more in this turn.
+    fn is_throttled(&self) -> bool {
+        let ours = self.members.iter().copied();
+        let mut speaking = ours.filter(|link| self.up[*link] && !self.silent[*link]);
+        let some = speaking.clone().next().is_some();
+        some && speaking.all(|link| self.lines[link].is_closed())
+    }
+
+    /// They are due, validators are known to be too busy, and nobody wants to wait.
+    fn drop_withheld(&mut self, now_ns: u64, count: u64) {
+        self.counters.dropped += count;
+        self.counters.withheld += count;
+        if let Some(surge) = self.surge_at(now_ns) {
+            surge.withheld += count;
+        }
+    }
+
+    /// Notes what the surge left behind, when it is over.
+    fn close_surge(&mut self, now_ns: u64) {
+        let over = |(_, to): (u64, u64)| now_ns >= to;
+        if self.surge_over || !self.settings.surge_ns.is_some_and(over) {
+            return;
+        }
+        self.surge_over = true;
+        let backlog = self.due(now_ns).saturating_sub(self.next) + self.flights.len() as u64;
+        if let Some(surge) = &mut self.surge {
+            surge.backlog = backlog;
+        }
     }
 
     /// Puts a transaction into a frame to its home, or to the next validator that is connected.
@@ -398,7 +514,16 @@ impl Core {
             return;
         };
         let line = &mut self.lines[link];
-        if line.until_ns > now_ns || !line.held.is_empty() {
+        let closed = line.is_closed();
+        if closed {
+            if self.settings.busy == BusyPolicy::Drop && !flight.resent {
+                self.flights.remove(&id);
+                self.drop_withheld(now_ns, 1);
+                return;
+            }
+            flight.withheld = true;
+        }
+        if closed || line.until_ns > now_ns || !line.is_empty() {
             line.held.push_back(id);
             return;
         }
@@ -414,8 +539,17 @@ impl Core {
         flight.link = Some(link);
         let first = !std::mem::replace(&mut flight.sent, true);
         let (bytes, intended_ns) = (flight.bytes.clone(), flight.intended_ns);
+        let withheld = flight.withheld;
+        self.lines[link].budget -= 1;
         if first {
             self.counters.sent += 1;
+        }
+        if first && withheld {
+            self.counters.withheld += 1;
+            if let Some(surge) = self.surge_at(intended_ns) {
+                surge.withheld += 1;
+            }
+        } else if first {
             let delay_ns = now_ns.saturating_sub(intended_ns);
             self.counters.late += u64::from(delay_ns > LATE_NS);
             if self.is_measured(intended_ns) {
@@ -431,9 +565,21 @@ impl Core {
         let ended = self.end_ns.is_some_and(|end| next_ns >= end);
         let due = (!ended).then(|| next_ns.max(self.last_turn_ns + self.settings.tick_ns));
         let waiting = self.waiting.peek().map(|Reverse((due_ns, _))| *due_ns);
-        let lines = self.lines.iter().filter(|line| !line.held.is_empty());
         let soonest_ns = self.last_turn_ns + self.settings.tick_ns;
-        let held = lines.map(|line| line.until_ns.max(soonest_ns)).min();
+        let last = Duration::from_nanos(self.last_turn_ns);
+        let lines = self.lines.iter().filter_map(|line| {
+            if line.is_empty() {
+                return None;
+            }
+            let room_ns = match line.credit.resumes_at(last) {
+                Some(at) => nanos(at),
+                // What makes room are receipts, and they wake.
+                None if line.credit.room(last) == 0 => return None,
+                None => 0,
+            };
+            Some(line.until_ns.max(room_ns).max(soonest_ns))
+        });
+        let held = lines.min();
         let looks = self.patience.iter().any(Patience::is_waiting);
         let look = looks.then(|| self.last_turn_ns + LOOK_INTERVAL.as_nanos() as u64);
         let times = due.into_iter().chain(waiting).chain(held).chain(look);
@@ -443,13 +589,9 @@ impl Core {
     /// Whether nothing is left to do or to wait for.
     pub(super) fn is_finished(&self, now_ns: u64) -> bool {
         self.end_ns.is_some_and(|end| {
-            let last = self
-                .settings
-                .schedule
-                .due(now_ns.min(end.saturating_sub(1)));
-            let all_sent = end == 0 || self.next >= last;
-            let drained = self.flights.is_empty() || now_ns >= end + self.settings.drain_ns;
-            now_ns >= end && all_sent && drained
+            let all_sent = end == 0 || self.next >= self.due(now_ns);
+            let drained = all_sent && self.flights.is_empty();
+            now_ns >= end && (drained || now_ns >= end + self.settings.drain_ns)
         })
     }
 
@@ -464,7 +606,7 @@ impl Core {
             committed_tps: last.map_or(0.0, |interval| interval.committed as f64),
             p50_ms: some.map(|interval| interval.p50_ms),
             p99_ms: some.map(|interval| interval.p99_ms),
-            in_flight: self.flights.len() as u64,
+            in_flight: self.flights.len() as u64 + self.due(now_ns).saturating_sub(self.next),
             busy: self.counters.busy,
             refused: self.counters.refused + self.counters.failed,
             starved: self.counters.starved,
@@ -474,7 +616,10 @@ impl Core {
     }
 
     pub(super) fn into_outcome(mut self, now_ns: u64) -> LoadOutcome {
-        self.counters.unresolved = self.flights.len() as u64;
+        // What was due and never offered, because validators were busy to the end.
+        let withheld = self.due(now_ns).saturating_sub(self.next);
+        self.counters.scheduled += withheld;
+        self.counters.unresolved = self.flights.len() as u64 + withheld;
         assert!(
             self.counters.balance(),
             "a transaction is lost or counted twice: {:?}",
@@ -498,6 +643,7 @@ impl Core {
             counters: self.counters,
             intervals: self.intervals.into(),
             hlog: self.hlog.into(),
+            surge: self.surge,
         }
     }
 

@@ -6,8 +6,9 @@
 //! without clock or socket, this module the thread around it.
 //!
 //! What happens when a validator does not play along:
-//! - *busy*: the transaction is offered again after the time that the validator names, its
-//!   intended time unchanged, or dropped and counted ([`BusyPolicy`]);
+//! - *busy*: the transaction is offered again, its intended time unchanged, or dropped and counted
+//!   ([`BusyPolicy`]). A validator is not offered more than it takes ([`falconet_client::Credit`]):
+//!   what is due beyond that waits here, in order, or is dropped without being sent;
 //! - *silence*: what it has goes to others as soon as it answers nothing for longer than its answers
 //!   took of late ([`falconet_client::Patience`]);
 //! - *connection lost*: everything without a receipt is sent again, by way of another validator
@@ -35,7 +36,7 @@ use falconet_types::{ChainId, PublicKey};
 use self::core::{Core, Settings};
 pub use self::live::{LiveHandle, LiveSnapshot};
 pub(crate) use self::outcome::quantile_ms;
-pub use self::outcome::{Counters, INTERVALS_MAX, Interval, LoadOutcome};
+pub use self::outcome::{Counters, INTERVALS_MAX, Interval, LoadOutcome, SurgeSeen};
 use crate::schedule::Schedule;
 use crate::supply::Supply;
 use crate::surge::Surge;
@@ -67,10 +68,10 @@ pub struct Target {
 /// What to do with a transaction that a validator is too busy for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BusyPolicy {
-    /// Offer it again after the time that the validator names.
+    /// Offer it again when the validator takes more.
     #[default]
     Retry,
-    /// Drop it, counted.
+    /// Drop it, counted, and what is due while no validator takes more.
     Drop,
 }
 
@@ -219,6 +220,7 @@ fn run(
         busy: spec.busy,
         in_flight_max: spec.in_flight_max,
         links: spec.targets.len(),
+        surge_ns: spec.surge.map(|surge| (nanos(surge.from), nanos(surge.to))),
     });
     for link in 0..hub.links() {
         if hub.is_connected(Link(link)) {

@@ -45,6 +45,10 @@ pub struct Counters {
     /// Validators passed over because they fell silent.
     #[serde(default)]
     pub silences: u64,
+    /// Not offered when due, because validators were known to be too busy: those that were offered
+    /// later, and those dropped unoffered.
+    #[serde(default)]
+    pub withheld: u64,
     /// Waits because a send queue was full.
     pub overruns: u64,
     /// Receipts for transactions that have their final answer already.
@@ -119,6 +123,34 @@ pub struct LoadOutcome {
     pub intervals: Vec<Interval>,
     /// The histograms of these seconds.
     pub hlog: Vec<hlog::Entry>,
+    /// What was noted of a surge, if there was one.
+    pub surge: Option<SurgeSeen>,
+}
+
+/// What a load noted of a surge.
+#[derive(Debug, Clone)]
+pub struct SurgeSeen {
+    /// Latency in microseconds from the offer that was accepted to the receipt, of offers in the
+    /// surge.
+    pub accepted_us: Histogram<u64>,
+    /// Answers "busy" in it.
+    pub busy: u64,
+    /// Transactions due in it that were offered later or not at all, because validators were known
+    /// to be busy.
+    pub withheld: u64,
+    /// Transactions due and without a final answer at its end.
+    pub backlog: u64,
+}
+
+impl Default for SurgeSeen {
+    fn default() -> Self {
+        Self {
+            accepted_us: histogram(),
+            busy: 0,
+            withheld: 0,
+            backlog: 0,
+        }
+    }
 }
 
 /// An empty histogram of microseconds.

@@ -6,7 +6,7 @@
 pub const PENDING_BYTES_MAX: u64 = 8 << 20;
 /// Transactions that wait to be sealed, number.
 pub const PENDING_TXS_MAX: usize = 65_536;
-/// The same however narrow the window is.
+/// The same however narrow the window is, unless what was sealed takes too long.
 pub const PENDING_BYTES_MIN: u64 = 1 << 20;
 /// The queue counts as contended, and senders have quotas, beyond this part of what may wait.
 pub const CONTENDED_PART: u64 = 8;
@@ -19,8 +19,17 @@ pub const INTAKE_LATENCY_US: u64 = 400_000;
 /// The rate of execution is sampled over so long, microseconds: long enough that what piled up in a
 /// stall and is executed at once makes no rate.
 pub const RATE_SAMPLE_US: u64 = 500_000;
-/// The best rate of the last one to two of these counts, microseconds.
-pub const BEST_RATE_WINDOW_US: u64 = 5_000_000;
+/// The best rate of the last one to two of these counts, microseconds: twice a sample, so that one
+/// stall between samples is not taken for a slow machine, and no more, so that a slow machine is
+/// seen within two seconds.
+pub const BEST_RATE_WINDOW_US: u64 = 1_000_000;
+/// Batches that take so many times the time allowed make the lane *crowded*: its window and queue
+/// are then not kept above what the rate says.
+pub const CROWDED_TIMES: u64 = 2;
+/// In a crowded lane the least window and the least queue are so many times smaller.
+pub const CROWDED_PART: u64 = 8;
+/// Nothing is admitted while a batch waits to be executed for so many times the time allowed.
+pub const INTAKE_AGE_TIMES: u64 = 5;
 /// The least latency of the last one to two of these counts, microseconds: longer, so that the
 /// queues of an overload are not taken for the path.
 pub const LEAST_LATENCY_WINDOW_US: u64 = 60_000_000;

@@ -151,9 +151,9 @@ impl Mempool {
     /// What may be admitted now, as far as can be said without looking at a transaction: for a
     /// door that lets nothing pass, and spends nothing on it, for which there is no room.
     #[must_use]
-    pub fn intake(&self) -> Intake {
+    pub fn intake(&self, now: Now) -> Intake {
         match self.lanes.get(self.config.me.at()) {
-            Some(lane) => self.own.intake(lane),
+            Some(lane) => self.own.intake(now, lane),
             None => Intake {
                 room_bytes: 0,
                 outbid: None,

@@ -121,11 +121,16 @@ impl OwnLane {
     }
 
     /// What may be admitted now, as far as can be said without looking at a transaction.
-    pub(crate) fn intake(&self, lane: &Lane) -> Intake {
+    pub(crate) fn intake(&self, now: Now, lane: &Lane) -> Intake {
         let stopped = self.is_stopped() || lane.ahead_batches() >= OWN_BATCHES_AHEAD_MAX;
         let room = self.window.pending_bytes_max();
         let backlog = self.backlog_bytes_max.saturating_sub(lane.ahead_bytes());
-        let full = stopped || self.pending.len() >= PENDING_TXS_MAX;
+        let oldest = self.unexecuted.front();
+        let stuck = oldest.is_some_and(|sealed| {
+            self.window
+                .is_stuck(now.mono_us.saturating_sub(sealed.at_us))
+        });
+        let full = stopped || stuck || self.pending.len() >= PENDING_TXS_MAX;
         let room = room.min(backlog).saturating_sub(self.pending.bytes());
         Intake {
             room_bytes: if full { 0 } else { room },

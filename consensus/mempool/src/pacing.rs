@@ -46,7 +46,7 @@
 //!
 //! ```text
 //! allowed = max(INTAKE_LATENCY_US, 2 × least latency, while the window was mostly empty)
-//! window  = best rate × allowed
+//! window  = max(best rate × allowed, some batches)
 //! ```
 //!
 //! Time counts from sealing to *execution*, so that whatever is the bottleneck, disk, network,
@@ -55,14 +55,21 @@
 //! after it; on long paths the second term leaves room for what is on its way. The queue before
 //! sealing is in proportion, so the time that an accepted transaction takes is bounded under any
 //! load: what does not fit is refused at the door.
+//!
+//! **When the machine becomes slower**, because somebody else uses it, the best rate is too high
+//! until it is forgotten, which is why it is that of a second or two only. Two more rules look at
+//! age and not at the rate. When batches take longer than twice the time allowed, the lane is
+//! *crowded*: what is otherwise let in at any rate, so that a burst after a calm finds room, would
+//! take seconds, and is cut to an eighth until they are quick again. And while the oldest batch
+//! waits for five times the time allowed, nothing is admitted at all: nobody knows a rate then.
 
 use falconet_types::time::Now;
 
 use crate::limits::{
-    BEST_RATE_WINDOW_US, BLOCK_STRETCH_MAX, BUSY_FROM, BUSY_TO, CROWD_FROM, INTAKE_LATENCY_US,
-    LEAST_LATENCY_WINDOW_US, METER_STEP_US, METER_WINDOW_US, OWN_COSTS_PEERS, PENDING_BYTES_MAX,
-    PENDING_BYTES_MIN, RATE_SAMPLE_US, SEAL_STRETCH_MAX, WATERMARK_INTERVAL_PEER_US,
-    WATERMARK_INTERVAL_US, WATERMARK_INTERVAL_US_MAX,
+    BEST_RATE_WINDOW_US, BLOCK_STRETCH_MAX, BUSY_FROM, BUSY_TO, CROWD_FROM, CROWDED_PART,
+    CROWDED_TIMES, INTAKE_AGE_TIMES, INTAKE_LATENCY_US, LEAST_LATENCY_WINDOW_US, METER_STEP_US,
+    METER_WINDOW_US, OWN_COSTS_PEERS, PENDING_BYTES_MAX, PENDING_BYTES_MIN, RATE_SAMPLE_US,
+    SEAL_STRETCH_MAX, WATERMARK_INTERVAL_PEER_US, WATERMARK_INTERVAL_US, WATERMARK_INTERVAL_US_MAX,
 };
 
 /// Commit and execution latency assumed before the first own batch has told, microseconds.
@@ -214,6 +221,8 @@ pub(crate) struct Window {
     least_latency: Extreme,
     /// Time from sealing to execution, smoothed.
     latency_us: u64,
+    /// Batches take too long.
+    crowded: bool,
 }
 
 impl Window {
@@ -227,6 +236,7 @@ impl Window {
             best_rate: Extreme::new(BEST_RATE_WINDOW_US, u64::max),
             least_latency: Extreme::new(LEAST_LATENCY_WINDOW_US, u64::min),
             latency_us: LATENCY_US_DEFAULT,
+            crowded: false,
         }
     }
 
@@ -243,9 +253,29 @@ impl Window {
     /// rate is known, nothing speaks against the most.
     pub(crate) fn pending_bytes_max(&self) -> u64 {
         match self.best_rate.get() {
-            Some(_) => (self.bytes / 2).clamp(PENDING_BYTES_MIN, PENDING_BYTES_MAX),
+            Some(_) => {
+                let least = self.least_of(PENDING_BYTES_MIN);
+                (self.bytes / 2).clamp(least, PENDING_BYTES_MAX)
+            }
             None => PENDING_BYTES_MAX,
         }
+    }
+
+    /// What is let in at any rate, unless it would take too long.
+    fn least_of(&self, bytes: u64) -> u64 {
+        bytes / if self.crowded { CROWDED_PART } else { 1 }
+    }
+
+    /// The time from sealing to execution that is allowed, microseconds.
+    fn allowed_us(&self) -> u64 {
+        let least_us = self.least_latency.get().unwrap_or(0);
+        INTAKE_LATENCY_US.max(least_us.saturating_mul(2))
+    }
+
+    /// Whether a batch that waits to be executed for so long, microseconds, shows that nothing more
+    /// should be admitted.
+    pub(crate) fn is_stuck(&self, age_us: u64) -> bool {
+        age_us > self.allowed_us().saturating_mul(INTAKE_AGE_TIMES)
     }
 
     /// A batch of `bytes` was executed, `took_us` after it was sealed; `left` are on their way.
@@ -263,12 +293,16 @@ impl Window {
         let rate = self.sampled.saturating_mul(1_000_000) / elapsed_us;
         self.best_rate.see(now, rate);
         (self.sampled, self.since_us) = (0, Some(now.mono_us));
-        let least_us = self.least_latency.get().unwrap_or(0);
-        let allowed_us = INTAKE_LATENCY_US.max(least_us.saturating_mul(2));
+        let allowed_us = self.allowed_us();
+        // It stays so until batches are clearly quicker than what an overload makes them.
+        self.crowded = match self.crowded {
+            true => self.latency_us > allowed_us / 4 * 3,
+            false => self.latency_us > allowed_us.saturating_mul(CROWDED_TIMES),
+        };
         let best = self.best_rate.get().expect("seen just now");
         let fits = u128::from(best) * u128::from(allowed_us) / 1_000_000;
         let fits = u64::try_from(fits).unwrap_or(u64::MAX);
-        self.bytes = fits.clamp(self.least, self.most);
+        self.bytes = fits.clamp(self.least_of(self.least), self.most);
     }
 }
 
@@ -354,17 +388,33 @@ mod tests {
     /// by this window alone, as much as it lets. Stalled for half a second now and then. Latencies
     /// and the part of the time in which it had something to do, after two seconds.
     fn loaded(bytes_per_s: u64, path_us: u64, stalls: bool) -> (Window, Vec<u64>, f64) {
-        let mut window = Window::new(64 << 20, 1 << 20);
+        let (window, batches, share) = loaded_by(&|_| bytes_per_s, path_us, stalls);
+        let settled = batches
+            .iter()
+            .filter(|(sealed_us, _)| *sealed_us > 2_000_000);
+        let mut latencies: Vec<u64> = settled.map(|(_, took_us)| *took_us).collect();
+        latencies.sort_unstable();
+        (window, latencies, share)
+    }
+
+    /// The same with a rate that depends on the time; when each batch was sealed, and how long it
+    /// took, microseconds.
+    fn loaded_by(
+        bytes_per_s: &dyn Fn(u64) -> u64,
+        path_us: u64,
+        stalls: bool,
+    ) -> (Window, Vec<(u64, u64)>, f64) {
+        let mut window = Window::new(64 << 20, 2 << 20);
         let (mut now_us, mut busy_us, mut next_stall_us) = (0u64, 0u64, 3_000_000u64);
         let mut sealed = std::collections::VecDeque::new();
-        let mut latencies = Vec::new();
+        let mut batches = Vec::new();
         while now_us < 30_000_000 {
             while sealed.len() as u64 * BATCH < window.bytes() {
                 sealed.push_back(now_us);
             }
             let sealed_us: u64 = sealed.pop_front().expect("a window is never empty");
             let starts_us = now_us.max(sealed_us + path_us);
-            let takes_us = BATCH * 1_000_000 / bytes_per_s;
+            let takes_us = BATCH * 1_000_000 / bytes_per_s(starts_us);
             now_us = starts_us + takes_us;
             if stalls && now_us > next_stall_us {
                 now_us += 500_000;
@@ -375,12 +425,11 @@ mod tests {
             window.executed(at(now_us), took_us, BATCH, left);
             if now_us > 2_000_000 {
                 busy_us += takes_us;
-                latencies.push(took_us);
             }
+            batches.push((sealed_us, took_us));
         }
         let share = busy_us as f64 / (now_us - 2_000_000) as f64;
-        latencies.sort_unstable();
-        (window, latencies, share)
+        (window, batches, share)
     }
 
     #[test]
@@ -425,6 +474,62 @@ mod tests {
             found.abs_diff(expected) < expected / 5,
             "{found} {expected}"
         );
+    }
+
+    /// The slowest of the batches that were sealed from a time on, microseconds.
+    fn slowest_since(batches: &[(u64, u64)], from_us: u64) -> u64 {
+        let since = batches.iter().filter(|(sealed_us, _)| *sealed_us > from_us);
+        since.map(|(_, took_us)| *took_us).max().expect("some")
+    }
+
+    #[test]
+    fn a_machine_that_became_slower_is_followed_within_seconds() {
+        // A build starts beside it after ten seconds: half, a quarter, a twentieth of the speed.
+        for (part, times) in [(2, 3), (4, 3), (20, 5)] {
+            let speed = |now_us| match now_us < 10_000_000 {
+                true => 24 << 20,
+                false => (24 << 20) / part,
+            };
+            let (window, batches, share) = loaded_by(&speed, 60_000, false);
+            // What was let in at the old speed has to go first.
+            let old_us = INTAKE_LATENCY_US * part;
+            // The best rate of one to two windows, and the sample in which it changed.
+            let settled_us = 10_000_000 + old_us.max(2_500_000);
+            let slowest_us = slowest_since(&batches, settled_us);
+            assert!(
+                slowest_us < INTAKE_LATENCY_US * times / 2,
+                "1/{part}: {slowest_us}, {window:?}"
+            );
+            assert!(share > 0.97, "1/{part}: {share}");
+            let before = |(sealed_us, _): &&(u64, u64)| (2_000_000..9_000_000).contains(sealed_us);
+            let before_us = batches.iter().filter(before).map(|(_, took)| *took).max();
+            assert!(before_us.expect("some") < INTAKE_LATENCY_US * 3 / 2);
+        }
+    }
+
+    #[test]
+    fn a_machine_that_became_quicker_is_followed() {
+        let speed = |now_us| match now_us < 10_000_000 {
+            true => 1 << 20,
+            false => 24 << 20,
+        };
+        let (window, batches, _) = loaded_by(&speed, 60_000, false);
+        let whole = (24 << 20) * INTAKE_LATENCY_US / 1_000_000;
+        assert!(window.bytes() > whole * 9 / 10, "{window:?}");
+        assert!(!window.crowded);
+        assert!(slowest_since(&batches, 12_000_000) < INTAKE_LATENCY_US * 3 / 2);
+    }
+
+    #[test]
+    fn a_calm_lane_has_room_for_a_burst() {
+        let mut window = Window::new(64 << 20, 2 << 20);
+        for step in 0..2_000 {
+            window.executed(at(step * 10_000), 5_000, 1_000, 0);
+        }
+        assert_eq!(window.bytes(), 2 << 20);
+        assert_eq!(window.pending_bytes_max(), PENDING_BYTES_MIN);
+        assert!(!window.is_stuck(5 * INTAKE_LATENCY_US));
+        assert!(window.is_stuck(5 * INTAKE_LATENCY_US + 1));
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl Core {
         self.tick(now, &mut turn);
         self.bent.bend(now, &mut turn);
         let admitted = self.mempool.counters().admitted - admitted;
-        let intake = self.mempool.intake();
+        let intake = self.mempool.intake(now);
         self.room.publish(now.mono_us, intake, admitted);
         // Only now: what they held is in the lane and no longer in the room.
         self.reserved.clear();

@@ -17,14 +17,14 @@
 //! to stay away, so the times told in a second are the mean number of those that wait (Little's
 //! law). Both rates are averaged over about [`HINT_STEPS`] times [`HINT_STEP_US`]. Offers so stay
 //! within about twice of what is taken, whatever waits outside. Each transaction is told another
-//! time, by its id, within a quarter of *T* around it, so that those who were refused together do
-//! not return together.
+//! time, within a quarter of *T* around it, in a sequence that spreads any number of them evenly,
+//! so that those who were refused together do not return together. To refuse takes no more than
+//! the length of a transaction and its fee: not even its id is computed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use falconet_mempool::Intake;
-use falconet_types::TxId;
 use falconet_types::batch::TX_PREFIX_LEN;
 use parking_lot::Mutex;
 
@@ -66,7 +66,13 @@ struct Hint {
     /// Averages: those that wait outside, and those admitted in a second.
     outside: f64,
     admitted_per_s: f64,
+    /// Where in the span of times the last refused was.
+    place: u16,
 }
+
+/// Multiples of the golden ratio, modulo 1, fill any span evenly (an additive recurrence); in parts
+/// of 65,536.
+const GOLDEN: u16 = 40_503;
 
 impl Hint {
     fn step(&mut self, now_us: u64, least_ms: u64) {
@@ -86,16 +92,16 @@ impl Hint {
     }
 
     /// A transaction is refused; the time that it is told.
-    fn refuse(&mut self, id: &TxId) -> u32 {
-        let ms = self.of(id);
+    fn refuse(&mut self) -> u32 {
+        self.place = self.place.wrapping_add(GOLDEN);
+        let ms = self.of(self.place);
         self.told_ms += u64::from(ms);
         ms
     }
 
     /// The time for one transaction: from three to five quarters.
-    fn of(&self, id: &TxId) -> u32 {
-        let random = u64::from(u16::from_le_bytes([id.0[30], id.0[31]]));
-        let ms = self.ms * 3 / 4 + self.ms * random / (2 * 65_536);
+    fn of(&self, place: u16) -> u32 {
+        let ms = self.ms * 3 / 4 + self.ms * u64::from(place) / (2 * 65_536);
         u32::try_from(ms.max(1)).expect("seconds")
     }
 }
@@ -134,19 +140,19 @@ impl Room {
         inner.hint.step(now_us, intake.retry_after_ms.into());
     }
 
-    /// Reserves room for transactions of one submission, given by id, length and fee, that came by
+    /// Reserves room for transactions of one submission, given by length and fee, that came by
     /// the connection of this number; for each the time after which to come back, milliseconds,
     /// when there is none.
     pub fn reserve(
         self: &Arc<Self>,
         conn: Option<u64>,
-        txs: impl Iterator<Item = (TxId, usize, u64)>,
+        txs: impl Iterator<Item = (usize, u64)>,
     ) -> (Reserved, Vec<Option<u32>>) {
         let mut inner = self.0.lock();
         let mut held = inner.by_conn.get(&conn).copied().unwrap_or(0);
         let (mut reserved, mut bids) = (0, 0);
         let answers = txs
-            .map(|(id, len, fee)| {
+            .map(|(len, fee)| {
                 let size = (TX_PREFIX_LEN + len) as u64;
                 let intake = inner.intake;
                 let share = |room: u64| room / CONN_SHARE.1 * CONN_SHARE.0;
@@ -161,7 +167,7 @@ impl Room {
                 {
                     bids += size;
                 } else {
-                    return Some(inner.hint.refuse(&id));
+                    return Some(inner.hint.refuse());
                 }
                 held += size;
                 None

@@ -446,34 +446,40 @@ impl VerifyWorker {
         };
         let conn = (conn != NOBODY).then_some(conn);
         if self.door.is_opaque() {
-            let ids = transaction::opaque_ids(&txs);
-            let offers = ids.iter().zip(&txs).map(|(id, tx)| (*id, tx.len(), 0));
+            let offers = txs.iter().map(|tx| (tx.len(), 0));
             let (reserved, answers) = self.room.reserve(conn, offers);
-            let checked = ids.into_iter().zip(txs).zip(answers);
-            let entries = checked
-                .map(
-                    |((id, bytes), answer)| match self.door.check_opaque(&bytes) {
-                        Err(outcome) => refused(outcome),
-                        Ok(()) => answer.map_or_else(
-                            || {
-                                Entry::Ready(Checked::Good {
-                                    id,
-                                    bytes,
-                                    sender: None,
-                                    priority: 0,
-                                })
-                            },
-                            busy,
-                        ),
-                    },
-                )
+            let judged: Vec<_> = txs
+                .into_iter()
+                .zip(answers)
+                .map(|(tx, answer)| match self.door.check_opaque(&tx) {
+                    Err(outcome) => Err(refused(outcome)),
+                    Ok(()) => answer.map_or(Ok(tx), |retry_after_ms| Err(busy(retry_after_ms))),
+                })
+                .collect();
+            let taken: Vec<&Bytes> = judged.iter().filter_map(|tx| tx.as_ref().ok()).collect();
+            let mut ids = transaction::opaque_ids(&taken).into_iter();
+            let entries = judged
+                .into_iter()
+                .map(|tx| {
+                    tx.map_or_else(
+                        |refused| refused,
+                        |bytes| {
+                            Entry::Ready(Checked::Good {
+                                id: ids.next().expect("one for each that is taken"),
+                                bytes,
+                                sender: None,
+                                priority: 0,
+                            })
+                        },
+                    )
+                })
                 .collect();
             return (entries, reserved);
         }
         let now_ms = crate::clock::wall_ms();
         let txs = SignedTransaction::parse_many(&txs);
         let parsed = txs.iter().filter_map(|tx| tx.as_ref().ok());
-        let offers = parsed.map(|tx| (tx.id(), tx.bytes().len(), priority(tx)));
+        let offers = parsed.map(|tx| (tx.bytes().len(), priority(tx)));
         let (reserved, answers) = self.room.reserve(conn, offers);
         let mut answers = answers.into_iter();
         let mut judge = |tx| match tx {

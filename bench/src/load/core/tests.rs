@@ -48,6 +48,7 @@ fn core(rate: u64, links: usize) -> (Core, Numbered) {
         busy: BusyPolicy::Retry,
         in_flight_max: 10_000,
         links,
+        surge_ns: None,
     });
     for link in 0..links {
         core.on_up(link);
@@ -414,4 +415,134 @@ fn at_a_low_rate_the_generator_wakes_exactly_on_time() {
     assert_eq!(core.next_wake_ns(), 20 * MS);
     core.stop(15 * MS);
     assert_eq!(core.next_wake_ns(), u64::MAX, "nothing more is due");
+}
+
+/// Validators that each hold `limit` transactions and execute `per_ms`, until the load is finished:
+/// when, and how many offers they saw.
+fn overloaded(core: &mut Core, supply: &mut Numbered, limit: usize, per_ms: usize) -> (u64, u64) {
+    let links = core.settings.links;
+    let mut held: Vec<VecDeque<TxId>> = vec![VecDeque::new(); links];
+    let (mut now, mut offers) = (0, 0);
+    while !core.is_finished(now) {
+        for queue in &mut held {
+            let count = per_ms.min(queue.len());
+            let done: Vec<TxId> = queue.drain(..count).collect();
+            core.on_receipts(now, &receipts(&done, Outcome::Executed));
+        }
+        for frame in core.turn(now, supply) {
+            offers += frame.ids.len() as u64;
+            let queue = &mut held[frame.link];
+            let answer = |id: &TxId| {
+                if queue.len() == limit {
+                    return Admission::Busy { retry_after_ms: 50 };
+                }
+                queue.push_back(*id);
+                Admission::Accepted
+            };
+            let results: Vec<Admission> = frame.ids.iter().map(answer).collect();
+            core.on_results(now, frame.link, frame.tag, &results);
+        }
+        now += MS;
+    }
+    (now, offers)
+}
+
+/// A load that is three times what validators execute for a second.
+fn surging(policy: BusyPolicy) -> (Core, Numbered) {
+    let surge = crate::surge::Surge {
+        factor: 6.0,
+        from: Duration::from_secs(1),
+        to: Duration::from_secs(2),
+    };
+    let (mut core, supply) = core(10_000, 2);
+    core.settings.schedule = Schedule::with_surge(10_000, &surge);
+    core.settings.surge_ns = Some((S, 2 * S));
+    core.surge = Some(SurgeSeen::default());
+    core.settings.warmup_ns = 0;
+    core.settings.measured_ns = Some(8 * S);
+    core.end_ns = Some(8 * S);
+    core.settings.busy = policy;
+    core.settings.in_flight_max = 100_000;
+    (core, supply)
+}
+
+#[test]
+fn under_overload_validators_are_offered_what_they_take_and_nothing_is_lost() {
+    let (mut core, mut supply) = surging(BusyPolicy::Retry);
+    let (end, offers) = overloaded(&mut core, &mut supply, 5_000, 10);
+    let outcome = core.into_outcome(end);
+    let counters = outcome.counters;
+    assert_eq!(counters.scheduled, 7 * 10_000 + 60_000);
+    assert_eq!(counters.committed, counters.scheduled, "{counters:?}");
+    assert!(offers < counters.scheduled * 115 / 100, "{offers}");
+    assert!(counters.withheld > 20_000, "{counters:?}");
+    assert!(!counters.generator_behind(), "{counters:?}");
+    // Its capacity of 20,000 a second goes on being used: surge and backlog, each second.
+    for second in &outcome.intervals[1..5] {
+        assert!(second.committed > 19_000, "{:?}", outcome.intervals);
+    }
+    let seen = outcome.surge.expect("there was one");
+    assert!((35_000..=51_000).contains(&seen.backlog), "{seen:?}");
+    // A full validator takes half a second, whatever waits outside.
+    assert!(quantile_ms(&seen.accepted_us, 1.0) < 520.0);
+    // The last that waited came when the backlog was gone: 40,000 at 10,000 a second.
+    let waited_ms = quantile_ms(&outcome.latency_us, 1.0);
+    assert!((1_900.0..2_700.0).contains(&waited_ms), "{waited_ms}");
+}
+
+#[test]
+fn clients_that_give_up_leave_nothing_behind() {
+    let (mut core, mut supply) = surging(BusyPolicy::Drop);
+    let (end, offers) = overloaded(&mut core, &mut supply, 5_000, 10);
+    let outcome = core.into_outcome(end);
+    let counters = outcome.counters;
+    assert_eq!(counters.scheduled, 7 * 10_000 + 60_000);
+    assert_eq!(counters.committed + counters.dropped, counters.scheduled);
+    assert!(counters.dropped > 25_000, "{counters:?}");
+    assert!(
+        counters.withheld > counters.busy,
+        "dropped without being sent"
+    );
+    assert!(offers < counters.committed * 115 / 100, "{offers}");
+    let calm = &outcome.intervals[3..8];
+    for second in calm {
+        assert_eq!(second.committed, 10_000, "{:?}", outcome.intervals);
+        assert!(second.p99_ms < 5.0, "{second:?}");
+    }
+    assert!(outcome.intervals[1].committed > 19_000);
+}
+
+#[test]
+fn what_was_refused_goes_before_what_came_later() {
+    let (mut core, mut supply) = core(1_000, 1);
+    let first = core.turn(9 * MS, &mut supply).remove(0);
+    let mut results = vec![Admission::Accepted; first.ids.len()];
+    results[4..].fill(Admission::Busy { retry_after_ms: 50 });
+    core.on_results(10 * MS, 0, first.tag, &results);
+    // Room comes with receipts, not with the hint.
+    core.on_receipts(20 * MS, &receipts(&first.ids[..4], Outcome::Executed));
+    let later = core.turn(20 * MS, &mut supply);
+    let ids: Vec<TxId> = later.iter().flat_map(|frame| frame.ids.clone()).collect();
+    assert_eq!(ids[..6], first.ids[4..]);
+    let mut sorted = ids.clone();
+    sorted.sort();
+    assert_eq!(ids, sorted, "nonces of an account stay in order");
+}
+
+#[test]
+fn what_never_found_room_is_counted() {
+    let (mut core, mut supply) = core(1_000, 1);
+    let first = core.turn(9 * MS, &mut supply).remove(0);
+    let busy = vec![
+        Admission::Busy {
+            retry_after_ms: 60_000
+        };
+        first.ids.len()
+    ];
+    core.on_results(10 * MS, 0, first.tag, &busy);
+    assert!(core.turn(20 * MS, &mut supply).is_empty());
+    assert_eq!(core.snapshot(20 * MS).in_flight, 21);
+    core.stop(21 * MS);
+    let counters = core.into_outcome(21 * MS + S).counters;
+    assert_eq!((counters.scheduled, counters.unresolved), (21, 21));
 }

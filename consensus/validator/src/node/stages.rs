@@ -145,7 +145,8 @@ impl Assembly<'_> {
         let executions = Executions::new(genesis_commitment, found.commitments, height, commitment);
         let cut = found.mempool.cut.clone();
         let (mut hotstuff, mempool) = self.cores(found.hotstuff, found.mempool)?;
-        let (room, arrivals) = (Room::new(mempool.intake()), Arc::new(Arrivals::default()));
+        let room = Room::new(mempool.intake(Clock::new().now()));
+        let arrivals = Arc::new(Arrivals::default());
         let bent = Bent::new(self.danger, chain, self.key, &mut hotstuff);
         let board = Arc::new(StatusBoard::new(
             CoreStatus {
