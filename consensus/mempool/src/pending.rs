@@ -1,7 +1,7 @@
 //! Transactions that wait to be sealed, and the ids of those admitted lately.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 use falconet_types::batch::TX_PREFIX_LEN;
@@ -150,35 +150,46 @@ impl Pending {
 /// recently. Older duplicates are caught by the replay window of execution. The set is only
 /// looked up, never iterated, so its order cannot influence anything.
 pub(crate) struct RecentIds {
-    order: VecDeque<TxId>,
-    set: HashSet<TxId, DigestState>,
+    /// Each insertion with its number. Those of ids that were forgotten since stay until they are
+    /// the oldest, so that memory is bounded by the length alone.
+    order: VecDeque<(u64, TxId)>,
+    /// The number of the insertion by which an id is here.
+    by_id: HashMap<TxId, u64, DigestState>,
+    insertions: u64,
 }
 
 impl RecentIds {
     pub(crate) fn new() -> Self {
         Self {
             order: VecDeque::new(),
-            set: HashSet::default(),
+            by_id: HashMap::default(),
+            insertions: 0,
         }
     }
 
     pub(crate) fn contains(&self, id: &TxId) -> bool {
-        self.set.contains(id)
+        self.by_id.contains_key(id)
     }
 
-    /// An id that may be admitted again. Its place in the order stays until it is the oldest.
+    /// An id that may be admitted again.
     pub(crate) fn forget(&mut self, id: &TxId) {
-        self.set.remove(id);
+        self.by_id.remove(id);
     }
 
     pub(crate) fn insert(&mut self, id: TxId) {
+        if self.contains(&id) {
+            return;
+        }
         if self.order.len() == RECENT_IDS_MAX {
-            let oldest = self.order.pop_front().expect("it is full");
-            self.set.remove(&oldest);
+            let (number, oldest) = self.order.pop_front().expect("it is full");
+            // It may have been forgotten, and inserted again, since: then it is not the oldest.
+            if self.by_id.get(&oldest) == Some(&number) {
+                self.by_id.remove(&oldest);
+            }
         }
-        if self.set.insert(id) {
-            self.order.push_back(id);
-        }
+        self.insertions += 1;
+        self.by_id.insert(id, self.insertions);
+        self.order.push_back((self.insertions, id));
     }
 }
 
@@ -188,23 +199,44 @@ mod tests {
 
     use super::*;
 
+    fn id(i: usize) -> TxId {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&(i as u64).to_le_bytes());
+        Digest(bytes)
+    }
+
     #[test]
     fn the_oldest_id_is_forgotten_first_and_memory_is_bounded() {
-        let id = |i: usize| {
-            let mut bytes = [0; 32];
-            bytes[..8].copy_from_slice(&(i as u64).to_le_bytes());
-            Digest(bytes)
-        };
         let mut recent = RecentIds::new();
         for i in 0..RECENT_IDS_MAX + 10 {
             recent.insert(id(i));
         }
         assert_eq!(
-            (recent.order.len(), recent.set.len()),
+            (recent.order.len(), recent.by_id.len()),
             (RECENT_IDS_MAX, RECENT_IDS_MAX)
         );
         assert!(!recent.contains(&id(9)));
         assert!(recent.contains(&id(10)) && recent.contains(&id(RECENT_IDS_MAX + 9)));
+    }
+
+    #[test]
+    fn an_id_that_came_back_is_as_young_as_its_last_insertion() {
+        let mut recent = RecentIds::new();
+        recent.insert(id(0));
+        recent.forget(&id(0));
+        for i in 1..RECENT_IDS_MAX {
+            recent.insert(id(i));
+        }
+        recent.insert(id(0));
+        // Its first place is the oldest by now, and goes; id 1 and those after it follow.
+        assert!(recent.contains(&id(0)) && recent.contains(&id(1)));
+        recent.insert(id(RECENT_IDS_MAX));
+        assert!(recent.contains(&id(0)) && !recent.contains(&id(1)));
+        for i in 0..2 * RECENT_IDS_MAX {
+            recent.forget(&id(0));
+            recent.insert(id(0));
+            assert!(recent.order.len() <= RECENT_IDS_MAX, "after {i}");
+        }
     }
 
     #[test]
