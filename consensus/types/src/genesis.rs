@@ -85,6 +85,11 @@ pub struct Params {
     pub commit_votes: bool,
     /// Validators that authored no block for a while lead less often (rules L1 to L4).
     pub leader_reputation: bool,
+    /// Takes the place of [`HISTORY_HEIGHTS_FLOOR`]: a simulation lasts seconds. No part of the
+    /// genesis document.
+    #[cfg(feature = "short-history")]
+    #[serde(skip)]
+    pub history_heights_floor: Option<u64>,
 }
 
 impl Default for Params {
@@ -105,6 +110,8 @@ impl Default for Params {
             optimistic_proposals: false,
             commit_votes: false,
             leader_reputation: false,
+            #[cfg(feature = "short-history")]
+            history_heights_floor: None,
         }
     }
 }
@@ -171,7 +178,11 @@ impl Params {
     /// Committed heights whose headers and batches every node keeps.
     #[must_use]
     pub fn history_heights(&self) -> u64 {
-        self.history_heights_min.max(HISTORY_HEIGHTS_FLOOR)
+        #[cfg(feature = "short-history")]
+        let floor = self.history_heights_floor.unwrap_or(HISTORY_HEIGHTS_FLOOR);
+        #[cfg(not(feature = "short-history"))]
+        let floor = HISTORY_HEIGHTS_FLOOR;
+        self.history_heights_min.max(floor)
     }
 
     /// Every so many heights the state is a checkpoint: some header names exactly this state
