@@ -8,16 +8,32 @@
 //!                (rules Z3, Z4)               (weight F1 says so)           (QC)       (tree root)
 //! ```
 //!
-//! [`Download`] takes inputs with the present time and yields [`Effect`]s; it knows no clock, no
-//! socket and no disk. The shell keeps what [`Effect::Begin`] and [`Effect::Store`] hand out, so a
-//! restart resumes ([`Resume`]). Nothing that a peer sends is believed: the manifest is certified
-//! by a quorum, and each chunk is judged by the manifest when it arrives. Rules Z1 to Z8 of
-//! `docs/protocol.md`.
+//! Nothing in here knows a clock, a socket or a disk: the validator and the simulator run the same
+//! code, each with a shell of its own. Nothing that a peer sends is believed: the manifest is
+//! certified by a quorum, and each chunk is judged by the manifest when it arrives. Rules Z1 to Z9
+//! of `docs/protocol.md`.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`catchup`] | when this node is behind, who is asked what; over several epochs |
+//! | [`download`] | which snapshot, from whom, in which parts |
+//! | [`installing`] | what goes into the log before the new state takes the old one's place |
+//! | [`serving`] | what a node has to offer, and what proves it |
 
-mod download;
+pub mod catchup;
+pub mod download;
+pub mod installing;
 pub mod limits;
+mod misbehaviour;
 mod ranges;
+pub mod serving;
+mod sources;
 #[cfg(test)]
 mod tests;
 
-pub use download::{Config, Download, Effect, Input, Resume, Status, check_manifest, head_of};
+pub use catchup::{Catchup, Knowledge};
+pub use download::{
+    Config, Download, Effect, Input, Resume, Status, check_manifest, head_of, judge,
+};
+pub use misbehaviour::SnapshotRootUnchecked;
+pub use serving::Archive;

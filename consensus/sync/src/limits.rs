@@ -23,3 +23,12 @@ pub const DEMOTED_US: u64 = 300_000_000;
 pub const SILENT_US: u64 = 1_000_000;
 /// Longest such time, microseconds.
 pub const SILENT_US_MAX: u64 = 60_000_000;
+/// How often the machine is told how far this node is, microseconds.
+pub const PROGRESS_INTERVAL_US: u64 = 250_000;
+/// A node that is behind and executes nothing for this long asks whether its epoch is over,
+/// microseconds.
+pub const EPOCHS_ASK_AFTER_US: u64 = 500_000;
+/// Time between two rounds of that question, microseconds.
+pub const EPOCHS_ASK_INTERVAL_US: u64 = 1_000_000;
+/// Peers that are asked in one round.
+pub const EPOCHS_ASKED: usize = 3;

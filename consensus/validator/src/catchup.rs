@@ -1,10 +1,6 @@
 //! Catching up by snapshot: the shell of [`falconet_sync`]. Its thread feeds the machine, keeps
 //! what it hands out under `data/sync`, and asks for a restart of the stages when a snapshot is
 //! complete. [`install`] then puts it into the store, before anything else is opened.
-//!
-//! A snapshot belongs to an epoch, whose validators certify it. A node that is behind by epochs
-//! follows their proofs first, each judged by the validators that the one before it has proven
-//! (rule Z9), and asks those of the newest epoch that it knows.
 
 use std::io::{self};
 use std::path::PathBuf;
@@ -14,13 +10,12 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use falconet_dataplane::{ConnId, FrameLease};
 use falconet_store::StoreError;
-use falconet_sync::{Config, Download, Effect, Input};
+use falconet_sync::Knowledge;
+use falconet_sync::catchup::{Catchup, Effect, Input};
+use falconet_types::Height;
 use falconet_types::epoch::EpochProof;
-use falconet_types::message::PeerMessage;
 use falconet_types::signing::Verified;
 use falconet_types::snapshot::{Chunk, SnapshotOffer};
-use falconet_types::time::Now;
-use falconet_types::{Height, ValidatorIndex};
 
 use crate::chain::Chain;
 use crate::clock::Clock;
@@ -34,17 +29,12 @@ use crate::status::StatusBoard;
 
 use self::incoming::Incoming;
 pub use self::install::{forfeited, install};
-use self::sources::{Asking, Sources};
 
 mod incoming;
 mod install;
-mod sources;
 
 /// Inputs that may wait for the thread; chunks beyond it are dropped and asked for again.
 pub const CATCHUP_QUEUE_MAX: usize = 64;
-/// How often the machine is told how far this node is.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
-
 /// What reaches the thread.
 pub enum CatchupInput {
     /// A node that proved its key is connected.
@@ -131,116 +121,67 @@ impl CatchupThread {
 
     fn serve(&self) -> Result<(), CatchupError> {
         let mut incoming = Incoming::load(&self.data, &self.chain)?;
-        let mut sources = Sources::default();
         let mut effects = Vec::new();
-        let mut machine = self.machine(&incoming, &mut sources, &mut effects);
-        self.carry_out(&mut incoming, &sources, &mut effects)?;
-        let mut asking = Asking::new(self.clock.now());
+        let mut machine = Catchup::new(
+            self.clock.now(),
+            self.chain.key.clone(),
+            Arc::new(self.chain.genesis.clone()),
+            &self.chain.epochs.newest_known(),
+            incoming.resume(),
+            &mut effects,
+        );
+        self.carry_out(&mut incoming, &mut effects)?;
         loop {
+            let wait_us = machine.next_deadline_us();
+            let wait_us = wait_us.saturating_sub(self.clock.now().mono_us);
+            let next = self.inputs.recv_timeout(Duration::from_micros(wait_us));
             let now = self.clock.now();
-            let wait = machine.next_deadline_us().map_or(PROGRESS_INTERVAL, |at| {
-                Duration::from_micros(at.saturating_sub(now.mono_us)).min(PROGRESS_INTERVAL)
-            });
-            let next = self.inputs.recv_timeout(wait);
-            let now = self.clock.now();
-            // An epoch began, or is known by now: others are asked, with other indices.
-            let newest = self.chain.epochs.newest_known().start.epoch;
-            if sources.epoch() != newest && !incoming.is_complete() {
-                machine = self.machine(&incoming, &mut sources, &mut effects);
-            }
-            self.progress(&mut machine, now, &mut asking, &mut effects);
+            // An epoch may have begun, or be known by now.
+            let newest = self.chain.epochs.newest_known();
+            machine.progress(now, self.knowledge(), &newest, &mut effects);
             let (input, _lease) = match next {
                 Ok(CatchupInput::PeerUp(conn)) => {
                     let key = self.peers.key(conn);
-                    let up = key.and_then(|key| sources.up(conn, key));
-                    (up.map(Input::PeerUp), None)
+                    (key.map(|key| Input::PeerUp(conn, key)), None)
                 }
-                Ok(CatchupInput::PeerDown(conn)) => (sources.down(conn).map(Input::PeerDown), None),
-                Ok(CatchupInput::Offer { conn, offer }) => {
-                    let from = sources.index(conn);
-                    (from.map(|from| Input::Offer { from, offer }), None)
-                }
+                Ok(CatchupInput::PeerDown(conn)) => (Some(Input::PeerDown(conn)), None),
+                Ok(CatchupInput::Offer { conn, offer }) => (Some(Input::Offer(conn, offer)), None),
                 Ok(CatchupInput::Chunk { conn, chunk, lease }) => {
-                    let from = sources.index(conn);
-                    (from.map(|from| Input::Chunk { from, chunk }), Some(lease))
+                    (Some(Input::Chunk(conn, chunk)), Some(lease))
                 }
                 Ok(CatchupInput::EpochProof { conn, proof }) => {
-                    self.learn(conn, &proof, &asking)?;
+                    if machine.wants_epochs(now) && self.learn(&proof)? {
+                        let newest = self.chain.epochs.newest_known();
+                        machine.learned(conn, &newest, &mut effects);
+                    }
                     (None, None)
                 }
                 Err(RecvTimeoutError::Timeout) => (None, None),
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             };
             machine.handle(now, input.unwrap_or(Input::Tick), &mut effects);
-            self.carry_out(&mut incoming, &sources, &mut effects)?;
-            self.ask_for_epochs(now, &sources, &mut asking);
+            self.carry_out(&mut incoming, &mut effects)?;
             *self.board.catchup.lock() = machine.status();
         }
     }
 
-    /// A machine that asks the validators of the newest known epoch, and goes on with what is held.
-    fn machine(
-        &self,
-        incoming: &Incoming,
-        sources: &mut Sources,
-        effects: &mut Vec<Effect>,
-    ) -> Download {
-        let info = self.chain.epochs.newest_known();
-        let me = info.set.by_key(&self.chain.key);
-        let config = Config {
-            set: Arc::clone(&info.set),
-            me: me.unwrap_or(ValidatorIndex::NOBODY),
-            genesis: Arc::new(self.chain.genesis.clone()),
-        };
-        let mut machine = Download::new(config, incoming.resume(), effects);
-        for peer in sources.follow(&info) {
-            machine.handle(self.clock.now(), Input::PeerUp(peer), effects);
-        }
-        machine
-    }
-
-    fn progress(
-        &self,
-        machine: &mut Download,
-        now: Now,
-        asking: &mut Asking,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn knowledge(&self) -> Knowledge {
         let executed = Height(self.board.execution.lock().height);
-        let epochs = &self.chain.epochs;
-        let behind = {
-            let core = self.board.core.lock();
-            let waiting = core.hotstuff.committed_height > executed;
-            core.hotstuff.syncing
-                || (waiting && core.mempool.fetch_debt_batches > 0)
-                || epochs.newest_known().start.epoch > epochs.current().start.epoch
-        };
-        asking.progress(now, executed, behind);
-        let input = Input::Progress { executed, behind };
-        machine.handle(now, input, effects);
-    }
-
-    /// Rule Z9: one that is stuck asks some of its peers whether the newest epoch that it knows is
-    /// over.
-    fn ask_for_epochs(&self, now: Now, sources: &Sources, asking: &mut Asking) {
-        if !asking.is_due(now) {
-            return;
-        }
-        let message = PeerMessage::GetEpochProof(sources.epoch());
-        for conn in asking.choose(now, sources) {
-            self.outbound.send_on(conn, &message);
+        let current = self.chain.epochs.current().start.epoch;
+        let core = self.board.core.lock();
+        Knowledge {
+            executed,
+            committed: core.hotstuff.committed_height,
+            syncing: core.hotstuff.syncing,
+            lacks_batches: core.mempool.fetch_debt_batches > 0,
+            current,
         }
     }
 
-    fn learn(
-        &self,
-        conn: ConnId,
-        proof: &Verified<EpochProof>,
-        asking: &Asking,
-    ) -> Result<(), CatchupError> {
-        // One that keeps up goes over by what it executes.
-        if !asking.is_stuck(self.clock.now()) || !self.chain.epochs.learn(proof)? {
-            return Ok(());
+    /// True if the proof made another epoch known.
+    fn learn(&self, proof: &Verified<EpochProof>) -> Result<bool, CatchupError> {
+        if !self.chain.epochs.learn(proof)? {
+            return Ok(false);
         }
         let newest = self.chain.epochs.newest_known();
         tracing::info!(
@@ -250,25 +191,17 @@ impl CatchupThread {
             "an epoch ahead of this node is known"
         );
         self.neighbours.reach(&self.chain);
-        // Whoever knew of this end may know of the next.
-        let message = PeerMessage::GetEpochProof(newest.start.epoch);
-        self.outbound.send_on(conn, &message);
-        Ok(())
+        Ok(true)
     }
 
     fn carry_out(
         &self,
         incoming: &mut Incoming,
-        sources: &Sources,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<Effect<ConnId>>,
     ) -> Result<(), CatchupError> {
         for effect in effects.drain(..) {
             match effect {
-                Effect::Send { to, message } => {
-                    if let Some(conn) = sources.conn(to) {
-                        self.outbound.send_on(conn, &message);
-                    }
-                }
+                Effect::Send { to, message } => self.outbound.send_on(to, &message),
                 Effect::Begin(manifest) => {
                     tracing::info!(
                         height = manifest.height().0,
@@ -288,10 +221,13 @@ impl CatchupThread {
                     tracing::info!("a snapshot is complete: it is installed now");
                     self.board.ask_for_restart();
                 }
-                Effect::Misbehaved { peer, why } => {
-                    tracing::warn!(validator = peer.0, why, "a peer sent wrong bytes");
-                    let index = sources.conn(peer).and_then(|conn| self.peers.index(conn));
-                    if let Some(index) = index {
+                Effect::Misbehaved {
+                    peer,
+                    validator,
+                    why,
+                } => {
+                    tracing::warn!(validator = validator.0, why, "a peer sent wrong bytes");
+                    if let Some(index) = peer.and_then(|conn| self.peers.index(conn)) {
                         self.standing.fault(index, Fault::Invalid, 1);
                     }
                 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use falconet_crypto::falcon::Verifier;
 use falconet_epochs::{Chronicle, Timeline};
 use falconet_store::{Reader, StoreError};
+use falconet_sync::Archive;
 use falconet_types::batch::Batch;
 use falconet_types::block::{Header, SignedHeader};
 use falconet_types::certificate::Qc;
@@ -337,6 +338,20 @@ impl Chronicle for Log<'_> {
             validators: row.validators_root,
             results: row.results,
         }))
+    }
+}
+
+impl Archive for Log<'_> {
+    fn last_committed(&self) -> Option<Height> {
+        self.0.heights().map(|(_, last)| last)
+    }
+    fn has_batch_at(
+        &self,
+        epoch: Epoch,
+        lane: ValidatorIndex,
+        seq: Seq,
+    ) -> Result<bool, StoreError> {
+        Ok(self.0.batch_hash_at(epoch, lane, seq).is_some())
     }
 }
 

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use falconet_store::{BlockRow, Reader, StoreError, TxLocation};
+use falconet_sync::serving;
 use falconet_types::batch::{Batch, BatchHeader};
-use falconet_types::block::{Cut, LaneTip, SignedHeader};
-use falconet_types::certificate::Qc;
+use falconet_types::block::SignedHeader;
 use falconet_types::message::{BLOCKS_PER_ANSWER_MAX, ClientMessage, GetBlocks, PeerMessage};
 use falconet_types::proof::{CommittedChain, HEADERS_MAX, Pieces, TransactionProof, id_of};
 use falconet_types::receipt::{Receipt, StateRoots};
-use falconet_types::snapshot::{Chunk, GetChunk, MANIFEST_HEADERS_MAX, Manifest, SnapshotOffer};
+use falconet_types::snapshot::{Chunk, GetChunk, Manifest, SnapshotOffer};
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Epoch, Height, Seq, TxId, ValidatorIndex};
 use std::collections::HashMap;
@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::chain::Chain;
+use crate::epochs::Log;
 use crate::execute::{parent_cut, payload_of};
 use crate::metrics::stages::{Clock, Queue};
 use crate::outbound::Outbound;
@@ -56,38 +57,10 @@ impl History {
 
     /// The lowest height whose block and batches are here.
     pub fn horizon(&self) -> Result<Height, StoreError> {
-        let Some((_, last)) = self.reader.heights() else {
-            return Ok(Height(1));
-        };
-        let mut height = Height(self.horizon.load(Ordering::Relaxed));
-        while height <= last && !self.has_payload(height)? {
-            height = height.next();
-        }
+        let from = Height(self.horizon.load(Ordering::Relaxed));
+        let height = serving::horizon(&Log(&self.reader), from)?;
         self.horizon.store(height.0, Ordering::Relaxed);
         Ok(height)
-    }
-
-    /// True when the block of a height and the oldest batch that it adds to each lane are here;
-    /// older batches go before younger ones.
-    fn has_payload(&self, height: Height) -> Result<bool, StoreError> {
-        let Some(header) = self.reader.header_at(height)? else {
-            return Ok(false);
-        };
-        let none = || Cut::empty(header.cut.0.len());
-        let parent_cut = match self.reader.header(&header.parent_id)? {
-            Some(parent) if parent.epoch == header.epoch => parent.cut.clone(),
-            // The first block of its epoch.
-            Some(_) => none(),
-            None if height == Height(1) => none(),
-            None => return Ok(false),
-        };
-        let has = |(lane, old, _): (ValidatorIndex, LaneTip, LaneTip)| {
-            let oldest = self
-                .reader
-                .batch_hash_at(header.epoch, lane, old.seq.next());
-            oldest.is_some()
-        };
-        Ok(header.cut.advances(&parent_cut).all(has))
     }
 
     /// What this node has to offer to one that fell behind; with the manifest of `wanted`.
@@ -111,22 +84,9 @@ impl History {
 
     /// What proves a snapshot; `None` while its state is not named by a committed header.
     fn manifest(&self, snapshot: &Served) -> Result<Option<Manifest>, StoreError> {
-        let height = snapshot.height();
-        let Some((headers, qc, named)) = self.committed_headers(height, MANIFEST_HEADERS_MAX)?
-        else {
-            return Ok(None);
-        };
         let StateHead { head, roots } = &snapshot.head;
-        Ok((named == height).then(|| Manifest {
-            tree_root: head.tree_root,
-            burned: head.burned,
-            registry: head.registry.clone(),
-            validators: roots.validators,
-            results: roots.results,
-            rows_bytes: snapshot.rows_bytes(),
-            headers,
-            qc,
-        }))
+        let (height, bytes) = (snapshot.height(), snapshot.rows_bytes());
+        serving::manifest(&Log(&self.reader), height, (head, roots), bytes)
     }
 
     /// A part of a snapshot, if it is still here.
@@ -250,81 +210,11 @@ impl History {
         &self,
         height: Height,
     ) -> Result<Option<(CommittedChain, Height)>, ProofError> {
-        let found = self.committed_headers(height, HEADERS_MAX)?;
+        let found = serving::committed_headers(&Log(&self.reader), height, HEADERS_MAX)?;
         Ok(found.map(|(headers, qc, named)| {
             let headers = headers.iter().map(|h| h.header().clone()).collect();
             (CommittedChain { headers, qc }, named)
         }))
-    }
-
-    /// The same with signatures, at most `max` headers, all of one epoch.
-    fn committed_headers(
-        &self,
-        height: Height,
-        max: usize,
-    ) -> Result<Option<(Vec<SignedHeader>, Qc, Height)>, StoreError> {
-        let mut headers: Vec<SignedHeader> = Vec::new();
-        let mut at = height;
-        let named = loop {
-            let Some(header) = self.reader.header_at(at)? else {
-                return Ok(None);
-            };
-            // A block above the epoch's end may be named in the next one only, whose validators
-            // judge other headers.
-            let strange = headers.last().is_some_and(|h| h.epoch != header.epoch);
-            if strange || headers.len() >= max - 1 {
-                return Ok(None);
-            }
-            let named = header.executed.height;
-            headers.push(header);
-            if named >= height {
-                break named;
-            }
-            at = at.next();
-        };
-        // From the certified block that commits the last of them back to it. One that commit votes
-        // made final is marked before there is such a block; a later mark has it.
-        let naming = headers.last().expect("just pushed").clone();
-        while headers.len() < max && at.0 - height.0 < max as u64 {
-            let Some(proof) = self.reader.commit_proof(at)? else {
-                return Ok(None);
-            };
-            let room = max - headers.len();
-            let above = self.down_to(proof.child, &naming, room)?;
-            let commits = |header: &SignedHeader| header.parent_round.next() == header.round;
-            if let Some(above) = above
-                && above.iter().any(commits)
-            {
-                headers.extend(above.into_iter().rev());
-                return Ok(Some((headers, proof.committed.child_qc, named)));
-            }
-            at = at.next();
-        }
-        Ok(None)
-    }
-
-    /// The headers from `top` down to the one above `bottom`, at most so many. At the end of an
-    /// epoch blocks lie between that nothing in the log counts as committed (rule N2).
-    fn down_to(
-        &self,
-        top: SignedHeader,
-        bottom: &SignedHeader,
-        max: usize,
-    ) -> Result<Option<Vec<SignedHeader>>, StoreError> {
-        let mut headers = Vec::new();
-        let mut at = Some(top);
-        let end = bottom.id();
-        while let Some(header) = at {
-            if header.id() == end {
-                return Ok(Some(headers));
-            }
-            if headers.len() >= max || header.height <= bottom.height {
-                return Ok(None);
-            }
-            at = self.reader.header(&header.parent_id)?;
-            headers.push(header);
-        }
-        Ok(None)
     }
 
     /// The receipts of a block, made again from its batches and the outcomes that are stored.

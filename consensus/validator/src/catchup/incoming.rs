@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use falconet_crypto::falcon::Verifier;
-use falconet_ledger::snapshot::verify_chunk;
-use falconet_sync::{Resume, check_manifest};
+use falconet_sync::{Resume, check_manifest, judge};
 use falconet_types::signing::{self, Verified};
 use falconet_types::snapshot::{CHUNK_BYTES_MAX, Chunk, Manifest};
 use falconet_types::wire::Wire;
@@ -41,11 +40,6 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Whether every chunk is there, so that it waits for the next start of the stages.
-    pub(super) fn is_complete(&self) -> bool {
-        self.complete
-    }
-
     /// Whether an earlier run of the stages gathered all of it.
     pub(super) fn is_ready(&self) -> bool {
         self.dir.join("ready").exists()
@@ -164,7 +158,7 @@ impl Incoming {
             let Ok(chunk) = Chunk::parse(&Bytes::from(payload)) else {
                 return Ok(end);
             };
-            if judge(manifest, &chunk).is_err() {
+            if judge(manifest.tree_root, &chunk).is_err() {
                 return Ok(end);
             }
             visit(chunk)?;
@@ -232,18 +226,4 @@ impl Incoming {
         }
         Ok(())
     }
-}
-
-pub(super) fn judge(
-    manifest: &Manifest,
-    chunk: &Chunk,
-) -> Result<(), falconet_ledger::snapshot::ChunkError> {
-    verify_chunk(
-        manifest.tree_root,
-        chunk.first,
-        chunk.last,
-        &chunk.rows,
-        &chunk.left,
-        &chunk.right,
-    )
 }

@@ -6,11 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falconet_hotstuff::SafetyRecord;
 use falconet_ledger::snapshot::{BUCKET_COUNT, Rows, registry_rows, split_row};
-use falconet_store::{
-    BlockRow, Committed, Record, Recovered, Safety, StateInstaller, Store, StoreConfig,
-};
+use falconet_store::{BlockRow, Committed, Record, Safety, StateInstaller, Store, StoreConfig};
 use falconet_sync::head_of;
-use falconet_types::certificate::Qc;
+use falconet_sync::installing::{Found, Step, steps};
 use falconet_types::wire::Wire;
 use falconet_types::{Digest, Epoch};
 
@@ -76,26 +74,43 @@ pub fn install(data: &Path, config: &StoreConfig, chain: &Chain) -> Result<(), C
         drop(store);
         return incoming.abandon();
     }
-    if let Some(record) = safety_record(&recovered, manifest.anchor().epoch, config, chain) {
-        store.log.append(&Record::Safety(record))?;
-    }
     // The log first: it must hold the block at which the state will stand.
-    for header in &manifest.headers {
-        if store.reader.header(&header.id())?.is_none() {
-            store
+    let safety = match &recovered.safety {
+        Safety::Intact(bytes) => SafetyRecord::from_bytes(bytes).ok(),
+        Safety::Absent | Safety::Corrupt { .. } => None,
+    };
+    let found = Found {
+        committed: recovered.committed.is_some(),
+        safety: safety.as_ref(),
+        newest: chain.epochs.newest_known().start.epoch,
+        ids: (config.chain_id, config.key_id),
+    };
+    let info = chain.epochs.info(manifest.anchor().epoch);
+    for step in steps(&manifest, info.as_deref(), found) {
+        match step {
+            Step::Forfeit(through) => store.log.append(&Record::Safety(forfeit(through)))?,
+            Step::Safety(record) => store
                 .log
-                .append(&Record::Header(Arc::new(header.clone())))?;
+                .append(&Record::Safety(record.to_bytes().into()))?,
+            Step::Header(header) if store.reader.header(&header.id())?.is_none() => {
+                store.log.append(&Record::Header(Arc::new(*header)))?;
+            }
+            Step::Committed {
+                height,
+                block_id,
+                child,
+                qc,
+            } if store.reader.block_at(height).is_none() => {
+                store.log.append(&Record::Committed(Committed {
+                    height,
+                    block_id,
+                    child_id: child.id(),
+                    child_qc: *qc,
+                }))?;
+            }
+            // It is there.
+            Step::Header(_) | Step::Committed { .. } => {}
         }
-    }
-    let anchor = manifest.anchor();
-    if store.reader.block_at(height).is_none() {
-        let last = manifest.headers.last().expect("it begins with the anchor");
-        store.log.append(&Record::Committed(Committed {
-            height,
-            block_id: anchor.id(),
-            child_id: last.id(),
-            child_qc: manifest.qc.clone(),
-        }))?;
     }
     store.log.sync()?;
     drop(store);
@@ -112,34 +127,4 @@ pub fn install(data: &Path, config: &StoreConfig, chain: &Chain) -> Result<(), C
     installer.replace(height, &row)?;
     tracing::info!(height = height.0, accounts, "installed a snapshot");
     incoming.abandon()
-}
-
-/// What must stand in the place of the safety record before the log holds anything of the snapshot's
-/// epoch (rule Z8); `None` if what stands there is right.
-fn safety_record(
-    recovered: &Recovered,
-    epoch: Epoch,
-    config: &StoreConfig,
-    chain: &Chain,
-) -> Option<Bytes> {
-    // What this key signed before is unknown, though it may have given up first rounds since. A
-    // crash in here finds the mark, and leaves it.
-    let newest = chain.epochs.newest_known().start.epoch;
-    if recovered.committed.is_none() {
-        return Some(forfeit(newest));
-    }
-    let Safety::Intact(bytes) = &recovered.safety else {
-        return None;
-    };
-    let record = SafetyRecord::from_bytes(bytes).ok()?;
-    // A record of an earlier epoch says that nothing was signed in this one: had this node begun to,
-    // a record of it would stand there.
-    let is_ours = (record.chain_id, record.key_id) == (config.chain_id, config.key_id);
-    if !is_ours || record.epoch >= epoch {
-        return None;
-    }
-    let info = chain.epochs.info(epoch)?;
-    let genesis = Qc::genesis(epoch, info.set.genesis());
-    let fresh = SafetyRecord::fresh(config.chain_id, config.key_id, genesis);
-    Some(fresh.to_bytes().into())
 }

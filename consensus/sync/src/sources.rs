@@ -1,22 +1,16 @@
 //! Whom to ask, and when to ask whether epochs are over.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use falconet_dataplane::ConnId;
 use falconet_types::epoch::EpochInfo;
 use falconet_types::time::Now;
 use falconet_types::{Digest, Epoch, Height, ValidatorIndex};
 
-/// A node that is behind and executes nothing for this long asks whether its epoch is over.
-const EPOCHS_ASK_AFTER: Duration = Duration::from_millis(500);
-/// Time between two rounds of that question.
-const EPOCHS_ASK_INTERVAL: Duration = Duration::from_secs(1);
-/// Peers that are asked in one round.
-const EPOCHS_ASKED: usize = 3;
+use crate::limits::{EPOCHS_ASK_AFTER_US, EPOCHS_ASK_INTERVAL_US, EPOCHS_ASKED};
 
 /// When to ask whether epochs are over.
-pub(super) struct Asking {
+#[derive(Debug)]
+pub(crate) struct Asking {
     executed: Height,
     /// Since when this node is behind without executing anything.
     stuck_since_us: Option<u64>,
@@ -25,7 +19,7 @@ pub(super) struct Asking {
 }
 
 impl Asking {
-    pub(super) fn new(now: Now) -> Self {
+    pub(crate) fn new(now: Now) -> Self {
         Self {
             executed: Height::ZERO,
             stuck_since_us: None,
@@ -34,7 +28,7 @@ impl Asking {
         }
     }
 
-    pub(super) fn progress(&mut self, now: Now, executed: Height, behind: bool) {
+    pub(crate) fn progress(&mut self, now: Now, executed: Height, behind: bool) {
         if executed > self.executed || !behind {
             self.stuck_since_us = None;
         }
@@ -44,44 +38,53 @@ impl Asking {
         }
     }
 
-    pub(super) fn is_stuck(&self, now: Now) -> bool {
-        let after_us = EPOCHS_ASK_AFTER.as_micros() as u64;
+    pub(crate) fn is_stuck(&self, now: Now) -> bool {
         self.stuck_since_us
-            .is_some_and(|since| now.mono_us >= since + after_us)
+            .is_some_and(|since| now.mono_us >= since + EPOCHS_ASK_AFTER_US)
     }
 
-    pub(super) fn is_due(&self, now: Now) -> bool {
-        let interval_us = EPOCHS_ASK_INTERVAL.as_micros() as u64;
+    pub(crate) fn is_due(&self, now: Now) -> bool {
         let due = self
             .asked_us
-            .is_none_or(|at| now.mono_us >= at + interval_us);
+            .is_none_or(|at| now.mono_us >= at + EPOCHS_ASK_INTERVAL_US);
         due && self.is_stuck(now)
     }
 
     /// Whom to ask now: others each time.
-    pub(super) fn choose(&mut self, now: Now, sources: &Sources) -> Vec<ConnId> {
+    pub(crate) fn choose<P: Copy + Ord>(&mut self, now: Now, sources: &Sources<P>) -> Vec<P> {
         self.asked_us = Some(now.mono_us);
-        let conns: Vec<ConnId> = sources.conns().collect();
+        let all: Vec<P> = sources.key_of.keys().copied().collect();
         let first = self.turn;
         self.turn = first.wrapping_add(EPOCHS_ASKED);
-        (0..conns.len().min(EPOCHS_ASKED))
-            .map(|step| conns[first.wrapping_add(step) % conns.len()])
+        (0..all.len().min(EPOCHS_ASKED))
+            .map(|step| all[first.wrapping_add(step) % all.len()])
             .collect()
     }
 }
 
 /// The connections behind the indices of the newest known epoch.
-#[derive(Default)]
-pub(super) struct Sources {
+#[derive(Debug)]
+pub(crate) struct Sources<P> {
     epoch: Epoch,
-    index_of: HashMap<Digest, ValidatorIndex>,
-    conn_of: Vec<Option<ConnId>>,
-    key_of: BTreeMap<ConnId, Digest>,
+    index_of: BTreeMap<Digest, ValidatorIndex>,
+    conn_of: Vec<Option<P>>,
+    key_of: BTreeMap<P, Digest>,
 }
 
-impl Sources {
+impl<P> Default for Sources<P> {
+    fn default() -> Self {
+        Self {
+            epoch: Epoch::ZERO,
+            index_of: BTreeMap::new(),
+            conn_of: Vec::new(),
+            key_of: BTreeMap::new(),
+        }
+    }
+}
+
+impl<P: Copy + Ord> Sources<P> {
     /// Indices are those of this epoch from now on; who of it is connected.
-    pub(super) fn follow(&mut self, info: &EpochInfo) -> Vec<ValidatorIndex> {
+    pub(crate) fn follow(&mut self, info: &EpochInfo) -> Vec<ValidatorIndex> {
         self.epoch = info.start.epoch;
         let members = info.set.iter().map(|v| (v.key.id(), v.index));
         self.index_of = members.collect();
@@ -92,12 +95,12 @@ impl Sources {
     }
 
     /// The epoch whose indices these are.
-    pub(super) fn epoch(&self) -> Epoch {
+    pub(crate) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
     /// A connection is up; the index behind it.
-    pub(super) fn up(&mut self, conn: ConnId, key: Digest) -> Option<ValidatorIndex> {
+    pub(crate) fn up(&mut self, conn: P, key: Digest) -> Option<ValidatorIndex> {
         self.key_of.insert(conn, key);
         let index = *self.index_of.get(&key)?;
         self.conn_of[index.at()] = Some(conn);
@@ -105,7 +108,7 @@ impl Sources {
     }
 
     /// A connection is gone; who can no longer be reached.
-    pub(super) fn down(&mut self, conn: ConnId) -> Option<ValidatorIndex> {
+    pub(crate) fn down(&mut self, conn: P) -> Option<ValidatorIndex> {
         let index = *self.index_of.get(&self.key_of.remove(&conn)?)?;
         (self.conn_of[index.at()] == Some(conn)).then(|| {
             self.conn_of[index.at()] = None;
@@ -113,16 +116,11 @@ impl Sources {
         })
     }
 
-    pub(super) fn index(&self, conn: ConnId) -> Option<ValidatorIndex> {
+    pub(crate) fn index(&self, conn: P) -> Option<ValidatorIndex> {
         self.index_of.get(self.key_of.get(&conn)?).copied()
     }
 
-    pub(super) fn conn(&self, index: ValidatorIndex) -> Option<ConnId> {
+    pub(crate) fn conn(&self, index: ValidatorIndex) -> Option<P> {
         self.conn_of.get(index.at()).copied().flatten()
-    }
-
-    /// Everybody who proved a key.
-    pub(super) fn conns(&self) -> impl Iterator<Item = ConnId> {
-        self.key_of.keys().copied()
     }
 }
