@@ -187,7 +187,7 @@ fn one(seed: u64, n: usize, f: usize, faulty: Faulty, changes: &[&str], figures:
     }
     for (i, at) in &committed {
         let disk = &world.node(*i).disk;
-        for (id, at) in disk.committed().zip(at) {
+        for ((_, id), at) in disk.committed().zip(at) {
             if let Some(left) = left.get(&id) {
                 figures.latencies_us.push(at.saturating_sub(*left));
             }
@@ -197,7 +197,7 @@ fn one(seed: u64, n: usize, f: usize, faulty: Faulty, changes: &[&str], figures:
     let disk = &world.node(first).disk;
     let good: std::collections::BTreeSet<u64> = disk
         .committed()
-        .filter_map(|id| disk.header(&id))
+        .filter_map(|(_, id)| disk.header(&id))
         .map(|header| header.round.0)
         .collect();
     let last = good.last().copied().unwrap_or(0);

@@ -13,17 +13,21 @@ fn find(flaw: Misbehaviour, plan: &Plan) {
         flaw: Some(flaw),
         ..plan.clone()
     };
+    find_broken(&format!("{flaw:?}"), plan, &broken);
+}
+
+fn find_broken(flaw: &str, plan: &Plan, broken: &Plan) {
     for seed in 1..=TRIES {
         if let Err(violation) = campaign::run(plan, seed) {
             panic!("the correct core fails seed {seed}: {violation}");
         }
-        if let Err(violation) = campaign::run(&broken, seed) {
+        if let Err(violation) = campaign::run(broken, seed) {
             let what = violation.lines().next().unwrap_or_default();
-            println!("{flaw:?}: seed {seed}: {what}");
+            println!("{flaw}: seed {seed}: {what}");
             return;
         }
     }
-    panic!("{flaw:?} was not found in {TRIES} seeds");
+    panic!("{flaw} was not found in {TRIES} seeds");
 }
 
 /// Random faults, twins, weights.
@@ -59,6 +63,27 @@ fn epochs() -> Plan {
     }
 }
 
+/// Little history is kept, and nodes sleep for longer.
+fn snapshots() -> Plan {
+    Plan {
+        kind: Kind::Snapshots,
+        ..Plan::default()
+    }
+}
+
+#[test]
+fn an_unchecked_part_of_a_snapshot_is_found() {
+    let plan = Plan {
+        byzantine: lies().byzantine,
+        ..snapshots()
+    };
+    let broken = Plan {
+        unchecked_snapshots: true,
+        ..plan.clone()
+    };
+    find_broken("SnapshotRootUnchecked", &plan, &broken);
+}
+
 /// Twins that never stop.
 fn twins() -> Plan {
     Plan {
@@ -92,5 +117,6 @@ found! {
     a_quorum_of_the_epoch_before_is_found: QuorumOfLastEpoch by epochs;
     a_record_that_is_not_switched_with_the_epoch_is_found: RecordOfLastEpoch by epochs;
     a_validator_that_keeps_its_seat_is_found: SeatOfLastEpoch by epochs;
+    a_joiner_that_votes_before_it_is_synced_is_found: VoteBeforeSynced by snapshots;
     twins_find_a_commit_without_consecutive_rounds: CommitAcrossGaps by twins;
 }

@@ -38,6 +38,9 @@ pub enum Misbehaviour {
     RecordOfLastEpoch,
     /// Keeps its index when it has none in the next epoch (against N6).
     SeatOfLastEpoch,
+    /// Votes for a block that names a state which it has not executed up to (against V1): before it
+    /// is synced.
+    VoteBeforeSynced,
     /// Goes on when its own key signs elsewhere (against S5): one of two twins.
     Twin,
 }

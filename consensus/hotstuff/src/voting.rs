@@ -176,6 +176,7 @@ impl HotStuff {
             return Verdict::Refuse;
         }
         match payload.commitment_at(claim.height) {
+            None if self.rules.misbehaving.by(Misbehaviour::VoteBeforeSynced) => Verdict::Vote,
             None => Verdict::Wait,
             Some(computed) if computed == claim.root => Verdict::Vote,
             Some(computed) => {

@@ -168,13 +168,14 @@ impl<P: Copy + Ord> Catchup<P> {
         self.progress_us = now.mono_us;
         if self.sources.epoch() != newest.start.epoch && !self.complete {
             let gathered = self.gathered.as_ref();
-            self.download = download_of(
+            let next = download_of(
                 &self.key,
                 &self.genesis,
                 newest,
                 gathered,
                 &mut self.scratch,
             );
+            self.download = next.after(&self.download);
             for peer in self.sources.follow(newest) {
                 let up = download::Input::PeerUp(peer);
                 self.download.handle(now, up, &mut self.scratch);

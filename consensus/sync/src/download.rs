@@ -225,6 +225,15 @@ impl Download {
         download
     }
 
+    /// Knows what the machine of an earlier epoch knew of this node: epochs may follow each other
+    /// faster than a node that is behind may ask.
+    #[must_use]
+    pub(crate) fn after(mut self, before: &Self) -> Self {
+        self.executed = before.executed;
+        self.stuck_since_us = before.stuck_since_us;
+        self
+    }
+
     /// Takes one input and appends what the shell has to do.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
         match input {

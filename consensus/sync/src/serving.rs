@@ -80,6 +80,10 @@ pub fn manifest<A: Archive>(
     }))
 }
 
+/// Headers, each the parent of the next, the certificate of the last, and the height whose state one
+/// of them names.
+pub type CommittedHeaders = (Vec<SignedHeader>, Qc, Height);
+
 /// Headers from `height` to the first committed one that names the state of `height` or of a later
 /// block, and on to a block with a certified child, with its certificate and the height that is
 /// named: at most `max` headers, all of one epoch.
@@ -87,7 +91,7 @@ pub fn committed_headers<A: Archive>(
     archive: &A,
     height: Height,
     max: usize,
-) -> Result<Option<(Vec<SignedHeader>, Qc, Height)>, A::Error> {
+) -> Result<Option<CommittedHeaders>, A::Error> {
     let mut headers: Vec<SignedHeader> = Vec::new();
     let mut at = height;
     let named = loop {

@@ -14,6 +14,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use falconet_hotstuff::Misbehaviour;
+use falconet_sync::SnapshotRootUnchecked;
 
 use crate::actors::Named;
 
@@ -36,15 +37,18 @@ pub enum Kind {
     Twins,
     /// As `Random`, and validators come, go and change their keys, over several epochs.
     Epochs,
+    /// Little history is kept, and somebody sleeps for longer: pruning, snapshots, catching up.
+    Snapshots,
 }
 
 impl Kind {
     /// All kinds with their names.
-    pub const ALL: [(&'static str, Self); 4] = [
+    pub const ALL: [(&'static str, Self); 5] = [
         ("random", Self::Random),
         ("calm", Self::Calm),
         ("sustained-twins", Self::Twins),
         ("epochs", Self::Epochs),
+        ("snapshots", Self::Snapshots),
     ];
 }
 
@@ -109,6 +113,8 @@ pub struct Plan {
     pub byzantine: Option<Byzantine>,
     /// A rule that every core breaks: to see that somebody notices.
     pub flaw: Option<Misbehaviour>,
+    /// Parts of snapshots are believed as they come: likewise.
+    pub unchecked_snapshots: bool,
     /// Only the faults of these numbers happen, of those that the seed brings.
     pub only_faults: Option<Vec<usize>>,
 }
@@ -126,6 +132,10 @@ impl Plan {
             Kind::Epochs => {
                 let faulty = self.byzantine.is_some();
                 Scenario::epochs_from_seed(seed, self.validators, faulty)
+            }
+            Kind::Snapshots => {
+                let faulty = self.byzantine.is_some();
+                Scenario::snapshots_from_seed(seed, self.validators, faulty)
             }
             _ if self.byzantine.is_some() => Scenario::honest_from_seed(seed, n),
             Kind::Random => match self.validators {
@@ -167,6 +177,10 @@ impl Plan {
                 core.misbehave(flaw);
             }
         })
+    }
+
+    fn unchecked(&self) -> Option<SnapshotRootUnchecked> {
+        self.unchecked_snapshots.then(SnapshotRootUnchecked::begin)
     }
 
     /// Options of `falconet sim` that repeat the plan, seed aside.
@@ -226,6 +240,7 @@ pub fn run_caught(world: &mut World) -> Result<Outcome, Violation> {
 
 /// Runs a seed of a plan.
 pub fn run(plan: &Plan, seed: u64) -> Result<Outcome, Violation> {
+    let _off = plan.unchecked();
     run_caught(&mut plan.builder(seed).build())
 }
 
@@ -276,6 +291,7 @@ pub fn shrink(plan: &Plan, seed: u64) -> Option<Shrunk> {
         }
     }
     plan.only_faults = Some(keep.clone());
+    let _off = plan.unchecked();
     let mut world = plan.builder(seed).keep_log().build();
     let violation = run_caught(&mut world).err()?;
     Some(Shrunk {

@@ -1,6 +1,15 @@
 //! A model of the log on disk: records become durable by a sync; a crash loses what was not
 //! synced, or all but some first part of it (torn writes keep a prefix: the log is checksummed and
-//! read up to the first damage).
+//! read up to the first damage). Old records are deleted once nothing needs them any more, each of
+//! them: a real log, which deletes whole segments, keeps more.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`files`] | what is on the disk beside the log |
+//! | [`state`] | the state database, and snapshots |
+
+pub mod files;
+pub mod state;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +20,8 @@ use falconet_types::certificate::{Qc, Tc};
 use falconet_types::epoch::EpochProof;
 use falconet_types::{BlockId, Digest, Epoch, Height, Seq, ValidatorIndex};
 
+use files::Files;
+
 /// One record of the log.
 #[derive(Debug, Clone)]
 pub enum LogRecord {
@@ -18,6 +29,23 @@ pub enum LogRecord {
     Consensus(Record),
     /// Of the mempool.
     Batch(Batch),
+    /// The commit mark of the block at which a snapshot stands.
+    Anchor(Box<Anchor>),
+    /// In the place of the safety record: the key signs nothing through this epoch.
+    Forfeit(Epoch),
+}
+
+/// See [`LogRecord::Anchor`].
+#[derive(Debug, Clone)]
+pub struct Anchor {
+    /// The height.
+    pub height: Height,
+    /// The block.
+    pub id: BlockId,
+    /// The certified block that commits it.
+    pub child: BlockId,
+    /// Its certificate.
+    pub qc: Qc,
 }
 
 /// A commit mark: the block, and the certified header above it with its certificate.
@@ -37,12 +65,16 @@ pub struct Disk {
     pending_proofs: Vec<(usize, EpochProof)>,
     proofs: BTreeMap<Epoch, EpochProof>,
     safety: Option<SafetyRecord>,
+    forfeited: Option<Epoch>,
     headers: BTreeMap<BlockId, SignedHeader>,
-    committed: Vec<Commit>,
+    committed: BTreeMap<Height, Commit>,
     tc: Option<Tc>,
     /// In the order in which they were made durable.
-    batches: Vec<Batch>,
-    by_hash: BTreeMap<Digest, usize>,
+    batches: BTreeMap<u64, Batch>,
+    by_hash: BTreeMap<Digest, u64>,
+    next_batch: u64,
+    /// What is beside the log.
+    pub files: Files,
 }
 
 impl Disk {
@@ -117,7 +149,7 @@ impl Disk {
     /// A durable batch.
     #[must_use]
     pub fn batch(&self, hash: &Digest) -> Option<&Batch> {
-        self.by_hash.get(hash).map(|at| &self.batches[*at])
+        self.by_hash.get(hash).map(|at| &self.batches[at])
     }
 
     /// The durable batches of a lane from `first` to `last`, newest first.
@@ -128,16 +160,63 @@ impl Disk {
         first: Seq,
         last: Seq,
     ) -> impl Iterator<Item = &Batch> {
-        self.batches.iter().rev().filter(move |batch| {
+        self.batches.values().rev().filter(move |batch| {
             let header = batch.header();
             header.epoch == epoch && header.lane == lane && (first..=last).contains(&header.seq)
         })
     }
 
-    /// Ids of the durably committed blocks; height 1 first.
+    /// The durably committed blocks that are still here, in order. After a snapshot heights are
+    /// missing.
+    pub fn committed(&self) -> impl Iterator<Item = (Height, BlockId)> + '_ {
+        self.committed
+            .iter()
+            .map(|(height, commit)| (*height, commit.id))
+    }
+
+    /// The last durably committed height; 0 when there is none.
     #[must_use]
-    pub fn committed(&self) -> impl ExactSizeIterator<Item = BlockId> + '_ {
-        self.committed.iter().map(|commit| commit.id)
+    pub fn last_committed(&self) -> Height {
+        let last = self.committed.last_key_value();
+        last.map_or(Height::ZERO, |(height, _)| *height)
+    }
+
+    /// The first of the heights, up to the last one, of which none is missing; 1 when there are
+    /// none.
+    #[must_use]
+    pub fn first_of_last_run(&self) -> Height {
+        let mut first = None;
+        for height in self.committed.keys().rev() {
+            if first.is_some_and(|above: Height| above.prev() != *height) {
+                break;
+            }
+            first = Some(*height);
+        }
+        first.unwrap_or(Height(1))
+    }
+
+    /// Deletes what is not needed above `height`: its header and commit mark stay, and everything
+    /// above, and batches that no block below contains. Never beyond the durable state, from which
+    /// a restart goes on.
+    pub fn prune(&mut self, height: Height) {
+        let height = height.min(self.files.state_height());
+        let Some(header) = self.header_at(height).cloned() else {
+            return;
+        };
+        self.committed = self.committed.split_off(&height);
+        self.headers.retain(|_, other| other.height >= height);
+        let (epoch, cut) = (header.epoch, &header.cut);
+        self.batches.retain(|_, batch| {
+            let batch = batch.header();
+            let pending = || {
+                cut.0
+                    .get(batch.lane.at())
+                    .is_none_or(|tip| batch.seq > tip.seq)
+            };
+            batch.epoch > epoch || (batch.epoch == epoch && pending())
+        });
+        let left = &self.batches;
+        self.by_hash.retain(|_, at| left.contains_key(at));
     }
 
     /// The durably committed header at a height.
@@ -154,29 +233,26 @@ impl Disk {
     }
 
     fn commit(&self, height: Height) -> Option<&Commit> {
-        let at = usize::try_from(height.0.checked_sub(1)?).ok()?;
-        self.committed.get(at)
+        self.committed.get(&height)
     }
 
     /// What the HotStuff core gets back after a restart.
     #[must_use]
     pub fn recover(&self) -> Recovered {
-        let height = Height(self.committed.len() as u64);
-        let committed = self.committed.last().map(|commit| (height, commit.id));
+        let last = self.committed.last_key_value();
+        let committed = last.map(|(height, commit)| (*height, commit.id));
         Recovered {
             safety: self.safety.clone(),
             committed,
             // All of them: a core ignores what it has no use for.
             headers: self.headers.values().cloned().collect(),
-            qcs: self
-                .committed
-                .last()
-                .map(|commit| commit.qc.clone())
+            qcs: last
+                .map(|(_, commit)| commit.qc.clone())
                 .into_iter()
                 .collect(),
             tcs: self.tc.iter().cloned().collect(),
             safety_damage: None,
-            forfeited: None,
+            forfeited: self.forfeited,
         }
     }
 
@@ -187,16 +263,30 @@ impl Disk {
             let header = batch.header();
             header.epoch == epoch && header.seq > cut.0[header.lane.at()].seq
         };
-        self.batches.iter().filter(above).cloned().collect()
+        self.batches.values().filter(above).cloned().collect()
     }
 
     fn keep(&mut self, record: LogRecord) {
         match record {
             LogRecord::Batch(batch) => {
-                self.by_hash.insert(batch.hash(), self.batches.len());
-                self.batches.push(batch);
+                self.by_hash.insert(batch.hash(), self.next_batch);
+                self.batches.insert(self.next_batch, batch);
+                self.next_batch += 1;
             }
-            LogRecord::Consensus(Record::Safety(safety)) => self.safety = Some(*safety),
+            LogRecord::Forfeit(through) => (self.safety, self.forfeited) = (None, Some(through)),
+            LogRecord::Anchor(anchor) => {
+                let Anchor {
+                    height,
+                    id,
+                    child,
+                    qc,
+                } = *anchor;
+                let commit = Commit { id, child, qc };
+                self.committed.entry(height).or_insert(commit);
+            }
+            LogRecord::Consensus(Record::Safety(safety)) => {
+                (self.safety, self.forfeited) = (Some(*safety), None);
+            }
             LogRecord::Consensus(Record::Header(header)) => {
                 self.headers
                     .insert(header.id(), SignedHeader::clone(&header));
@@ -207,11 +297,8 @@ impl Disk {
                 block_id,
                 proof,
             }) => {
-                assert_eq!(
-                    height.0,
-                    self.committed.len() as u64 + 1,
-                    "commit marks go up by one"
-                );
+                let last = self.last_committed();
+                assert_eq!(height, last.next(), "commit marks go up by one");
                 assert!(
                     self.headers.contains_key(&block_id),
                     "the header is logged first"
@@ -220,11 +307,12 @@ impl Disk {
                     self.headers.contains_key(&proof.child.id()),
                     "and so is the child"
                 );
-                self.committed.push(Commit {
+                let commit = Commit {
                     id: block_id,
                     child: proof.child.id(),
                     qc: Qc::clone(&proof.qc),
-                });
+                };
+                self.committed.insert(height, commit);
             }
         }
     }

@@ -9,11 +9,13 @@
 
 use std::collections::VecDeque;
 
+use falconet_ledger::snapshot::{Rows, put_row};
 use falconet_types::batch::Batch;
 use falconet_types::block::{Header, HeaderKind, LaneTip, SignedHeader};
 use falconet_types::certificate::{Qc, Tc, Timeout, Vote};
 use falconet_types::commit_vote::CommitVote;
 use falconet_types::message::{CertRef, PeerMessage};
+use falconet_types::snapshot::{Chunk, SnapshotOffer};
 use falconet_types::{BlockId, Digest, Epoch, Height, Round, Seq};
 
 use super::actor::{Actor, Stage};
@@ -206,6 +208,44 @@ impl Mutator {
         Some(PeerMessage::Batch(fork.bytes().clone()))
     }
 
+    /// Other heights than it has, or another state than the chain's.
+    fn offer(stage: &mut Stage<'_>, offer: &SnapshotOffer) -> Box<SnapshotOffer> {
+        let mut offer = offer.clone();
+        match &mut offer.manifest {
+            Some(manifest) if stage.rng.chance(500) => match stage.rng.below(3) {
+                0 => manifest.tree_root.0[0] ^= 1,
+                1 => manifest.burned += 1,
+                _ => manifest.results.0[0] ^= 1,
+            },
+            _ => match stage.rng.below(3) {
+                0 => offer.horizon = Height(stage.rng.below(1 << 20)),
+                1 => offer.horizon = Height(1),
+                _ => offer.heights = vec![Height(1 + stage.rng.below(1_000))],
+            },
+        }
+        Box::new(offer)
+    }
+
+    /// A balance that is another, or accounts that are missing.
+    fn chunk(stage: &mut Stage<'_>, chunk: &Chunk) -> Option<Chunk> {
+        let (id, row) = Rows::new(&chunk.rows).next()?.ok()?;
+        let mut rows = Vec::new();
+        if stage.rng.chance(700) {
+            let mut lie = row.to_vec();
+            // The first field after the version: eight bytes of balance.
+            lie[1] ^= 1;
+            put_row(&mut rows, &id, &lie);
+        }
+        for row in Rows::new(&chunk.rows).skip(1) {
+            let (id, row) = row.ok()?;
+            put_row(&mut rows, &id, row);
+        }
+        Some(Chunk {
+            rows: rows.into(),
+            ..chunk.clone()
+        })
+    }
+
     fn lie(&self, stage: &mut Stage<'_>, message: &PeerMessage) -> Option<PeerMessage> {
         Some(match message {
             PeerMessage::Header(header) => PeerMessage::Header(self.header(stage, header)),
@@ -249,6 +289,8 @@ impl Mutator {
                 PeerMessage::Blocks(headers)
             }
             PeerMessage::Batch(bytes) => return Self::batch(stage, bytes),
+            PeerMessage::Snapshot(offer) => PeerMessage::Snapshot(Self::offer(stage, offer)),
+            PeerMessage::Chunk(chunk) => PeerMessage::Chunk(Self::chunk(stage, chunk)?),
             _ => return None,
         })
     }

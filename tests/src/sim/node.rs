@@ -10,7 +10,9 @@
 //! | [`crossing`] | from one epoch to the next |
 //! | [`recovery`] | what a node makes of its disk when it starts |
 //! | [`serving`] | what is read back from the disk for peers |
+//! | [`catchup`] | when it is behind by more than peers keep: snapshots |
 
+mod catchup;
 mod crossing;
 mod live;
 mod recovery;
@@ -29,13 +31,15 @@ use falconet_types::message::{Admission, PeerMessage};
 use falconet_types::time::Now;
 use falconet_types::transaction::SignedTransaction;
 use falconet_types::validators::ValidatorSet;
-use falconet_types::{ChainId, Epoch, ValidatorIndex};
+use falconet_types::{ChainId, Epoch, Height, ValidatorIndex};
 
 use super::disk::Disk;
 use super::keys;
+pub use catchup::{Checkpoint, Installed};
 pub(super) use crossing::judge;
 use live::Context;
 pub use live::Live;
+pub use recovery::Started;
 pub use serving::History;
 
 /// What all nodes share.
@@ -81,6 +85,19 @@ pub struct Turn {
     pub accused: Vec<usize>,
     /// An epoch is over: durable before all else of the turn.
     pub epoch: Option<Arc<EpochProof>>,
+    /// History below this height may go.
+    pub prune: Option<Height>,
+}
+
+/// A block that was executed.
+#[derive(Debug)]
+pub struct Executed {
+    /// What was delivered.
+    pub payload: Payload,
+    /// What came of it.
+    pub result: BlockResult,
+    /// What becomes durable after it, if it is a checkpoint.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// A node, running or not.
@@ -185,19 +202,24 @@ impl Node {
     }
 
     /// The block that was being executed is.
-    pub fn executed(&mut self, now: Now) -> Option<(Payload, BlockResult)> {
+    pub fn executed(&mut self, now: Now) -> Option<Executed> {
         let live = self.live.as_mut()?;
         live.executing = false;
         let payload = live.to_execute.pop_front().expect("it was being executed");
         let result = live.execute(&self.disk, &payload.header, payload.batches.clone());
         let height = result.height;
+        let checkpoint = live.checkpoint(height);
         self.turn(now, |live, context| {
             live.mempool(context, falconet_mempool::Input::Executed { height });
             live.punish();
             live.feed_backlog(context);
             live.hotstuff(context, falconet_hotstuff::Input::PayloadChanged);
         });
-        Some((payload, result))
+        Some(Executed {
+            payload,
+            result,
+            checkpoint,
+        })
     }
 
     /// A view of the ledger.
@@ -216,6 +238,7 @@ impl Node {
         };
         act(live, &mut context);
         live.hand_over(&mut context);
+        live.look_around(now);
         let Context {
             mut turn, records, ..
         } = context;

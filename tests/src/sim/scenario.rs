@@ -1,6 +1,6 @@
 //! What happens in a run: size, faults, load. All of it from a seed, or written down by a test.
 
-use falconet_types::genesis::Params;
+use falconet_types::genesis::{HISTORY_HEIGHTS_FLOOR, Params};
 
 use super::keys::NODES_MAX;
 use super::network::{Loss, Profile};
@@ -18,6 +18,8 @@ pub enum CrashPoint {
     AfterSync,
     /// Records synced, some of the messages sent.
     WhileSending,
+    /// After so many more effects.
+    Soon(u64),
     /// Right after the node's effect of this number since the beginning of the run: a record
     /// appended (and found on disk afterwards), a sync, a message handed out.
     Effect(u64),
@@ -112,8 +114,17 @@ enum Faulty {
 /// Time after the last fault within which everything must be in order again, microseconds.
 const RECOVERY_US: u64 = 10_000_000;
 
+/// Heights that are kept where old history goes, least and most: so few that runs of seconds prune.
+const HISTORY_HEIGHTS: (u64, u64) = (32, 96);
+/// In so many of a thousand random runs, and of those with epochs, old history goes.
+const PRUNING_RUNS: (u64, u64) = (60, 250);
+
 /// The same for a run with epochs: whoever slept takes them one at a time.
 const EPOCHS_RECOVERY_US: u64 = 20_000_000;
+
+/// The same where old history goes: whoever weighs so much that the others are no F1 believes that a
+/// block is gone only after the patience of rule Z3.
+const SNAPSHOTS_RECOVERY_US: u64 = falconet_sync::limits::PATIENCE_US + EPOCHS_RECOVERY_US;
 
 impl Scenario {
     /// The run of a seed: size, weights, faulty validators, faults and load are random.
@@ -121,7 +132,12 @@ impl Scenario {
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let n = if rng.chance(250) { 7 } else { 4 };
-        Self::random(seed, n, Faulty::Some, rng)
+        let mut scenario = Self::random(seed, n, Faulty::Some, rng);
+        let mut rng = Rng::new(seed ^ 0x0b5e);
+        if rng.chance(PRUNING_RUNS.0) && scenario.twins.is_empty() {
+            scenario.shorten(&mut rng);
+        }
+        scenario
     }
 
     /// As [`Scenario::from_seed`], with so many validators.
@@ -163,7 +179,70 @@ impl Scenario {
         scenario.end_us = scenario.calm_us + EPOCHS_RECOVERY_US;
         scenario.plan(&mut rng);
         scenario.plan_changes(&mut rng, faulty);
+        if rng.chance(PRUNING_RUNS.1) {
+            scenario.shorten(&mut rng);
+        }
         scenario
+    }
+
+    /// The run of a seed in which little history is kept and somebody sleeps for longer than that:
+    /// every run prunes, and most need a snapshot. Without `faulty`, most have epochs, too.
+    #[must_use]
+    pub fn snapshots_from_seed(seed: u64, n: Option<usize>, faulty: bool) -> Self {
+        let mut rng = Rng::new(seed ^ 0x5a45);
+        let mut scenario = if rng.chance(500) {
+            Self::epochs_from_seed(seed, n, faulty)
+        } else {
+            let n = n.unwrap_or(if rng.chance(250) { 7 } else { 4 });
+            Self::random(seed, n, Faulty::None, Rng::new(seed))
+        };
+        scenario.shorten(&mut rng);
+        scenario
+    }
+
+    /// Little history, blocks at a pace at which a snapshot of seconds ago is still of use, and
+    /// nodes that sleep for long.
+    fn shorten(&mut self, rng: &mut Rng) {
+        let heights = rng.between(HISTORY_HEIGHTS.0, HISTORY_HEIGHTS.1);
+        self.params.history_heights_min = heights;
+        self.params.history_heights_floor = Some(heights);
+        self.params.block_interval_ms_min = rng.between(10, 20);
+        self.params.block_interval_ms_idle = rng.between(20, 40);
+        if self.has_epochs() {
+            self.params.epoch_heights = rng.between(24, 64);
+        }
+        // Blocks must go on while somebody sleeps, or nothing is pruned. And nobody gives a place to
+        // a key whose node may begin with a snapshot in that very epoch: it must not sign then (rule
+        // Z8), and the chain would wait for it.
+        let share = rng.below(1_000);
+        self.faults.retain(|(_, fault)| match fault {
+            Fault::Rotate(..) => false,
+            Fault::Bond(..) | Fault::Unbond(..) | Fault::Restart(_) | Fault::Heal => true,
+            _ => rng.chance(share),
+        });
+        self.calm_us = self.calm_us.max(rng.between(3_000_000, 7_000_000));
+        self.end_us = self.calm_us + SNAPSHOTS_RECOVERY_US;
+        let end = self.calm_us;
+        for _ in 0..rng.between(1, 2) {
+            let node = rng.index(self.own_keys());
+            let at = rng.below(end / 4);
+            let back = at + rng.between(end / 2, end);
+            self.faults
+                .push((at, Fault::Crash(node, CrashPoint::AfterSync)));
+            if back < end {
+                self.faults.push((back, Fault::Restart(Some(node))));
+                // It is hurt again while it catches up.
+                for _ in 0..rng.below(3) {
+                    let at = back + rng.below(2_500_000);
+                    self.faults
+                        .push((at, Fault::Crash(node, CrashPoint::Soon(rng.below(60)))));
+                    self.faults
+                        .push((at + rng.below(500_000), Fault::Restart(Some(node))));
+                }
+            }
+        }
+        self.faults.retain(|(at, _)| *at < end);
+        self.faults.sort_by_key(|(at, _)| *at);
     }
 
     /// Who bonds, leaves and changes keys when.
@@ -374,6 +453,20 @@ impl Scenario {
     #[must_use]
     pub fn joins_later(&self, node: usize) -> bool {
         (self.n..self.own_keys()).contains(&node)
+    }
+
+    /// Keeps so few heights that a run of seconds prunes.
+    #[must_use]
+    pub fn with_history(mut self, heights: u64) -> Self {
+        self.params.history_heights_min = heights;
+        self.params.history_heights_floor = Some(heights);
+        self
+    }
+
+    /// True when old history goes.
+    #[must_use]
+    pub fn prunes(&self) -> bool {
+        self.params.history_heights() < HISTORY_HEIGHTS_FLOOR
     }
 
     /// True when validators come and go.

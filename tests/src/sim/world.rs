@@ -21,6 +21,7 @@
 //! ```
 
 mod building;
+mod catchup;
 mod delivery;
 mod lifecycle;
 mod report;
@@ -28,6 +29,7 @@ mod staking;
 mod watching;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use falconet_crypto::hash::Hasher;
 use falconet_types::message::PeerMessage;
@@ -39,12 +41,13 @@ pub use watching::Sent;
 
 use super::actor::{Actor, Sending};
 use super::checkers::{
-    Agreement, Availability, Check, Eras, Justification, Locks, Promises, SelfConsistency,
+    Agreement, Availability, Check, Eras, Justification, Locks, Promises, SelfConsistency, Sight,
     Violation, conservation,
 };
+use super::disk::state::Snapshot;
 use super::keys::GENESIS_MS;
 use super::network::Network;
-use super::node::{Chain, Node, Setup};
+use super::node::{Chain, Checkpoint, Node, Setup};
 use super::rng::Rng;
 use super::scenario::{CrashPoint, Fault, Scenario};
 use super::workload::{Submission, Workload};
@@ -77,6 +80,8 @@ pub struct Outcome {
     pub crashes: u64,
     /// Changes of epoch.
     pub epochs: u64,
+    /// Snapshots that were installed.
+    pub snapshots: u64,
     /// Pieces of evidence that correct nodes found; only against faulty validators.
     pub accusations: usize,
     /// Messages of faulty validators that a verify stage refused.
@@ -129,6 +134,16 @@ enum Event {
     Executed {
         node: usize,
         life: u64,
+    },
+    StateSaved {
+        node: usize,
+        life: u64,
+        checkpoint: Box<Checkpoint>,
+    },
+    SnapshotSaved {
+        node: usize,
+        life: u64,
+        snapshot: Arc<Snapshot>,
     },
     Link {
         node: usize,
@@ -196,6 +211,8 @@ pub struct World {
     /// Effects carried out by each node since the beginning.
     effects: Vec<u64>,
     crashes: u64,
+    /// Snapshots that were installed.
+    installed: u64,
     /// Who accused which validator.
     accusations: Vec<(usize, usize)>,
     /// Refused messages, by the validator that sent them.
@@ -213,6 +230,7 @@ pub struct World {
     locks: Locks,
     availability: Availability,
     promises: Promises,
+    sight: Sight,
 }
 
 impl World {
@@ -316,7 +334,9 @@ impl World {
             let rounds = calm.before + round.0.saturating_sub(calm.round.0);
             let bound = rounds_after_calm_max(self.scenario.n);
             // Who slept through epochs takes them one at a time, however fast the others are.
-            if rounds > bound && !self.scenario.has_epochs() {
+            // The same goes for who slept longer than history is kept.
+            let bounded = !self.scenario.has_epochs() && !self.scenario.prunes();
+            if rounds > bound && bounded {
                 return Err(format!(
                     "{bound} rounds after the last fault not everybody has committed\n{}",
                     self.stuck()
@@ -352,6 +372,7 @@ impl World {
             acknowledged: self.promises.count(),
             crashes: self.crashes,
             epochs: self.eras.changes(),
+            snapshots: self.installed,
             accusations: self.accusations.len(),
             refused: self.refused.iter().sum(),
             recovery_us: self.now_us.saturating_sub(self.scenario.calm_us),
@@ -415,6 +436,16 @@ impl World {
             } => self.deliver(from, to, generation, message),
             Event::Synced { node, life } => self.synced(node, life),
             Event::Executed { node, life } => self.executed(node, life),
+            Event::StateSaved {
+                node,
+                life,
+                checkpoint,
+            } => self.state_saved(node, life, *checkpoint),
+            Event::SnapshotSaved {
+                node,
+                life,
+                snapshot,
+            } => self.snapshot_saved(node, life, snapshot),
             Event::Link {
                 node,
                 life,

@@ -6,6 +6,7 @@ mod data;
 mod epochs;
 mod liveness;
 mod safety;
+mod snapshots;
 mod table;
 
 use falconet_tests::sim::scenario::CrashPoint;

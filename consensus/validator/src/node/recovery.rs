@@ -81,6 +81,9 @@ pub(super) fn recover(
     })?;
     executor.flush()?;
     let executed = executor.application().height();
+    // The last block of an epoch may be committed and not executed yet, while peers have proven that
+    // the epoch is over: this node goes over once it executed that block.
+    chain.epochs.settle(executed).map_err(ChainError::from)?;
     finish_epoch(chain, &reader, &executor)?;
     let cut = cut_after(chain, &reader, executed)?;
     let mut unexecuted = VecDeque::new();

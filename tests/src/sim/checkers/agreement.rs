@@ -17,7 +17,7 @@ use super::{Check, Eras, ensure};
 /// restarts too; each commit is proven.
 #[derive(Debug, Default)]
 pub struct Agreement {
-    chain: Vec<BlockId>,
+    chain: BTreeMap<u64, BlockId>,
     epoch: Epoch,
     states: BTreeMap<Height, Digest>,
     /// Committed height of each node.
@@ -84,8 +84,8 @@ impl Agreement {
             header.height
         );
         *height += 1;
-        let at = *height as usize - 1;
-        match self.chain.get(at) {
+        let at = *height;
+        match self.chain.get(&at) {
             Some(id) => ensure!(
                 *id == header.id(),
                 "agreement: node {node} commits {} at height {}, another node {id}",
@@ -94,12 +94,13 @@ impl Agreement {
             ),
             None => {
                 let parent = if header.height == era.start.height.next() {
-                    era.start.id
+                    Some(&era.start.id)
                 } else {
-                    at.checked_sub(1).map_or(era.start.id, |at| self.chain[at])
+                    // One that everybody skipped by snapshot is not known.
+                    self.chain.get(&(at - 1))
                 };
                 ensure!(
-                    header.parent_id == parent,
+                    parent.is_none_or(|parent| header.parent_id == *parent),
                     "node {node} commits height {} on another parent than the chain's",
                     header.height
                 );
@@ -111,7 +112,7 @@ impl Agreement {
                     header.height
                 );
                 self.epoch = epoch;
-                self.chain.push(header.id());
+                self.chain.insert(at, header.id());
             }
         }
         let epoch = header.epoch;
@@ -121,37 +122,61 @@ impl Agreement {
 
     /// A node starts again with what is on its disk.
     pub fn restarted(&mut self, node: usize, disk: &Disk) -> Check {
-        let committed = disk.committed();
+        let last = disk.last_committed().0;
         let height = self.heights.entry(node).or_default();
         ensure!(
-            committed.len() as u64 >= *height,
-            "node {node} forgot commits: {} on disk, {height} announced",
-            committed.len()
+            last >= *height,
+            "node {node} forgot commits: {last} is on disk, {height} was announced"
         );
-        let count = committed.len() as u64;
-        for (at, id) in committed.enumerate() {
-            match self.chain.get(at) {
+        for (height, id) in disk.committed() {
+            let at = height.0;
+            match self.chain.get(&at) {
                 Some(known) => ensure!(
                     *known == id,
-                    "agreement: node {node} has {id} at height {} on its disk, another {known}",
-                    at + 1
+                    "agreement: node {node} has {id} at height {at} on its disk, another {known}"
                 ),
                 None => {
                     let header = disk.header(&id);
                     let parent = header.map(|header| header.parent_id);
                     let first = header.is_some_and(|header| header.epoch > self.epoch);
+                    let below = self.chain.get(&(at - 1));
                     ensure!(
-                        at == 0 || first || parent == Some(self.chain[at - 1]),
+                        first || below.is_none_or(|below| parent == Some(*below)),
                         "node {node} has {id} committed on another parent than the chain's"
                     );
-                    self.epoch = header.map_or(self.epoch, |header| header.epoch);
-                    self.chain.push(id);
+                    self.epoch = header.map_or(self.epoch, |header| header.epoch.max(self.epoch));
+                    self.chain.insert(at, id);
                 }
             }
         }
-        // Marks may be durable that were not announced before the crash.
-        *height = count;
-        self.executed.insert(node, 0);
+        // Marks may be durable that were not announced before the crash, and a snapshot skips some.
+        *height = last;
+        self.executed.insert(node, disk.files.state_height().0);
+        Ok(())
+    }
+
+    /// A node holds the state of a height without having executed up to it: its own from before a
+    /// restart, or one that others gave it.
+    pub fn holds(&mut self, node: usize, height: Height, state: Digest) -> Check {
+        ensure!(
+            self.chain.contains_key(&height.0),
+            "node {node} holds a state of height {height}, at which nothing was committed"
+        );
+        self.state(node, height, state)
+    }
+
+    /// The state that everybody has at a height, as far as anybody executed it.
+    #[must_use]
+    pub fn state_at(&self, height: Height) -> Option<Digest> {
+        self.states.get(&height).copied()
+    }
+
+    fn state(&mut self, node: usize, height: Height, state: Digest) -> Check {
+        let known = *self.states.entry(height).or_insert(state);
+        ensure!(
+            known == state,
+            "states differ at height {height}: node {node} has {state}, another {known}"
+        );
         Ok(())
     }
 
@@ -164,20 +189,13 @@ impl Agreement {
             result.height
         );
         *height += 1;
-        let state = result.commitment();
-        let known = *self.states.entry(result.height).or_insert(state);
-        ensure!(
-            known == state,
-            "states differ at height {}: node {node} has {state}, another {known}",
-            result.height
-        );
-        Ok(())
+        self.state(node, result.height, result.commitment())
     }
 
     /// Highest committed height of any node.
     #[must_use]
     pub fn highest(&self) -> u64 {
-        self.chain.len() as u64
+        self.chain.last_key_value().map_or(0, |(height, _)| *height)
     }
 
     /// Committed and executed height of a node.

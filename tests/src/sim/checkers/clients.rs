@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use falconet_ledger::{BlockResult, View};
-use falconet_types::TxId;
 use falconet_types::genesis::Genesis;
 use falconet_types::transaction::SignedTransaction;
+use falconet_types::{Height, TxId};
 
 use super::super::keys::STAKE_UNIT;
 use super::super::workload::Workload;
@@ -16,7 +16,10 @@ use super::{Check, ensure};
 #[derive(Debug, Default)]
 pub struct Promises {
     acknowledged: BTreeMap<TxId, SignedTransaction>,
-    /// How often each took effect, per node since its last start.
+    /// The receipts of each height, from whoever executed it first: each transaction, and whether it
+    /// took effect.
+    blocks: BTreeMap<Height, Vec<(TxId, bool)>>,
+    /// How often each took effect, per node.
     effects: BTreeMap<usize, BTreeMap<TxId, u32>>,
     /// Transactions with any receipt, per node.
     settled: BTreeMap<usize, BTreeSet<TxId>>,
@@ -28,25 +31,43 @@ impl Promises {
         self.acknowledged.insert(tx.id(), tx.clone());
     }
 
-    /// A node starts again and executes again what it had.
-    pub fn restarted(&mut self, node: usize) {
+    /// A node starts again with the state of a height, perhaps one that others gave it, and executes
+    /// again what is above.
+    pub fn restarted(&mut self, node: usize, height: Height) -> Check {
         self.effects.remove(&node);
         self.settled.remove(&node);
+        let blocks = self.blocks.range(..=height);
+        let below: Vec<_> = blocks.flat_map(|(_, receipts)| receipts.clone()).collect();
+        self.settle(node, &below)
     }
 
     /// Receipts of a block on a node.
     pub fn executed(&mut self, node: usize, result: &BlockResult) -> Check {
+        let receipts = result.receipts.iter();
+        let receipts: Vec<_> = receipts
+            .map(|receipt| (receipt.tx_id, Workload::took_effect(receipt)))
+            .collect();
+        let known = self.blocks.entry(result.height);
+        let known = known.or_insert_with(|| receipts.clone());
+        ensure!(
+            *known == receipts,
+            "receipts differ at height {}: node {node} has others than another",
+            result.height
+        );
+        self.settle(node, &receipts)
+    }
+
+    fn settle(&mut self, node: usize, receipts: &[(TxId, bool)]) -> Check {
         let effects = self.effects.entry(node).or_default();
         let settled = self.settled.entry(node).or_default();
-        for receipt in &result.receipts {
-            settled.insert(receipt.tx_id);
-            if Workload::took_effect(receipt) {
-                let times = effects.entry(receipt.tx_id).or_default();
+        for (id, took_effect) in receipts {
+            settled.insert(*id);
+            if *took_effect {
+                let times = effects.entry(*id).or_default();
                 *times += 1;
                 ensure!(
                     *times == 1,
-                    "transaction {} took effect {times} times on node {node}",
-                    receipt.tx_id
+                    "transaction {id} took effect {times} times on node {node}"
                 );
             }
         }

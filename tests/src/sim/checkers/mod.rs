@@ -10,12 +10,15 @@
 //! | [`Availability`] | a committed batch that no correct node has on disk |
 //! | [`Promises`] | an acknowledged transaction that is lost, or takes effect twice |
 //! | [`Eras`] | two histories of epochs; an epoch that ends without proof; words of a node in an epoch to which it does not belong |
+//! | [`Sight`] | a vote of a node that does not know the state that the block names |
+//! | [`snapshots`] | history that goes too early, snapshots of another state than the chain's |
 //! | [`conservation`] | money made or lost: balances, stake, what was burned |
 
 mod agreement;
 mod clients;
 mod eras;
 mod signing;
+pub mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +26,7 @@ pub use agreement::{Agreement, Availability, extends_genesis};
 pub use clients::{Promises, conservation};
 pub use eras::Eras;
 pub use signing::{Justification, Locks, SelfConsistency};
+pub use snapshots::Sight;
 
 /// A broken promise, in words.
 pub type Violation = String;

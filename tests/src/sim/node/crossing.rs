@@ -5,7 +5,7 @@ use std::sync::Arc;
 use falconet_epochs::Place;
 use falconet_epochs::handover::epoch_of;
 use falconet_types::batch::Batch;
-use falconet_types::epoch::EpochInfo;
+use falconet_types::epoch::{EpochInfo, EpochProof};
 use falconet_types::message::{PeerMessage, kind};
 use falconet_types::signing;
 use falconet_types::transaction::SignedTransaction;
@@ -14,7 +14,7 @@ use falconet_types::{ChainId, ValidatorIndex};
 
 use super::super::keys;
 use super::live::{Context, Live};
-use super::serving::Log;
+use super::serving::{History, Log};
 
 /// Who is who in an epoch, seen from one node.
 #[derive(Debug, Clone)]
@@ -94,6 +94,8 @@ impl Live {
                 | kind::GET_EPOCH_PROOF
                 | kind::GET_BATCHES
                 | kind::RELAY
+                | kind::GET_SNAPSHOT
+                | kind::GET_CHUNK
         );
         if !self.names.keyed[node] && !asks {
             return;
@@ -101,17 +103,22 @@ impl Live {
         let from = self.names.of(node);
         let current = self.info().start.epoch;
         match message {
-            PeerMessage::EpochProof(proof) => {
-                let params = &self.chain.genesis.params;
-                let mut verifier = keys::verifier();
-                if proof.epoch() == current
-                    && proof
-                        .verify(self.chain.id, params, self.info(), &mut verifier)
-                        .is_ok()
-                {
-                    self.handover.shown = Some(proof.clone());
-                    self.peer(context, from, PeerMessage::EpochProof(proof));
-                }
+            PeerMessage::EpochProof(proof) => self.shown(context, node, proof),
+            PeerMessage::Snapshot(offer) => self.offered(context.now, node, *offer),
+            PeerMessage::Chunk(chunk) => {
+                self.catch_up(
+                    context.now,
+                    falconet_sync::catchup::Input::Chunk(node, chunk),
+                );
+            }
+            PeerMessage::GetSnapshot(request) => {
+                context
+                    .turn
+                    .history
+                    .push((from, History::Snapshot(request)));
+            }
+            PeerMessage::GetChunk(request) => {
+                context.turn.history.push((from, History::Chunk(request)));
             }
             PeerMessage::Relay(bytes) => self.relayed(context, bytes),
             message => match Place::of(epoch_of(&message), current) {
@@ -123,6 +130,29 @@ impl Live {
                     self.hotstuff(context, input);
                 }
             },
+        }
+    }
+
+    /// A proof that the current epoch is over, or the newest one that is known to a node that fell
+    /// behind; others are of no use here.
+    fn shown(&mut self, context: &mut Context<'_>, node: usize, proof: Box<EpochProof>) {
+        let newest = Arc::clone(self.timeline.newest_known());
+        let is_current = proof.epoch() == self.info().start.epoch;
+        let is_newest = proof.epoch() == newest.start.epoch;
+        if !is_current && !is_newest {
+            return;
+        }
+        let judge = if is_current { self.info() } else { &newest };
+        let params = &self.chain.genesis.params;
+        let next = proof.verify(self.chain.id, params, judge, &mut keys::verifier());
+        let Ok(next) = next else { return };
+        if is_newest {
+            self.learn(context.now, node, &proof, next);
+        }
+        if is_current {
+            self.handover.shown = Some(proof.clone());
+            let from = self.names.of(node);
+            self.peer(context, from, PeerMessage::EpochProof(proof));
         }
     }
 
@@ -141,7 +171,10 @@ impl Live {
 
     fn early(&mut self, context: &mut Context<'_>, node: usize, message: PeerMessage) {
         self.handover.keep(node, message);
-        if self.handover.last.is_none() {
+        // After the last block the proof is made of what was executed. A node that began with a
+        // snapshot may not know enough for that, and needs a peer's.
+        let end = &self.handover;
+        if end.last.is_none() || (end.ending.is_none() && end.shown.is_none()) {
             let epoch = self.info().start.epoch.next();
             let from = self.names.of(node);
             let input = falconet_hotstuff::Input::OtherEpoch { from, epoch };
@@ -151,6 +184,13 @@ impl Live {
 
     /// Starts the next epoch, if the current one is over and executed.
     pub(super) fn hand_over(&mut self, context: &mut Context<'_>) {
+        let current = self.info().start.epoch;
+        if self.handover.last.is_some()
+            && self.handover.shown.is_none()
+            && self.timeline.newest_known().start.epoch > current
+        {
+            self.handover.shown = self.learned.get(&current).cloned();
+        }
         let log = Log {
             disk: context.disk,
             roots: &self.roots,

@@ -8,17 +8,20 @@ use falconet_epochs::{EndWatch, Handover, Reporter, Timeline};
 use falconet_hotstuff::HotStuff;
 use falconet_ledger::{BlockResult, Ledger};
 use falconet_mempool::{Mempool, Offered, Payload};
+use falconet_sync::Catchup;
+use falconet_sync::catchup::{Effect, Input};
 use falconet_types::batch::Batch;
 use falconet_types::block::{self, Cut, SignedHeader};
-use falconet_types::epoch::EpochInfo;
+use falconet_types::epoch::{EpochInfo, EpochProof};
 use falconet_types::evidence::Evidence as Proof;
 use falconet_types::message::PeerMessage;
 use falconet_types::receipt::StateRoots;
 use falconet_types::signing::Verified;
 use falconet_types::time::Now;
 use falconet_types::transaction::SignedTransaction;
-use falconet_types::{Digest, Height, ValidatorIndex};
+use falconet_types::{Digest, Epoch, Height, ValidatorIndex};
 
+use super::super::disk::state::State;
 use super::super::disk::{Disk, LogRecord};
 use super::super::keys;
 use super::crossing::Names;
@@ -55,6 +58,16 @@ pub struct Live {
     /// Delivered payloads, in order, that wait for execution.
     pub to_execute: VecDeque<Payload>,
     pub(super) executing: bool,
+    /// The state as it was written, block by block; not durable.
+    pub(super) state: State,
+    /// When it is behind by more than peers keep; `None` where everything is kept.
+    pub(super) catchup: Option<Catchup<usize>>,
+    /// What that wants done.
+    pub(super) catching: Vec<Effect<usize>>,
+    /// Proofs of epochs from the current one on, shown by others; on disk, too.
+    pub(super) learned: BTreeMap<Epoch, Box<EpochProof>>,
+    /// Of these, those that are not on disk yet.
+    pub(super) to_keep: Vec<EpochProof>,
 }
 
 /// What one input has to do with.
@@ -139,6 +152,7 @@ impl Live {
             self.hotstuff.next_deadline_us(),
             self.mempool.next_deadline_us(),
             self.reporter.next_deadline_us(),
+            self.catchup.as_ref().map(Catchup::next_deadline_us),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -161,7 +175,6 @@ impl Live {
                 let batch = Verified::trusted(batch);
                 M::Batch { from, batch }
             }
-            // Nodes of the simulator keep all history.
             Err(_) => return,
         };
         self.mempool(context, input);
@@ -184,6 +197,14 @@ impl Live {
         };
         self.mempool(context, m);
         self.hotstuff(context, h);
+        self.catch_up(
+            context.now,
+            if up {
+                Input::PeerUp(peer, keys::validator(peer).id())
+            } else {
+                Input::PeerDown(peer)
+            },
+        );
     }
 
     /// Leaders that the ledger has punished in this epoch are passed over.
@@ -237,6 +258,7 @@ impl Live {
         let result = execute(&mut self.ledger, header, ends, batches);
         self.commitments.insert(result.height, result.commitment());
         self.roots.insert(result.height, result.roots);
+        self.state.apply(&result, params.history_heights());
         let past_end = self.timeline.is_past_end(params, header);
         self.end_watch.executed(&self.ledger, past_end);
         if self.timeline.is_over(params, header) {
@@ -286,7 +308,8 @@ impl Live {
                     turn.history.push((to, request));
                 }
                 Effect::Deliver(payload) => turn.payloads.push(payload),
-                Effect::Prune { .. } | Effect::Sealed { .. } => {}
+                Effect::Prune { height, .. } => turn.prune = Some(height),
+                Effect::Sealed { .. } => {}
                 Effect::PayloadChanged => changed = true,
                 Effect::Evidence(evidence) => {
                     assert!(evidence.is_conflict(), "{evidence:?}");

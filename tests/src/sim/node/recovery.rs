@@ -9,11 +9,14 @@ use falconet_epochs::{
 use falconet_hotstuff::HotStuff;
 use falconet_ledger::{Application, BlockResult, Ledger};
 use falconet_mempool::Mempool;
+use falconet_sync::Catchup;
 use falconet_types::block::Cut;
+use falconet_types::genesis::HISTORY_HEIGHTS_FLOOR;
 use falconet_types::time::Now;
 use falconet_types::transaction::SignedTransaction;
-use falconet_types::{Height, Scheme, TxId, ValidatorIndex};
+use falconet_types::{Digest, Epoch, Height, Scheme, ValidatorIndex};
 
+use super::super::disk::state::State;
 use super::super::keys::{self, SimSigner};
 use super::crossing::Names;
 use super::live::Live;
@@ -26,17 +29,31 @@ struct Replayed {
     results: Vec<BlockResult>,
     roots: BTreeMap<Height, falconet_types::receipt::StateRoots>,
     end_watch: EndWatch,
+    state: State,
+    /// The state from which it was executed again.
+    from: (Height, Digest),
+}
+
+/// What a start came to.
+#[derive(Debug)]
+pub struct Started {
+    /// The durable state, and its commitment.
+    pub from: (Height, Digest),
+    /// Results of blocks executed again.
+    pub results: Vec<BlockResult>,
 }
 
 impl Node {
-    /// Starts, or starts again from the disk. Returns the results of blocks executed again.
+    /// Starts, or starts again from the disk. A snapshot that waits was installed before
+    /// ([`Node::install`]).
     pub fn start(
         &mut self,
         chain: &Chain,
         now: Now,
         setup: &mut dyn FnMut(usize, &mut HotStuff),
-    ) -> Vec<BlockResult> {
+    ) -> Result<Started, String> {
         assert!(self.live.is_none(), "a node is started once");
+        assert!(self.disk.files.ready().is_none(), "what waits is installed");
         self.life += 1;
         let mut timeline = self.proven_epochs(chain);
         let Replayed {
@@ -44,7 +61,10 @@ impl Node {
             results,
             roots,
             end_watch,
-        } = self.replay(chain, &timeline);
+            state,
+            from,
+        } = self.replay(chain, &timeline)?;
+        settle(&mut timeline, ledger.height());
         self.finish_epoch(chain, &mut timeline, &ledger, &roots, &end_watch);
 
         let params = &chain.genesis.params;
@@ -57,7 +77,7 @@ impl Node {
             roots: &roots,
         };
         let cut = sure(cut_after(&info, &log, executed));
-        let committed = self.disk.committed().len() as u64;
+        let committed = self.disk.last_committed().0;
         let backlog: VecDeque<_> = (executed.0 + 1..=committed)
             .map(|height| {
                 let header = self.disk.header_at(Height(height));
@@ -65,12 +85,10 @@ impl Node {
             })
             .collect();
         let batches = self.disk.batches_above(info.start.epoch, &cut);
-        let receipts = results.iter().flat_map(|result| &result.receipts);
-        let settled: BTreeSet<TxId> = receipts.map(|receipt| receipt.tx_id).collect();
         let key = keys::validator(self.validator);
         let unsettled = sure(unsettled(&timeline, &log, key, |tx| {
             let tx = SignedTransaction::parse(tx.clone());
-            Ok(tx.is_ok_and(|tx| settled.contains(&tx.id())))
+            Ok(tx.is_ok_and(|tx| state.is_settled(&tx.id())))
         }));
         let mut hotstuff = HotStuff::new(
             falconet_hotstuff::Config {
@@ -104,15 +122,26 @@ impl Node {
             },
         )
         .expect("the log is whole");
-        let commitments = results
+        let commitments = roots
             .iter()
-            .map(|result| (result.height, result.commitment()))
+            .map(|(height, roots)| (*height, roots.commitment(*height)))
             .collect();
         let signer = Box::new(SimSigner(self.validator));
         let mut reporter = Reporter::new(chain.id, signer, Scheme::Falcon512, ledger.view());
         reporter.adopt(mempool.take_orphans());
         let mut handover = Handover::default();
         handover.carry_over(mempool.status().pending_txs);
+        let mut catching = Vec::new();
+        let catchup = (params.history_heights() < HISTORY_HEIGHTS_FLOOR).then(|| {
+            let resume = self.disk.files.load(&chain.genesis);
+            let (key, genesis) = (key.clone(), Arc::clone(&chain.genesis));
+            let newest = timeline.newest_known();
+            Catchup::new(now, key, genesis, newest, resume, &mut catching)
+        });
+        let learned = |epoch: Epoch| Some((epoch, Box::new(self.disk.proof(epoch)?.clone())));
+        let learned = (info.start.epoch.0..timeline.newest_known().start.epoch.0)
+            .filter_map(|epoch| learned(Epoch(epoch)))
+            .collect();
         self.live = Some(Live {
             number: self.validator,
             me,
@@ -135,37 +164,51 @@ impl Node {
             syncing: None,
             to_execute: VecDeque::new(),
             executing: false,
+            state,
+            catchup,
+            catching,
+            learned,
+            to_keep: Vec::new(),
         });
         self.turn(now, |live, context| {
             live.feed_backlog(context);
             live.mempool(context, falconet_mempool::Input::Tick);
             live.hotstuff(context, falconet_hotstuff::Input::Tick);
         });
-        results
+        Ok(Started { from, results })
     }
 
-    /// The epochs up to the last that a file proves to be over, and the one after it.
-    fn proven_epochs(&self, chain: &Chain) -> Timeline {
+    /// The epochs up to the last that a file proves to be over, and the one after it; the node is in
+    /// the one that its log belongs to.
+    pub(super) fn proven_epochs(&self, chain: &Chain) -> Timeline {
         let mut timeline = Timeline::new(chain.first_epoch());
         let mut verifier = keys::verifier();
         let params = &chain.genesis.params;
-        while let Some(proof) = self.disk.proof(timeline.current().start.epoch) {
-            let next = proof.verify(chain.id, params, timeline.current(), &mut verifier);
-            timeline.push(next.expect("its own files prove its epochs"));
+        while let Some(proof) = self.disk.proof(timeline.newest_known().start.epoch) {
+            let newest = timeline.newest_known();
+            let next = proof.verify(chain.id, params, newest, &mut verifier);
+            timeline.learn(next.expect("its own files prove its epochs"));
         }
+        settle(&mut timeline, self.disk.last_committed());
         timeline
     }
 
-    /// Executes committed blocks again, up to the last, or until a batch is missing.
-    fn replay(&self, chain: &Chain, timeline: &Timeline) -> Replayed {
+    /// Executes committed blocks again, from the durable state up to the last block, or until a
+    /// batch is missing.
+    fn replay(&self, chain: &Chain, timeline: &Timeline) -> Result<Replayed, String> {
         let params = &chain.genesis.params;
+        let state = self.disk.files.state();
+        let state = state.map_or_else(State::default, |state| State::clone(state));
+        let ledger = state.ledger(&chain.genesis)?;
         let mut replayed = Replayed {
-            ledger: Ledger::from_genesis(&chain.genesis).with_verifier(keys::verifier),
+            from: (state.height, ledger.commitment()),
+            ledger,
             results: Vec::new(),
-            roots: BTreeMap::new(),
+            roots: state.roots.clone(),
             end_watch: EndWatch::default(),
+            state,
         };
-        for height in 1..=self.disk.committed().len() as u64 {
+        for height in replayed.from.0.0 + 1..=self.disk.last_committed().0 {
             let header = self.disk.header_at(Height(height));
             let header = header.expect("a committed header is logged");
             let log = Log {
@@ -181,9 +224,10 @@ impl Node {
             let past_end = timeline.is_past_end(params, header);
             replayed.end_watch.executed(&replayed.ledger, past_end);
             replayed.roots.insert(result.height, result.roots);
+            replayed.state.apply(&result, params.history_heights());
             replayed.results.push(result);
         }
-        replayed
+        Ok(replayed)
     }
 
     /// A crash may have come between the last block of an epoch and the proof that it is over.
@@ -216,4 +260,11 @@ impl Node {
             timeline.push(next);
         }
     }
+}
+
+/// The node is in the epoch of this height.
+fn settle(timeline: &mut Timeline, height: Height) {
+    let info = timeline.info(timeline.epoch_at(height));
+    let info = Arc::clone(info.expect("few epochs are proven"));
+    timeline.settle(info);
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use falconet_epochs::Chronicle;
+use falconet_sync::{Archive, serving};
 use falconet_types::batch::Batch;
 use falconet_types::block::SignedHeader;
 use falconet_types::certificate::Qc;
 use falconet_types::message::{BLOCKS_PER_ANSWER_MAX, GetBlocks, PeerMessage};
 use falconet_types::receipt::StateRoots;
+use falconet_types::snapshot::{GetChunk, GetSnapshot, SnapshotOffer};
 use falconet_types::{BlockId, Digest, Epoch, Height, Seq, ValidatorIndex};
 
 use super::super::disk::Disk;
@@ -21,6 +23,10 @@ pub enum History {
     Blocks(GetBlocks),
     /// The proof that an epoch is over.
     EpochProof(Epoch),
+    /// What there is for a node that fell behind, and the manifest of a snapshot.
+    Snapshot(GetSnapshot),
+    /// A part of a snapshot.
+    Chunk(GetChunk),
     /// Batches of an epoch's lane, from the newest, until so many bytes.
     Batches((Epoch, ValidatorIndex), Seq, Seq, u64),
 }
@@ -66,6 +72,20 @@ impl Chronicle for Log<'_> {
     }
 }
 
+impl Archive for Log<'_> {
+    fn last_committed(&self) -> Option<Height> {
+        Some(self.disk.last_committed()).filter(|height| *height > Height::ZERO)
+    }
+    fn has_batch_at(
+        &self,
+        epoch: Epoch,
+        lane: ValidatorIndex,
+        seq: Seq,
+    ) -> Result<bool, Infallible> {
+        Ok(self.disk.lane(epoch, lane, seq, seq).next().is_some())
+    }
+}
+
 /// What a log that is always readable says.
 pub(super) fn sure<T>(answer: Result<T, Infallible>) -> T {
     match answer {
@@ -101,6 +121,11 @@ impl Node {
                 let message = proof.map(|proof| PeerMessage::EpochProof(Box::new(proof.clone())));
                 message.into_iter().collect()
             }
+            History::Snapshot(request) => self.offer(request.height),
+            History::Chunk(request) => match self.disk.files.snapshot(request.height) {
+                Some(snapshot) => vec![PeerMessage::Chunk(snapshot.chunk(request))],
+                None => self.offer(Height::ZERO),
+            },
             History::Batches((epoch, lane), first, last, bytes_max) => {
                 let mut bytes = 0;
                 let mut batches = Vec::new();
@@ -114,5 +139,30 @@ impl Node {
                 batches
             }
         }
+    }
+
+    /// What this node has to offer, with the manifest of `wanted`.
+    fn offer(&self, wanted: Height) -> Vec<PeerMessage> {
+        let log = Log {
+            disk: &self.disk,
+            roots: &BTreeMap::new(),
+        };
+        let mut offer = SnapshotOffer {
+            horizon: sure(serving::horizon(&log, self.disk.first_of_last_run())),
+            heights: Vec::new(),
+            manifest: None,
+        };
+        for snapshot in self.disk.files.snapshots() {
+            let (height, proven) = (snapshot.height, (&snapshot.head, &snapshot.roots));
+            let made = serving::manifest(&log, height, proven, snapshot.rows_bytes());
+            let manifest = sure(made);
+            if manifest.is_some() {
+                offer.heights.push(height);
+            }
+            if height == wanted {
+                offer.manifest = manifest;
+            }
+        }
+        vec![PeerMessage::Snapshot(Box::new(offer))]
     }
 }

@@ -7,7 +7,7 @@ use falconet_crypto::hash::Hasher;
 
 use super::super::actor::Actor;
 use super::super::checkers::{
-    Agreement, Availability, Eras, Justification, Locks, Promises, SelfConsistency,
+    Agreement, Availability, Eras, Justification, Locks, Promises, SelfConsistency, Sight,
 };
 use super::super::keys;
 use super::super::network::Network;
@@ -133,6 +133,7 @@ impl Builder {
             crash_points: vec![None; count],
             effects: vec![0; count],
             crashes: 0,
+            installed: 0,
             accusations: Vec::new(),
             refused: vec![0; scenario.own_keys()],
             stake_nonce: 0,
@@ -147,6 +148,7 @@ impl Builder {
             locks: Locks::default(),
             availability: Availability::default(),
             promises: Promises::default(),
+            sight: Sight::default(),
             rng,
             chain,
             workload,

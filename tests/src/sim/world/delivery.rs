@@ -11,9 +11,9 @@ use falconet_types::message::PeerMessage;
 use falconet_types::{Epoch, ValidatorIndex};
 
 use super::super::actor::{Actor, Sending, Stage, What};
-use super::super::checkers::{Check, Violation, conservation, extends_genesis};
+use super::super::checkers::{Check, Violation, conservation, extends_genesis, snapshots};
 use super::super::network::Fate;
-use super::super::node::{Chain, Turn, judge};
+use super::super::node::{Chain, Executed, Turn, judge};
 use super::super::scenario::CrashPoint;
 use super::super::workload::{Submission, Workload};
 use super::report::brief;
@@ -90,7 +90,11 @@ impl World {
         }
         let epoch = self.nodes[node].epoch().unwrap_or(Epoch::ZERO);
         // Whoever is shown the proof of an epoch that it is in judges it itself.
-        let proof = matches!(message, PeerMessage::EpochProof(_));
+        // So does whoever is shown the manifest of a snapshot, of whichever epoch it is.
+        let proof = matches!(
+            message,
+            PeerMessage::EpochProof(_) | PeerMessage::Snapshot(_)
+        );
         if proof || Place::of(epoch_of(message), epoch) != Place::Here {
             return Ok(());
         }
@@ -132,6 +136,7 @@ impl World {
 
     /// After anything that made turns: starts a sync, or dies before it.
     pub(super) fn after_turns(&mut self, i: usize) -> Check {
+        self.catch_up(i)?;
         let node = &mut self.nodes[i];
         let Some(live) = &mut node.live else {
             return Ok(());
@@ -212,7 +217,7 @@ impl World {
     }
 
     /// Counts an effect; true when the node dies right after it.
-    fn effect(&mut self, i: usize) -> bool {
+    pub(super) fn effect(&mut self, i: usize) -> bool {
         self.effects[i] += 1;
         matches!(self.crash_points[i], Some(CrashPoint::Effect(k)) if k <= self.effects[i])
     }
@@ -299,6 +304,8 @@ impl World {
                 self.agreement.sent(i, &message, eras);
                 let correct = |node: usize| scenario.correct(node);
                 self.consistency.sent(i, &message, eras, correct)?;
+                self.sight
+                    .sent(i, &message, &self.nodes[i].disk, &self.agreement)?;
                 let faulty = |node: usize| !scenario.correct(node);
                 self.justification.sent(i, &message, eras, faulty)?;
                 if let Some(sent) = &mut self.sent {
@@ -320,16 +327,22 @@ impl World {
                 continue;
             };
             for message in self.nodes[i].history(&request) {
+                if correct && let PeerMessage::Snapshot(offer) = &message {
+                    snapshots::offered(i, offer, &self.nodes[i].disk, &self.agreement)?;
+                }
                 self.leave(i, Some(to), message)?;
             }
         }
         let live = self.nodes[i].live.as_mut().expect("it did not crash");
         live.to_execute.extend(turn.payloads);
-        Ok(())
+        match turn.prune {
+            Some(height) => self.prune(i, height),
+            None => Ok(()),
+        }
     }
 
     /// A node's message leaves it, perhaps into an actor's hands.
-    fn leave(&mut self, i: usize, to: Option<usize>, message: PeerMessage) -> Check {
+    pub(super) fn leave(&mut self, i: usize, to: Option<usize>, message: PeerMessage) -> Check {
         if self.actors[i].is_some() {
             self.act(i, |actor, stage| actor.on_send(stage, to, message))
         } else {
@@ -483,9 +496,14 @@ impl World {
             return Ok(());
         }
         let now = self.now(i);
-        let Some((payload, result)) = self.nodes[i].executed(now) else {
+        let Some(executed) = self.nodes[i].executed(now) else {
             return Ok(());
         };
+        let Executed {
+            payload,
+            result,
+            checkpoint,
+        } = executed;
         self.note(|| {
             format!(
                 "{i} executed {} {}",
@@ -504,6 +522,9 @@ impl World {
             && let Some(view) = self.nodes[i].view()
         {
             conservation(i, &view, &self.chain.genesis)?;
+        }
+        if let Some(checkpoint) = checkpoint {
+            self.save(i, checkpoint);
         }
         self.execute_next(i);
         self.after_turns(i)

@@ -1,10 +1,11 @@
 //! Starts, crashes, connections and all other faults.
 
 use falconet_hotstuff::Misbehaviour;
-use falconet_types::Epoch;
+use falconet_types::{Epoch, Height};
 
 use super::super::checkers::Check;
-use super::super::scenario::Fault;
+use super::super::node::Started;
+use super::super::scenario::{CrashPoint, Fault};
 use super::{BLOCKS_AFTER_CALM, Calm, Event, World};
 
 impl World {
@@ -69,14 +70,16 @@ impl World {
         self.note(|| format!("{i} starts"));
         self.crash_points[i] = None;
         let now = self.now(i);
+        self.install(i)?;
         let setup = &mut self.setup;
         let bent = self.actors[i].is_some();
-        let results = self.nodes[i].start(&self.chain, now, &mut |i, core| {
+        let started = self.nodes[i].start(&self.chain, now, &mut |i, core| {
             if bent {
                 core.misbehave(Misbehaviour::Twin);
             }
             setup(i, core);
         });
+        let Started { from, results } = started.map_err(|why| format!("node {i}: {why}"))?;
         if self.scenario.correct(i) {
             let mut epoch = Epoch::ZERO;
             while let Some(proof) = self.nodes[i].disk.proof(epoch) {
@@ -84,7 +87,11 @@ impl World {
                 epoch = epoch.next();
             }
             self.agreement.restarted(i, &self.nodes[i].disk)?;
-            self.promises.restarted(i);
+            let (height, state) = from;
+            if height > Height::ZERO {
+                self.agreement.holds(i, height, state)?;
+            }
+            self.promises.restarted(i, height)?;
             for result in &results {
                 self.agreement.executed(i, result)?;
                 self.promises.executed(i, result)?;
@@ -104,6 +111,18 @@ impl World {
         self.note(|| format!("{i} crashes; {survive} records more than synced survive"));
         self.crash_points[i] = None;
         self.crashes += 1;
+        self.stop(i, survive);
+        self.nodes[i].disk.files.crash(&mut self.rng);
+        if let Some(record) = self.nodes[i].disk.safety()
+            && self.scenario.correct(i)
+        {
+            self.locks.durable(i, record)?;
+        }
+        Ok(())
+    }
+
+    /// A node's process ends.
+    pub(super) fn stop(&mut self, i: usize, survive: usize) {
         self.nodes[i].crash(survive);
         let me = self.scenario.validator_of(i);
         for peer in 0..self.nodes.len() {
@@ -112,12 +131,6 @@ impl World {
                 self.connect(i, peer, false);
             }
         }
-        if let Some(record) = self.nodes[i].disk.safety()
-            && self.scenario.correct(i)
-        {
-            self.locks.durable(i, record)?;
-        }
-        Ok(())
     }
 
     /// The last fault is over.
@@ -153,6 +166,10 @@ impl World {
         match fault {
             Fault::Crash(i, point) => {
                 if self.nodes[i].live.is_some() {
+                    let point = match point {
+                        CrashPoint::Soon(more) => CrashPoint::Effect(self.effects[i] + 1 + more),
+                        other => other,
+                    };
                     self.crash_points[i] = Some(point);
                 }
             }

@@ -31,6 +31,7 @@ Examples:
   falconet sim --seeds 10000                        many runs on all cores
   falconet sim --seeds 2000 --nodes-byzantine 1:mutator --validators 4
   falconet sim --scenario epochs --seeds 2000       histories: validators come, go, change keys
+  falconet sim --scenario snapshots --seeds 2000    pruning, and who slept for too long
   falconet sim --scenario twins --depth 7           every scenario in which a twin leads
   falconet sim --scenario twins --depth 7 --leaders rotation    everybody leads in turn
   falconet sim --scenario twins --depth 4 --leaders 4           anybody leads
@@ -44,7 +45,8 @@ Scenarios: random (faults, weights, silent validators, twins: all from the seed)
 it), sustained-twins (two nodes with one key, in every run), epochs (faults, and a validator set that
 changes: joins, leaves, new keys; with --nodes-byzantine also slashing), twins (bare cores: all ways
 to split four validators, one of which runs twice, into groups for so many rounds; with seven
-validators, of which two run twice, a sample). Kinds of Byzantine validators: mutator, stale-leader,
+validators, of which two run twice, a sample), snapshots (little history is kept, and nodes
+sleep for longer). Kinds of Byzantine validators: mutator, stale-leader,
 and those of `falconet testnet --byzantine`.
 
 Exit codes: 0 everything held, 1 something did not, 2 called wrongly.")]
@@ -309,8 +311,8 @@ fn summary(report: &Report, first: u64, cores: usize) -> String {
     format!(
         "{done} seeds from {first}: {held} held, {} failed; {:.0} s, {hourly:.0} seeds/hour, \
          {:.0} per core\n\
-         {} events, {} blocks, {} changes of epoch, {} transactions, {} crashes, {} accusations, \
-         {} messages refused\n\
+         {} events, {} blocks, {} changes of epoch, {} snapshots installed, {} transactions, \
+         {} crashes, {} accusations, {} messages refused\n\
          rounds to recover after the last fault: p50 {}, p99 {}, max {}; \
          until all was in order: p50 {} ms, p99 {} ms, max {} ms",
         report.failures.len(),
@@ -319,6 +321,7 @@ fn summary(report: &Report, first: u64, cores: usize) -> String {
         report.sum(|o| o.events),
         report.sum(|o| o.height),
         report.sum(|o| o.epochs),
+        report.sum(|o| o.snapshots),
         report.sum(|o| o.acknowledged as u64),
         report.sum(|o| o.crashes),
         report.sum(|o| o.accusations as u64),
