@@ -182,3 +182,166 @@ pub enum ProveError<E: std::error::Error> {
     #[error(transparent)]
     Proof(#[from] EpochProofError),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use falconet_types::block::{Executed, Header, HeaderKind, LaneTip};
+    use falconet_types::genesis::{
+        ApplicationKind, Genesis, GenesisValidator, Params, StakeParams,
+    };
+    use falconet_types::validators::ValidatorSet;
+    use falconet_types::{KeyPair, Round, Scheme};
+
+    use super::*;
+
+    /// The last block of epoch 0, and batches of it.
+    struct Memory {
+        last: Option<SignedHeader>,
+        batches: Vec<Batch>,
+    }
+
+    impl Chronicle for Memory {
+        type Error = Infallible;
+
+        fn header(&self, _: &BlockId) -> Result<Option<SignedHeader>, Infallible> {
+            Ok(None)
+        }
+        fn header_at(&self, height: Height) -> Result<Option<SignedHeader>, Infallible> {
+            Ok(self.last.clone().filter(|last| last.height == height))
+        }
+        fn commit_proof(&self, _: Height) -> Result<Option<(SignedHeader, Qc)>, Infallible> {
+            Ok(None)
+        }
+        fn batch(&self, _: &Digest) -> Result<Option<Batch>, Infallible> {
+            Ok(None)
+        }
+        fn lane_above(
+            &self,
+            epoch: Epoch,
+            lane: ValidatorIndex,
+            above: Seq,
+        ) -> Result<Vec<Batch>, Infallible> {
+            let its = |batch: &&Batch| {
+                let header = batch.header();
+                (header.epoch, header.lane) == (epoch, lane) && header.seq > above
+            };
+            Ok(self.batches.iter().filter(its).cloned().collect())
+        }
+        fn roots_at(&self, _: Height) -> Result<Option<StateRoots>, Infallible> {
+            Ok(None)
+        }
+    }
+
+    fn key(number: u8) -> KeyPair {
+        KeyPair::from_seed(Scheme::Falcon512, &[number; 32])
+    }
+
+    fn tx(name: u8) -> Bytes {
+        Bytes::from(vec![name; 120])
+    }
+
+    /// Epoch 0 of keys 0 and 1, epoch 1, from height 10 on, of keys 0, 2, 3 and 4. In lane 0
+    /// transaction 1 was committed, 2 and 3 were not; in lane 1 transaction 4 was not.
+    fn history() -> (Timeline, Memory) {
+        let genesis = Genesis {
+            name: "test".into(),
+            time_ms: 1_000,
+            application: ApplicationKind::Ledger,
+            params: Params::default(),
+            validators: (0..2)
+                .map(|n| GenesisValidator {
+                    name: format!("v{n}"),
+                    key: key(n).public().clone(),
+                    weight: 1,
+                    owner: None,
+                    address: None,
+                })
+                .collect(),
+            stake: StakeParams::default(),
+            accounts: Vec::new(),
+        };
+        let chain = genesis.chain_id();
+        let first = EpochInfo::genesis(&genesis).expect("a valid set");
+        let seal = |lane: u8, tip, txs: &[Bytes]| {
+            let index = ValidatorIndex(u16::from(lane));
+            Batch::seal(Epoch::ZERO, index, tip, txs, chain, &key(lane))
+        };
+        let one = seal(0, LaneTip::default(), &[tx(1)]);
+        let two = seal(0, one.tip(), &[tx(2), tx(3)]);
+        let other = seal(1, LaneTip::default(), &[tx(4)]);
+        let header = Header {
+            epoch: Epoch::ZERO,
+            round: Round(10),
+            kind: HeaderKind::Normal,
+            parent_id: Digest([1; 32]),
+            parent_round: Round(9),
+            height: Height(10),
+            cut: Cut(vec![one.tip(), LaneTip::default()]),
+            time_ms: 2_000,
+            executed: Executed {
+                height: Height(5),
+                root: Digest::ZERO,
+            },
+            evidence_root: Digest::ZERO,
+            author: ValidatorIndex(0),
+        };
+        let last = SignedHeader::sign(header, chain, &key(0));
+        let mut next = first.clone();
+        next.start.epoch = Epoch(1);
+        next.start.height = Height(10);
+        next.start.id = Digest([2; 32]);
+        let members: Vec<_> = [0, 2, 3, 4].map(|n| (key(n).public().clone(), 1)).into();
+        let set = ValidatorSet::new(next.start.id, Epoch(1), &members);
+        next.set = Arc::new(set.expect("a valid set"));
+        let mut timeline = Timeline::new(first);
+        timeline.push(next);
+        let batches = vec![one, two, other];
+        let last = Some(last);
+        (timeline, Memory { last, batches })
+    }
+
+    fn unsettled_of(timeline: &Timeline, log: &Memory, number: u8, settled: &[u8]) -> Vec<u8> {
+        let settled = |tx: &Bytes| Ok(settled.contains(&tx[0]));
+        let found = unsettled(timeline, log, key(number).public(), settled);
+        let found = found.expect("memory is readable");
+        found.iter().map(|tx| tx[0]).collect()
+    }
+
+    #[test]
+    fn the_owner_of_a_lane_sees_to_what_no_block_named() {
+        let (timeline, log) = history();
+        assert_eq!(unsettled_of(&timeline, &log, 0, &[]), [2, 3]);
+        assert_eq!(
+            unsettled_of(&timeline, &log, 0, &[2]),
+            [3],
+            "executed since"
+        );
+        assert_eq!(unsettled_of(&timeline, &log, 1, &[]), [4], "who left, too");
+    }
+
+    #[test]
+    fn two_of_the_next_validators_see_to_the_lane_of_one_that_left() {
+        let (timeline, log) = history();
+        for (number, expected) in [(2, &[4][..]), (3, &[4]), (4, &[]), (7, &[])] {
+            let found = unsettled_of(&timeline, &log, number, &[]);
+            assert_eq!(found, expected, "key {number}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_carried_over_from_an_epoch_that_goes_on_or_is_not_in_the_log() {
+        let (mut timeline, mut log) = history();
+        let first = timeline.info(Epoch::ZERO).cloned().expect("it is known");
+        timeline.settle(first);
+        assert!(
+            unsettled_of(&timeline, &log, 0, &[]).is_empty(),
+            "it goes on"
+        );
+        let (timeline, _) = history();
+        log.last = None; // the directory began with a snapshot
+        assert!(unsettled_of(&timeline, &log, 0, &[]).is_empty());
+    }
+}

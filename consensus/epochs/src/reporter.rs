@@ -259,7 +259,7 @@ mod tests {
     use falconet_types::block::LaneTip;
     use falconet_types::certificate::Vote;
     use falconet_types::genesis::{
-        ApplicationKind, Genesis, GenesisValidator, Params, StakeParams,
+        ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
     };
     use falconet_types::receipt::Outcome;
     use falconet_types::{Epoch, Height, Round};
@@ -363,5 +363,97 @@ mod tests {
         assert!(!reporter.found(evidence(chain, 0, 5)));
         assert_eq!(reporter.next_deadline_us(), None);
         assert!(reporter.due(at(1)).is_empty());
+    }
+
+    /// A transfer of the account that the key of number 5 has.
+    fn transfer(chain: ChainId, nonce: u64) -> SignedTransaction {
+        let sender = key(5);
+        let tx = Transaction {
+            scheme: Scheme::Falcon512,
+            chain_id: chain,
+            sender: sender.public().id(),
+            nonce,
+            valid_until_ms: u64::MAX,
+            fee: 1,
+            body: Body::Transfer {
+                to: Digest([9; 32]),
+                amount: 1,
+            },
+        };
+        tx.sign_by(&sender)
+    }
+
+    #[test]
+    fn what_a_node_without_a_lane_accepted_is_relayed_to_one_after_the_other_until_executed() {
+        let mut genesis = genesis(0);
+        let account = key(5).public().clone();
+        genesis.accounts.push(GenesisAccount {
+            id: account.id(),
+            balance: 1_000,
+            key: Some(account),
+        });
+        let chain = genesis.chain_id();
+        let mut ledger = Ledger::from_genesis(&genesis);
+        let mut reporter = Reporter::new(chain, Box::new(key(0)), Scheme::Falcon512, ledger.view());
+        let orphans: Vec<Bytes> = (1..=ORPHANS_PER_TURN as u64 + 1)
+            .map(|nonce| transfer(chain, nonce).bytes().clone())
+            .collect();
+        assert_eq!(reporter.next_deadline_us(), None, "nothing waits");
+        let garbage = Bytes::from_static(b"no transaction");
+        reporter.adopt(orphans.iter().cloned().chain([garbage]).collect());
+
+        let now = |turn: u64| Now {
+            mono_us: turn * ORPHANS_INTERVAL_US,
+            wall_ms: 2_000,
+        };
+        let (to, first) = reporter.orphans_due(now(1), 2);
+        assert_eq!(
+            (to, &first[..]),
+            (ValidatorIndex(0), &orphans[..ORPHANS_PER_TURN])
+        );
+        assert_eq!(reporter.next_deadline_us(), Some(now(2).mono_us));
+        assert!(reporter.orphans_due(now(1), 2).1.is_empty(), "too early");
+        // What was not said yet comes first, and to the next validator; what is no transaction goes.
+        let (to, second) = reporter.orphans_due(now(2), 2);
+        assert_eq!(to, ValidatorIndex(1));
+        assert_eq!(second[0], orphans[ORPHANS_PER_TURN]);
+        assert_eq!(second[1..], orphans[..ORPHANS_PER_TURN - 2]);
+
+        let lane = ValidatorIndex(0);
+        let tip = LaneTip::default();
+        let batch = Batch::seal(Epoch::ZERO, lane, tip, &orphans, chain, &key(0));
+        let result = ledger.execute(&Block {
+            height: Height(1),
+            epoch: Epoch::ZERO,
+            ends_epoch: false,
+            time_ms: 2_000,
+            batches: &[(batch.clone(), Verdicts::unknown(&batch))],
+        });
+        let executed = |receipt: &falconet_types::receipt::Receipt| receipt.outcome;
+        assert!(
+            result
+                .receipts
+                .iter()
+                .all(|r| executed(r) == Outcome::Executed)
+        );
+        for turn in 3..=4 {
+            assert!(
+                reporter.orphans_due(now(turn), 2).1.is_empty(),
+                "all are executed"
+            );
+        }
+        assert_eq!(reporter.next_deadline_us(), None);
+    }
+
+    #[test]
+    fn orphans_are_bounded() {
+        let genesis = genesis(0);
+        let view = Ledger::from_genesis(&genesis).view();
+        let chain = genesis.chain_id();
+        let mut reporter = Reporter::new(chain, Box::new(key(0)), Scheme::Falcon512, view);
+        reporter.adopt(vec![Bytes::from_static(b"a"); ORPHANS_MAX]);
+        reporter.adopt(vec![Bytes::from_static(b"b"); 3]);
+        assert_eq!(reporter.orphans.len(), ORPHANS_MAX);
+        assert_eq!(reporter.orphans.back().map(|tx| &tx[..]), Some(&b"a"[..]));
     }
 }

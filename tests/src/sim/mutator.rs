@@ -314,7 +314,10 @@ impl Actor for Mutator {
     fn on_send(&mut self, stage: &mut Stage<'_>, to: Option<usize>, message: PeerMessage) {
         self.remember(&message);
         push(&mut self.messages, message.clone());
-        if !stage.rng.chance(self.per_mille) {
+        // Snapshots are asked for seldom.
+        let seldom = matches!(message, PeerMessage::Snapshot(_) | PeerMessage::Chunk(_));
+        let per_mille = self.per_mille.max(if seldom { 500 } else { 0 });
+        if !stage.rng.chance(per_mille) {
             stage.send_after(0, to, message);
             return;
         }
