@@ -10,6 +10,7 @@ use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
 use falconet_types::commit_vote::CommitVote;
 use falconet_types::genesis::Genesis;
 use falconet_types::message::PeerMessage;
+use falconet_types::snapshot::SnapshotOffer;
 use falconet_types::{BlockId, Digest, Epoch, Height, Round, Seq, ValidatorIndex};
 
 use super::super::disk::{Disk, LogRecord};
@@ -590,4 +591,67 @@ fn eras_notice_an_epoch_that_ends_without_a_quorum() {
     let mut forged = proof;
     forged.qc.epoch = Epoch(2);
     fails(eras.ended(2, &forged), "which nobody began");
+}
+
+#[test]
+fn history_must_not_go_too_early_nor_be_claimed_when_it_is_gone() {
+    fails(snapshots::pruned(0, Height(10), 73, 64), "must keep 64");
+    snapshots::pruned(0, Height(9), 73, 64).unwrap();
+
+    let mut made = Made::new();
+    let one = made.header(None, 1, 1);
+    let two = made.header(Some(&one), 2, 2);
+    let mark = Record::Committed {
+        height: Height(1),
+        block_id: one.id(),
+        proof: made.committed(&one, &two, &[0, 1, 2]).proof,
+    };
+    made.disk.append([LogRecord::Consensus(mark)]);
+    made.disk.sync(1);
+    let offer = |horizon| SnapshotOffer {
+        horizon: Height(horizon),
+        heights: Vec::new(),
+        manifest: None,
+    };
+    let agreement = Agreement::default();
+    snapshots::offered(0, &offer(1), &made.disk, &agreement).unwrap();
+    let claimed = snapshots::offered(0, &offer(0), &made.disk, &agreement);
+    fails(claimed, "lacks 0");
+}
+
+#[test]
+fn a_state_that_came_by_snapshot_must_be_that_of_all_others() {
+    let mut made = Made::new();
+    let one = made.header(None, 1, 1);
+    let two = made.header(Some(&one), 2, 2);
+    let mut agreement = Agreement::default();
+    let block = made.committed(&one, &two, &[0, 1, 2]);
+    made.commits(&mut agreement, 0, &block).unwrap();
+    let state = |byte| Digest([byte; 32]);
+    agreement.holds(0, Height(1), state(1)).unwrap();
+    fails(agreement.holds(1, Height(1), state(2)), "states differ");
+    let nowhere = agreement.holds(1, Height(9), state(2));
+    fails(nowhere, "nothing was committed");
+}
+
+#[test]
+fn a_vote_for_a_state_that_the_voter_does_not_know_is_noticed() {
+    let mut made = Made::new();
+    let one = made.header(None, 1, 1);
+    let mut above = made.header(Some(&one), 2, 2).header().clone();
+    let mut sight = Sight::default();
+    let agreement = Agreement::default();
+    let mut votes_for = |header: &Header| {
+        let signer = SimSigner(header.author.at());
+        let header = SignedHeader::sign(header.clone(), made.chain.id, &signer);
+        let (round, parent, voter) = (header.round, header.parent_round, ValidatorIndex(0));
+        let (id, chain) = (header.id(), made.chain.id);
+        let vote = Vote::sign(Epoch(0), round, id, parent, voter, chain, &SimSigner(0));
+        let mut say = |message| sight.sent(0, &message, &made.disk, &agreement);
+        say(PeerMessage::Header(header))?;
+        say(PeerMessage::Vote(vote))
+    };
+    votes_for(&above).unwrap();
+    above.executed.height = Height(1);
+    fails(votes_for(&above), "before it is synced");
 }
