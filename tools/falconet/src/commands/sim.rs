@@ -149,6 +149,7 @@ impl Args {
             kind,
             byzantine: self.nodes_byzantine.clone(),
             flaw: None,
+            unchecked_snapshots: false,
             only_faults: self.only_faults.clone(),
         };
         match self.seeds {
