@@ -127,6 +127,26 @@ fn a_slow_loris_only_slows() {
     commits_beside(Kind::SlowLoris);
 }
 
+/// Load and checks keep to the correct ones.
+#[test]
+fn the_benchmark_measures_beside_a_byzantine_validator() {
+    let _turn = crate::network::turn();
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["bench", "cluster", "--byzantine", "selective-sender:1"];
+    let more = ["--rate", "100", "--duration", "4s", "--scheme", "falcon512"];
+    let said = crate::testnet::run(
+        dir.path(),
+        &[&arguments[..], &more, &["--json", "-"]].concat(),
+    );
+    said.ok();
+    let report: Value = serde_json::from_str(said.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(report["byzantine"]["kind"], "selective-sender");
+    assert_eq!(report["byzantine"]["count"], 1);
+    assert_eq!(report["roots"]["answers"].as_array().unwrap().len(), LIAR);
+    assert_eq!(report["roots_agree"], true);
+    assert!(report["committed"].as_u64() > Some(0), "{report}");
+}
+
 /// On a chain with epochs the proof costs the offender its stake and its place, and the others go on.
 #[test]
 fn an_equivocator_is_slashed_and_out_with_the_next_epoch() {

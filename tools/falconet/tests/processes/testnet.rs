@@ -162,6 +162,67 @@ fn the_benchmark_reports_signed_and_opaque_transactions() {
     }
 }
 
+/// The load of a testnet goes to who is a validator, not to who was one at genesis.
+#[test]
+fn the_load_of_a_testnet_turns_to_a_validator_that_joins() {
+    let _turn = turn();
+    let dir = tempfile::tempdir().unwrap();
+    let mut testnet = command(dir.path(), &["testnet", "--validators", "1"])
+        .args(["--followers", "1", "--param", "epoch_heights=48"])
+        .args(["--load", "50", "--scheme", "falcon512"])
+        .args(["--base-port", "0", "--dir", "net"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(testnet.stdout.take().unwrap()).lines();
+    let mut after = |what: &str| {
+        let mut lines = lines.by_ref().map(Result::unwrap);
+        lines
+            .find_map(|line| Some(line.split_once(what)?.1.trim().to_owned()))
+            .expect("the testnet ended early")
+    };
+    let status = after("follower 0: ");
+    let join = after("make it a validator: falconet ");
+    after("tx/s committed");
+    // Somebody must read on, or the pipe fills up.
+    std::thread::spawn(move || lines.for_each(drop));
+    let join: Vec<&str> = join.split_whitespace().collect();
+    run(dir.path(), &join).ok();
+    let ask = || -> Option<Value> {
+        let mut answer = ureq::get(&status).call().ok()?;
+        serde_json::from_slice(&answer.body_mut().read_to_vec().ok()?).ok()
+    };
+    wait_for("the follower to be a validator with a client", || {
+        let status = ask()?;
+        (status["follower"] == false && status["clients"].as_u64() > Some(0)).then_some(())
+    });
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&testnet),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    assert_eq!(testnet.wait().unwrap().code(), Some(0));
+}
+
+#[cfg(not(feature = "danger-byzantine"))]
+#[test]
+fn a_program_without_byzantine_validators_says_which_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["bench", "cluster", "--byzantine", "flooder"][..],
+        &["bench", "faults"],
+    ] {
+        let said = run(dir.path(), arguments);
+        assert_ne!(said.code, 0);
+        assert!(
+            said.stderr.contains("--features danger-byzantine"),
+            "{}",
+            said.stderr
+        );
+    }
+}
+
 /// A testnet that runs, and its validators.
 pub struct Started {
     parent: Child,
