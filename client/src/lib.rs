@@ -32,6 +32,6 @@ pub use error::ClientError;
 pub use frames::{FRAME_BYTES_MAX, Filling, frames};
 pub use hub::{ClientEvent, Hub, Link};
 pub use members::{Changed, Members};
-pub use patience::{AnswerTime, LOOK_INTERVAL, Patience, SILENCE_MAX, SILENCE_MIN};
+pub use patience::{LOOK_INTERVAL, Longest, Patience, SILENCE_MAX, SILENCE_MIN};
 pub use pool::{FAIL_OVER_AFTER_DEFAULT, Pool, PoolConfig};
 pub use wallet::{FEE_DEFAULT, VALIDITY_DEFAULT, Wallet};

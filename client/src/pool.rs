@@ -26,7 +26,7 @@ use falconet_types::{AccountId, ChainId, Epoch, PublicKey, TxId};
 
 use crate::hub::deadline_after;
 use crate::{
-    AnswerTime, ClientError, ClientEvent, Fate, Hub, LOOK_INTERVAL, Link, Members, Patience, frames,
+    ClientError, ClientEvent, Fate, Hub, LOOK_INTERVAL, Link, Longest, Members, Patience, frames,
 };
 
 /// How long a validator may keep a transaction without a receipt before another is asked, at most
@@ -68,8 +68,8 @@ pub struct Pool {
     hub: Hub,
     members: Members,
     fail_over_after: Duration,
-    /// How long receipts took of late.
-    receipts: AnswerTime,
+    /// How long receipts took of late, at most.
+    receipts: Longest,
     /// What is known of each validator's silence, by link; times since the pool was opened.
     patience: HashMap<Link, Patience>,
     opened: Instant,
@@ -108,7 +108,7 @@ impl Pool {
             hub,
             members,
             fail_over_after: config.fail_over_after,
-            receipts: AnswerTime::default(),
+            receipts: Longest::default(),
             patience: HashMap::new(),
             opened: Instant::now(),
             next_tag: 1,
@@ -217,8 +217,9 @@ impl Pool {
     }
 
     /// How long a validator may keep a transaction that was offered so often before.
-    fn receipt_bound(&self, offers: u32) -> Duration {
-        let usual = self.receipts.bound().unwrap_or(self.fail_over_after);
+    fn receipt_bound(&self, offers: u32, now: Instant) -> Duration {
+        let longest = self.receipts.get(now - self.opened);
+        let usual = longest.map_or(self.fail_over_after, |longest| longest * 2);
         let patience = usual.max(RECEIPT_MIN) * (1 << offers.min(BACKOFF_OFFERS_MAX));
         patience.min(self.fail_over_after)
     }
@@ -264,7 +265,7 @@ impl Pool {
             };
             let chosen = reachable.clone().find(speaks);
             let chosen = chosen.or_else(|| reachable.clone().next());
-            tx.due = now + self.receipt_bound(tx.offers);
+            tx.due = now + self.receipt_bound(tx.offers, now);
             tx.offered = now;
             match chosen {
                 Some((step, validator)) => {
@@ -359,7 +360,7 @@ impl Pool {
             ClientEvent::Receipts(receipts) => {
                 for receipt in receipts {
                     if let Some(took) = work.receipt(link, &receipt, now) {
-                        self.receipts.add(took);
+                        self.receipts.add(now - self.opened, took);
                     }
                 }
             }

@@ -137,9 +137,9 @@ fn the_benchmark_measures_beside_a_byzantine_validator() {
     let said = crate::testnet::run(
         dir.path(),
         &[&arguments[..], &more, &["--json", "-"]].concat(),
-    );
-    said.ok();
-    let report: Value = serde_json::from_str(said.stdout.lines().last().unwrap()).unwrap();
+    )
+    .ok();
+    let report: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
     assert_eq!(report["byzantine"]["kind"], "selective-sender");
     assert_eq!(report["byzantine"]["count"], 1);
     assert_eq!(report["roots"]["answers"].as_array().unwrap().len(), LIAR);
