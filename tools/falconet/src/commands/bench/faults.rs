@@ -198,10 +198,7 @@ impl Faults {
                     continue;
                 }
                 verdict(&report).with_context(|| name.clone())?;
-                write(
-                    &path,
-                    &format!("{}\n", serde_json::to_string_pretty(&report)?),
-                )?;
+                write(&path, &format!("{}\n", serde_json::to_string(&report)?))?;
             }
             let text = fs::read_to_string(&path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
