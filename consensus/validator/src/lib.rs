@@ -27,6 +27,7 @@
 //! | [`shelf`] | evidence that is not in a block yet |
 //! | [`snapshots`], [`catchup`] | the state at checkpoints, for peers and from peers |
 //! | [`http`], [`status`], [`metrics`] | what people and programs see |
+//! | `yielding` | threads that let others go first |
 //! | [`notify`] | what the service manager hears |
 
 pub mod busy;
@@ -65,5 +66,6 @@ pub mod status;
 pub mod trace;
 pub mod verdicts;
 pub mod verify;
+mod yielding;
 
 pub use node::{Node, RunError, run, run_as};

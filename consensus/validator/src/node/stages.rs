@@ -44,6 +44,7 @@ use crate::snapshots::{SnapshotThread, Snapshots};
 use crate::status::{CoreStatus, ExecutionStatus, StatusBoard};
 use crate::verdicts::VerdictTable;
 use crate::verify::VerifyWorker;
+use crate::yielding::let_others_go_first;
 
 use super::RunError;
 use super::recovery::recover;
@@ -310,16 +311,17 @@ impl Assembly<'_> {
                 catchup: catchup_in.clone(),
                 stage: metrics.stages.clock(Stage::Verify),
             };
-            threads.push(spawn(&format!("verify-{i}"), move || worker.run())?);
+            let name = format!("verify-{i}");
+            threads.push(spawn_behind(&name, move || worker.run())?);
         }
         drop((urgent_out, bulk_out));
-        threads.push(spawn("history", move || history_thread.run())?);
-        threads.push(spawn("execute", move || execute.run())?);
+        threads.push(spawn_behind("history", move || history_thread.run())?);
+        threads.push(spawn_behind("execute", move || execute.run())?);
         threads.push(spawn("log", move || log.run())?);
         threads.push(spawn("core", move || core.run())?);
         let core = core_in;
         threads.push(spawn("catchup", move || catchup.run())?);
-        threads.push(spawn("snapshots", move || snapshot_thread.run())?);
+        threads.push(spawn_behind("snapshots", move || snapshot_thread.run())?);
         let events = events.clone();
         threads.push(spawn("inbound", move || {
             inbound.run(&events, &inbound_stopped);
@@ -409,6 +411,17 @@ fn serve_http(
         if let Err(error) = runtime.block_on(http::serve(listener, api, stop)) {
             tracing::error!(%error, "the HTTP API stopped");
         }
+    })
+}
+
+/// As [`spawn`], for a thread that lets the others go first.
+fn spawn_behind(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, RunError> {
+    spawn(name, move || {
+        let_others_go_first();
+        body();
     })
 }
 
