@@ -434,6 +434,12 @@ impl Core {
                 continue;
             }
             let Some(tx) = supply.next() else {
+                if withheld {
+                    // It has waited for validators and can wait for the supply.
+                    self.next -= 1;
+                    self.counters.scheduled -= 1;
+                    break;
+                }
                 self.counters.starved += 1;
                 continue;
             };
