@@ -71,6 +71,14 @@ fn liars_do_not_keep_anybody_from_catching_up() {
     many(plan, SEEDS_OF_LIES);
 }
 
+/// Everybody restarts at once, and the blocks that decide who leads had been deleted: nobody could
+/// lead until the window was over.
+#[test]
+fn history_holds_what_decides_who_leads() {
+    let outcome = campaign::run(&plan(), 7_001_182);
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
 #[test]
 fn equal_seeds_give_equal_runs() {
     for seed in 1..=3 {

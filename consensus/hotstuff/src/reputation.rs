@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use falconet_types::block::SignedHeader;
+use falconet_types::genesis::REPUTATION_CYCLES;
 use falconet_types::message::{BLOCKS_PER_ANSWER_MAX, GetBlocks, PeerMessage};
 use falconet_types::signing::Verified;
 use falconet_types::time::Now;
@@ -33,6 +34,10 @@ use crate::core::HotStuff;
 pub(crate) const CYCLES_PER_WINDOW: u64 = 8;
 /// Windows back from the one that a round is in to the one that decides about it.
 const LAG_WINDOWS: u64 = 2;
+const _: () = assert!(
+    REPUTATION_CYCLES == (LAG_WINDOWS + 1) * CYCLES_PER_WINDOW,
+    "history must be kept for as long as it decides"
+);
 
 /// Authors of the committed blocks of the last windows, and from which round on they are known.
 #[derive(Debug, Clone)]
@@ -129,7 +134,7 @@ pub(crate) fn window_rounds(set: &ValidatorSet) -> u64 {
 /// genesis sets `leader_reputation` ([`crate::Recovered::headers`]).
 #[must_use]
 pub fn past_rounds(set: &ValidatorSet) -> u64 {
-    (LAG_WINDOWS + 1) * window_rounds(set)
+    REPUTATION_CYCLES * set.len() as u64
 }
 
 /// Rule L3: the leader of a round, given who authored blocks of the window that decides.

@@ -481,7 +481,8 @@ impl Mempool {
                 .executed(now, lane.base().seq, lane.unexecuted_bytes());
         }
         self.changed = true;
-        let history = self.config.params.history_heights();
+        let config = &self.config;
+        let history = config.params.history_heights_of(config.set.len());
         let stride = history / PRUNE_CHECKPOINTS;
         let height = header.height;
         if self

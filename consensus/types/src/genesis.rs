@@ -119,6 +119,8 @@ impl Default for Params {
 /// Heights that are kept whatever genesis says: execution becomes durable with a delay, and a
 /// restart delivers again what was not.
 pub const HISTORY_HEIGHTS_FLOOR: u64 = 1_024;
+/// Cycles of leaders back to the oldest block that decides who leads (rules L2, L3).
+pub const REPUTATION_CYCLES: u64 = 24;
 /// Checkpoints, of which a node keeps snapshots, in the heights that are kept: enough that the
 /// history above an older snapshot outlasts its transfer.
 const CHECKPOINTS_IN_HISTORY: u64 = 4;
@@ -183,6 +185,18 @@ impl Params {
         #[cfg(not(feature = "short-history"))]
         let floor = HISTORY_HEIGHTS_FLOOR;
         self.history_heights_min.max(floor)
+    }
+
+    /// The same for this set of validators: if committed blocks decide who leads, at least as many
+    /// as do. A network whose nodes all restart must find them with one of them.
+    #[must_use]
+    pub fn history_heights_of(&self, validators: usize) -> u64 {
+        let cycles = if self.leader_reputation {
+            REPUTATION_CYCLES
+        } else {
+            0
+        };
+        self.history_heights().max(cycles * validators as u64)
     }
 
     /// Every so many heights the state is a checkpoint: some header names exactly this state

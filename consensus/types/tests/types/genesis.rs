@@ -2,8 +2,8 @@
 
 use falconet_crypto::falcon::Scheme;
 use falconet_types::genesis::{
-    ApplicationKind, Genesis, GenesisAccount, GenesisError, GenesisValidator, NAME_LEN_MAX,
-    PARAM_MS_MAX, Params, StakeParams,
+    ApplicationKind, Genesis, GenesisAccount, GenesisError, GenesisValidator,
+    HISTORY_HEIGHTS_FLOOR, NAME_LEN_MAX, PARAM_MS_MAX, Params, StakeParams,
 };
 use falconet_types::validators::{ValidatorSet, WEIGHT_MAX};
 
@@ -352,4 +352,19 @@ fn parameters_are_set_by_name() {
         let error = params.with(wrong).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
+}
+
+#[test]
+fn history_is_never_shorter_than_what_decides_who_leads() {
+    let least = Params {
+        history_heights_min: 0,
+        ..Params::default()
+    };
+    assert_eq!(least.history_heights_of(100), HISTORY_HEIGHTS_FLOOR);
+    let reputation = Params {
+        leader_reputation: true,
+        ..least
+    };
+    assert_eq!(reputation.history_heights_of(4), HISTORY_HEIGHTS_FLOOR);
+    assert_eq!(reputation.history_heights_of(100), 2_400);
 }
