@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use falconet_bench::cluster::RootsCheck;
 use falconet_bench::costs::{Costs, Counts};
+use falconet_bench::course;
 use falconet_bench::environment::{Environment, Noise};
 use falconet_bench::load::{Counters, Interval, LoadOutcome, SurgeSeen};
 use falconet_bench::net::{NetBench, compare};
@@ -160,7 +161,7 @@ fn cluster() -> Report {
         hlog: vec![hlog::Entry::new(0.0, 1.0, &latency_us)],
         latency_us,
         counters: Counters::default(),
-        intervals: vec![interval],
+        intervals: vec![interval; course::SECONDS_MIN],
         surge: Some(SurgeSeen::default()),
     };
     let subject = Subject {
