@@ -20,7 +20,7 @@ use crate::reader::{Reader, Shared};
 use crate::record::{Committed, Kind};
 use crate::replace::replace;
 use crate::scan::{Scan, scan};
-use crate::segment::{SEGMENT_HEADER_LEN, SPARES_MAX, Segment, number_of};
+use crate::segment::{SEGMENT_HEADER_LEN, SPARES_MAX, Segment, number_of, sync_dir};
 use crate::state::StateDb;
 
 const META_MAGIC: &[u8; 8] = b"FALCDATA";
@@ -296,6 +296,10 @@ fn list(
                 delete(&entry.path())?;
             }
         }
+    }
+    if !spares.is_empty() {
+        // Whoever gave them these names may have been killed before that was durable.
+        sync_dir(log_dir)?;
     }
     numbers.sort_unstable();
     if numbers.is_empty() {
