@@ -2,19 +2,11 @@
 //! `FALCONET_SEEDS=N` runs N seeds, `FALCONET_SEED_FIRST=S` starts at S.
 
 use falconet_hotstuff::Misbehaviour;
-use falconet_tests::sim::campaign::{self, Campaign, Kind, Plan};
+use falconet_tests::sim::campaign::{self, Kind, Plan};
+use falconet_tests::sim::share;
 
 /// Seeds that run without being asked for.
 const SEEDS: u64 = 60;
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
-        Err(_) => otherwise,
-    }
-}
 
 fn plan() -> Plan {
     Plan {
@@ -25,28 +17,7 @@ fn plan() -> Plan {
 
 #[test]
 fn many_histories_agree_and_go_on() {
-    let campaign = Campaign {
-        plan: plan(),
-        first: number("FALCONET_SEED_FIRST", 1),
-        seeds: number("FALCONET_SEEDS", SEEDS),
-        jobs: std::thread::available_parallelism().map_or(1, usize::from),
-        replay: false,
-        failures: None,
-    };
-    let report = campaign.run(|_| {}).expect("no files are written");
-    for (seed, violation) in &report.failures {
-        println!("seed {seed}: {violation}");
-    }
-    println!(
-        "{} histories: {} epochs, {} blocks, {} crashes, {} events in {} s",
-        report.outcomes.len(),
-        report.sum(|o| o.epochs),
-        report.sum(|o| o.height),
-        report.sum(|o| o.crashes),
-        report.sum(|o| o.events),
-        report.elapsed.as_secs(),
-    );
-    assert!(report.failures.is_empty(), "{} fail", report.failures.len());
+    let report = share::run(plan(), SEEDS);
     // The seeds must do something, or they prove nothing.
     assert!(report.sum(|o| o.epochs) > 3 * report.outcomes.len() as u64);
 }

@@ -2,19 +2,11 @@
 //! at S.
 
 use falconet_hotstuff::{HotStuff, Misbehaviour};
-use falconet_tests::sim::{Outcome, Scenario, World};
+use falconet_tests::sim::campaign::Plan;
+use falconet_tests::sim::{Outcome, Scenario, World, share};
 
 /// Seeds that run without being asked for.
 const SEEDS: u64 = 300;
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
-        Err(_) => otherwise,
-    }
-}
 
 fn run(scenario: Scenario) -> Outcome {
     match World::new(scenario, false).run() {
@@ -25,41 +17,11 @@ fn run(scenario: Scenario) -> Outcome {
 
 #[test]
 fn many_seeds_agree_and_recover() {
-    let first = number("FALCONET_SEED_FIRST", 1);
-    let seeds = number("FALCONET_SEEDS", SEEDS);
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|k| {
-                scope.spawn(move || {
-                    let mine = (first..first + seeds).filter(move |seed| seed % threads == k);
-                    mine.map(|seed| run(Scenario::from_seed(seed)))
-                        .collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| {
-                worker
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect()
-    });
-    let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
-    println!(
-        "{} seeds: {} events, {} blocks, {} crashes, {} transactions; slowest recovery {} ms",
-        outcomes.len(),
-        sum(|o| o.events),
-        sum(|o| o.height),
-        sum(|o| o.crashes),
-        sum(|o| o.acknowledged as u64),
-        outcomes.iter().map(|o| o.recovery_us).max().unwrap_or(0) / 1_000,
-    );
+    let report = share::run(Plan::default(), SEEDS);
+    let runs = report.outcomes.len() as u64;
     // The seeds must do something, or they prove nothing.
-    assert!(sum(|o| o.height) > 20 * outcomes.len() as u64);
-    assert!(outcomes.len() < 50 || sum(|o| o.crashes) > outcomes.len() as u64 / 2);
+    assert!(report.sum(|o| o.height) > 20 * runs);
+    assert!(runs < 50 || report.sum(|o| o.crashes) > runs / 2);
 }
 
 #[test]
@@ -90,8 +52,7 @@ fn sustained_twins_fork_nobody_and_are_accused() {
     fn twin(_: usize, core: &mut HotStuff) {
         core.misbehave(Misbehaviour::Twin);
     }
-    let first = number("FALCONET_SEED_FIRST", 1);
-    let seeds = number("FALCONET_SEEDS", SEEDS);
+    let (first, seeds) = share::seeds(SEEDS);
     let mut accused = 0;
     let mut runs = 0;
     for seed in first..first + seeds {

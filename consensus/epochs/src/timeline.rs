@@ -6,7 +6,7 @@ use std::sync::Arc;
 use falconet_types::block::Header;
 use falconet_types::epoch::{EpochInfo, EpochStart};
 use falconet_types::genesis::Params;
-use falconet_types::{Epoch, Height};
+use falconet_types::{Epoch, Height, PublicKey};
 
 /// Epochs whose validators are kept in memory, the newest; of older ones only where they start.
 pub const INFOS_MAX: usize = 64;
@@ -45,6 +45,15 @@ impl Timeline {
     #[must_use]
     pub fn newest_known(&self) -> &Arc<EpochInfo> {
         self.infos.last().expect("epoch 0 is there")
+    }
+
+    /// The newest epoch that is known and has validators other than `me`: those who can be asked.
+    /// Validators that leave serve until the epoch without them has committed.
+    #[must_use]
+    pub fn newest_with_others(&self, me: &PublicKey) -> &Arc<EpochInfo> {
+        let others = |info: &&Arc<EpochInfo>| info.set.iter().any(|v| v.key != *me);
+        let newest = self.infos.iter().rev().find(others);
+        newest.unwrap_or_else(|| self.newest_known())
     }
 
     /// The newest epochs that are known, oldest first.
@@ -168,21 +177,30 @@ mod tests {
 
     use super::*;
 
+    fn key(seed: u8) -> PublicKey {
+        KeyPair::from_seed(Scheme::Falcon512, &[seed; 32])
+            .public()
+            .clone()
+    }
+
     fn genesis() -> EpochInfo {
+        genesis_of(&[1])
+    }
+
+    fn genesis_of(seeds: &[u8]) -> EpochInfo {
+        let validator = |seed: &u8| GenesisValidator {
+            name: format!("v{seed}"),
+            key: key(*seed),
+            weight: 1,
+            owner: None,
+            address: None,
+        };
         let genesis = Genesis {
             name: "test".into(),
             time_ms: 1,
             application: ApplicationKind::Opaque,
             params: Params::default(),
-            validators: vec![GenesisValidator {
-                name: "v0".into(),
-                key: KeyPair::from_seed(Scheme::Falcon512, &[1; 32])
-                    .public()
-                    .clone(),
-                weight: 1,
-                owner: None,
-                address: None,
-            }],
+            validators: seeds.iter().map(validator).collect(),
             stake: StakeParams::default(),
             accounts: Vec::new(),
         };
@@ -216,6 +234,21 @@ mod tests {
         assert_eq!(timeline.newest_known().start.epoch, Epoch(2), "still known");
         timeline.settle(Arc::new(first));
         assert_eq!(timeline.current().start.epoch, Epoch(0));
+    }
+
+    #[test]
+    fn whoever_is_alone_in_the_newest_epoch_asks_those_of_the_epoch_before() {
+        let first = genesis_of(&[1, 2]);
+        let mut timeline = Timeline::new(first.clone());
+        let alone = EpochInfo {
+            set: genesis_of(&[1]).set,
+            ..after(&first, 2)
+        };
+        timeline.learn(alone);
+        let asked = |seed| timeline.newest_with_others(&key(seed)).start.epoch;
+        assert_eq!((asked(1), asked(2)), (Epoch(0), Epoch(1)));
+        let only = Timeline::new(genesis());
+        assert_eq!(only.newest_with_others(&key(1)).start.epoch, Epoch(0));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! A snapshot belongs to an epoch, whose validators certify it. A node that is behind by epochs
 //! follows their proofs first, each judged by the validators that the one before it has proven
-//! (rule Z9), and asks those of the newest epoch that it knows. So there is one [`Download`] for
-//! each newest epoch, and each goes on with what the one before it gathered.
+//! (rule Z9), and asks those of the newest epoch that it knows; where it is the only one of them
+//! itself, those of the epoch before, who serve until the new one has committed. So there is one
+//! [`Download`] for each epoch that is asked, and each goes on with what the one before it gathered.
 
 use std::sync::Arc;
 
@@ -32,14 +33,16 @@ pub struct Knowledge {
     pub lacks_batches: bool,
     /// The epoch that the node is in.
     pub current: Epoch,
+    /// The newest epoch that it knows.
+    pub newest: Epoch,
 }
 
 impl Knowledge {
     /// True while there are certified blocks that could not be executed yet.
     #[must_use]
-    pub fn is_behind(&self, newest: Epoch) -> bool {
+    pub fn is_behind(&self) -> bool {
         let waiting = self.committed > self.executed;
-        self.syncing || (waiting && self.lacks_batches) || newest > self.current
+        self.syncing || (waiting && self.lacks_batches) || self.newest > self.current
     }
 }
 
@@ -80,7 +83,7 @@ pub enum Effect<P> {
     Misbehaved {
         /// Its connection, if that is still there.
         peer: Option<P>,
-        /// Its index in the newest known epoch.
+        /// Its index in the epoch that is asked.
         validator: ValidatorIndex,
         /// What it did.
         why: String,
@@ -95,6 +98,8 @@ pub struct Catchup<P> {
     download: Download,
     sources: Sources<P>,
     asking: Asking,
+    /// The newest epoch that is known.
+    newest: Epoch,
     /// What is gathered: manifest, and first and last bucket of each chunk that is held.
     gathered: Option<(Manifest, Vec<(u16, u16)>)>,
     /// Every chunk is there: nothing is asked any more until the next start.
@@ -104,30 +109,32 @@ pub struct Catchup<P> {
 }
 
 impl<P: Copy + Ord> Catchup<P> {
-    /// Starts, or goes on with what a restart found. `newest` is the newest epoch that is known.
+    /// Starts, or goes on with what a restart found. `asked` is the epoch whose validators are asked:
+    /// the newest that is known and has others than this node.
     pub fn new(
         now: Now,
         key: PublicKey,
         genesis: Arc<Genesis>,
-        newest: &EpochInfo,
+        asked: &EpochInfo,
         resume: Option<Resume>,
         out: &mut Vec<Effect<P>>,
     ) -> Self {
         let gathered = resume.map(|Resume { manifest, held }| (manifest.into_inner(), held));
         let mut scratch = Vec::new();
-        let download = download_of(&key, &genesis, newest, gathered.as_ref(), &mut scratch);
+        let download = download_of(&key, &genesis, asked, gathered.as_ref(), &mut scratch);
         let mut catchup = Self {
             key,
             genesis,
             download,
             sources: Sources::default(),
             asking: Asking::new(now),
+            newest: asked.start.epoch,
             gathered,
             complete: false,
             progress_us: 0,
             scratch,
         };
-        catchup.sources.follow(newest);
+        catchup.sources.follow(asked);
         catchup.pass_on(out);
         catchup
     }
@@ -147,7 +154,7 @@ impl<P: Copy + Ord> Catchup<P> {
         self.download.handle(now, input, &mut self.scratch);
         self.pass_on(out);
         if self.asking.is_due(now) {
-            let message = PeerMessage::GetEpochProof(self.sources.epoch());
+            let message = PeerMessage::GetEpochProof(self.newest);
             for to in self.asking.choose(now, &self.sources) {
                 let message = message.clone();
                 out.push(Effect::Send { to, message });
@@ -156,33 +163,28 @@ impl<P: Copy + Ord> Catchup<P> {
     }
 
     /// How far this node is; due several times a second, whenever [`Catchup::next_deadline_us`] says
-    /// so. `newest` is the newest epoch that is known: if that is another one, others are asked, with
+    /// so. `asked` is as in [`Catchup::new`]: if that is another epoch now, others are asked, with
     /// other indices.
     pub fn progress(
         &mut self,
         now: Now,
         known: Knowledge,
-        newest: &EpochInfo,
+        asked: &EpochInfo,
         out: &mut Vec<Effect<P>>,
     ) {
         self.progress_us = now.mono_us;
-        if self.sources.epoch() != newest.start.epoch && !self.complete {
+        self.newest = known.newest;
+        if self.sources.epoch() != asked.start.epoch && !self.complete {
             let gathered = self.gathered.as_ref();
-            let next = download_of(
-                &self.key,
-                &self.genesis,
-                newest,
-                gathered,
-                &mut self.scratch,
-            );
+            let next = download_of(&self.key, &self.genesis, asked, gathered, &mut self.scratch);
             self.download = next.after(&self.download);
-            for peer in self.sources.follow(newest) {
+            for peer in self.sources.follow(asked) {
                 let up = download::Input::PeerUp(peer);
                 self.download.handle(now, up, &mut self.scratch);
             }
         }
         let executed = known.executed;
-        let behind = known.is_behind(newest.start.epoch);
+        let behind = known.is_behind();
         self.asking.progress(now, executed, behind);
         let input = download::Input::Progress { executed, behind };
         self.download.handle(now, input, &mut self.scratch);
@@ -251,17 +253,17 @@ impl<P: Copy + Ord> Catchup<P> {
     }
 }
 
-/// A machine that asks the validators of the newest known epoch, and goes on with what is held.
+/// A machine that asks the validators of an epoch, and goes on with what is held.
 fn download_of(
     key: &PublicKey,
     genesis: &Arc<Genesis>,
-    newest: &EpochInfo,
+    asked: &EpochInfo,
     gathered: Option<&(Manifest, Vec<(u16, u16)>)>,
     out: &mut Vec<download::Effect>,
 ) -> Download {
     let config = download::Config {
-        set: Arc::clone(&newest.set),
-        me: newest.set.by_key(key).unwrap_or(ValidatorIndex::NOBODY),
+        set: Arc::clone(&asked.set),
+        me: asked.set.by_key(key).unwrap_or(ValidatorIndex::NOBODY),
         genesis: Arc::clone(genesis),
     };
     let resume = gathered.map(|(manifest, held)| Resume {

@@ -62,7 +62,7 @@ impl Asking {
     }
 }
 
-/// The connections behind the indices of the newest known epoch.
+/// The connections behind the indices of the epoch that is asked.
 #[derive(Debug)]
 pub(crate) struct Sources<P> {
     epoch: Epoch,

@@ -126,7 +126,7 @@ impl CatchupThread {
             self.clock.now(),
             self.chain.key.clone(),
             Arc::new(self.chain.genesis.clone()),
-            &self.chain.epochs.newest_known(),
+            &self.chain.epochs.newest_with_others(&self.chain.key),
             incoming.resume(),
             &mut effects,
         );
@@ -137,8 +137,8 @@ impl CatchupThread {
             let next = self.inputs.recv_timeout(Duration::from_micros(wait_us));
             let now = self.clock.now();
             // An epoch may have begun, or be known by now.
-            let newest = self.chain.epochs.newest_known();
-            machine.progress(now, self.knowledge(), &newest, &mut effects);
+            let asked = self.chain.epochs.newest_with_others(&self.chain.key);
+            machine.progress(now, self.knowledge(), &asked, &mut effects);
             let (input, _lease) = match next {
                 Ok(CatchupInput::PeerUp(conn)) => {
                     let key = self.peers.key(conn);
@@ -168,6 +168,7 @@ impl CatchupThread {
     fn knowledge(&self) -> Knowledge {
         let executed = Height(self.board.execution.lock().height);
         let current = self.chain.epochs.current().start.epoch;
+        let newest = self.chain.epochs.newest_known().start.epoch;
         let core = self.board.core.lock();
         Knowledge {
             executed,
@@ -175,6 +176,7 @@ impl CatchupThread {
             syncing: core.hotstuff.syncing,
             lacks_batches: core.mempool.fetch_debt_batches > 0,
             current,
+            newest,
         }
     }
 

@@ -129,6 +129,12 @@ impl Epochs {
         Arc::clone(self.known.read().newest_known())
     }
 
+    /// The newest epoch that is known and has validators other than `me`.
+    #[must_use]
+    pub fn newest_with_others(&self, me: &PublicKey) -> Arc<EpochInfo> {
+        Arc::clone(self.known.read().newest_with_others(me))
+    }
+
     /// An epoch with its validators, if it is the current one or among the newest.
     #[must_use]
     pub fn info(&self, epoch: Epoch) -> Option<Arc<EpochInfo>> {

@@ -22,6 +22,7 @@ pub mod network;
 pub mod node;
 pub mod rng;
 pub mod scenario;
+pub mod share;
 pub mod twins;
 pub mod workload;
 pub mod world;

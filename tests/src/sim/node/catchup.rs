@@ -71,10 +71,12 @@ impl Live {
             syncing: hotstuff.syncing,
             lacks_batches: mempool.fetch_debt_batches > 0,
             current: self.info().start.epoch,
+            newest: self.timeline.newest_known().start.epoch,
         };
-        let newest = Arc::clone(self.timeline.newest_known());
+        let me = keys::validator(self.number);
+        let asked = Arc::clone(self.timeline.newest_with_others(me));
         let catchup = self.catchup.as_mut().expect("looked at above");
-        catchup.progress(now, known, &newest, &mut self.catching);
+        catchup.progress(now, known, &asked, &mut self.catching);
         catchup.handle(now, Input::Tick, &mut self.catching);
     }
 

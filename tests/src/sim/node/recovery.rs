@@ -134,9 +134,9 @@ impl Node {
         let mut catching = Vec::new();
         let catchup = (params.history_heights() < HISTORY_HEIGHTS_FLOOR).then(|| {
             let resume = self.disk.files.load(&chain.genesis);
-            let (key, genesis) = (key.clone(), Arc::clone(&chain.genesis));
-            let newest = timeline.newest_known();
-            Catchup::new(now, key, genesis, newest, resume, &mut catching)
+            let genesis = Arc::clone(&chain.genesis);
+            let asked = timeline.newest_with_others(key);
+            Catchup::new(now, key.clone(), genesis, asked, resume, &mut catching)
         });
         let learned = |epoch: Epoch| Some((epoch, Box::new(self.disk.proof(epoch)?.clone())));
         let learned = (info.start.epoch.0..timeline.newest_known().start.epoch.0)
