@@ -3,161 +3,37 @@
 //! `falconet bench cluster` is [`bench_cluster`]. `falconet testnet` puts the same parts together
 //! for a network that lives on: [`Testnet`], [`Running`], [`supply_for`], [`Load`], [`measure`].
 
-use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+mod error;
+mod network;
+mod transactions;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use falconet_crypto::falcon::Scheme;
-use falconet_types::genesis::{ApplicationKind, Params};
-use rustix::fs::FlockOperation;
+use falconet_types::genesis::Params;
 
-use crate::accounts::{AccountsError, accounts_for_rate};
-use crate::cluster::{
-    ClusterError, Exit, Running, StartOptions, Testnet, TestnetError, TestnetSpec, check_roots,
-};
+use crate::cluster::{Exit, Running, StartOptions, Testnet, check_roots};
 use crate::costs::{Costs, Counts};
 use crate::environment::{Environment, NoiseMeter};
-use crate::http::{HttpError, next_nonce};
-use crate::load::{BusyPolicy, LiveSnapshot, Load, LoadError, LoadOutcome, LoadSpec};
-use crate::machine::cache_dir;
+use crate::load::{BusyPolicy, LiveSnapshot, Load, LoadOutcome, LoadSpec};
 use crate::memory::MemoryMeter;
 use crate::process::{ProcessStats, ThreadTimes};
 use crate::progress::{OnProgress, Progress};
 use crate::report::{Byzantine, Report, Subject, Usage};
-use crate::supply::presigned::{FIRST_NONCE, Presigned, PresignedError, TransferPlan};
-use crate::supply::{Supply, opaque};
+use crate::supply::opaque;
+use crate::supply::presigned::FIRST_NONCE;
 use crate::surge::{Surge, SurgeReport};
+
+pub use error::BenchError;
+use network::bench_network;
+use transactions::supply_for_targets;
+pub use transactions::{Amount, LoadKind, LoadSupply, first_nonce, supply_for};
 
 /// How often the display is renewed and the processes are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// How long validators may take to end.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Load accounts of a benchmark, so that most rates share one genesis and its transfers.
-const BENCH_ACCOUNTS: usize = 1_024;
-/// Homes of a load whose validators may change: a multiple of any small number of them.
-const HOMES: usize = 840;
-/// What a load transfer moves.
-const TRANSFER_AMOUNT: u64 = 1;
-
-/// What a load consists of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LoadKind {
-    /// Transfers on a ledger, signed with this scheme.
-    Transfers(Scheme),
-    /// Bytes that are ordered and not executed.
-    Opaque,
-}
-
-impl LoadKind {
-    /// The application that the chain needs.
-    #[must_use]
-    pub fn application(self) -> ApplicationKind {
-        match self {
-            Self::Transfers(_) => ApplicationKind::Ledger,
-            Self::Opaque => ApplicationKind::Opaque,
-        }
-    }
-
-    /// The load that fits a network.
-    #[must_use]
-    pub fn of(testnet: &Testnet) -> Self {
-        match testnet.genesis().application {
-            ApplicationKind::Ledger => Self::Transfers(testnet.scheme()),
-            ApplicationKind::Opaque => Self::Opaque,
-        }
-    }
-}
-
-impl fmt::Display for LoadKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Transfers(scheme) => scheme.fmt(f),
-            Self::Opaque => f.write_str("opaque"),
-        }
-    }
-}
-
-impl FromStr for LoadKind {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "opaque" => Ok(Self::Opaque),
-            _ => name.parse().map(Self::Transfers).map_err(|_| {
-                format!("unknown scheme {name:?}; known are falcon1024, falcon512 and opaque")
-            }),
-        }
-    }
-}
-
-/// Why a benchmark cannot be carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum BenchError {
-    /// The network's files.
-    #[error(transparent)]
-    Testnet(#[from] TestnetError),
-    /// The network's processes.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// The transfers.
-    #[error(transparent)]
-    Presigned(#[from] PresignedError),
-    /// The load accounts.
-    #[error(transparent)]
-    Accounts(#[from] AccountsError),
-    /// The load.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A validator's answers.
-    #[error(transparent)]
-    Http(#[from] HttpError),
-    /// Payloads of a size that does not exist.
-    #[error(
-        "payloads of {0} bytes asked for; choose {min} to {PAYLOAD_BYTES_MAX}",
-        min = opaque::PAYLOAD_BYTES_MIN
-    )]
-    Payload(usize),
-    /// Nobody would be left.
-    #[error("{crash} of {validators} validators are to be killed; leave some")]
-    Crash {
-        /// How many are to be killed.
-        crash: usize,
-        /// Of how many.
-        validators: usize,
-    },
-    /// Nobody would be left.
-    #[error("{byzantine} of {validators} validators are to be Byzantine; leave some")]
-    Byzantine {
-        /// How many are to be Byzantine.
-        byzantine: usize,
-        /// Of how many.
-        validators: usize,
-    },
-    /// Nothing would be measured.
-    #[error("a rate of 0 or a duration of 0 measures nothing; give --rate and --duration")]
-    Nothing,
-    /// The directory is in use.
-    #[error("{} is used by another benchmark right now; wait for it, or give --dir", .0.display())]
-    InUse(PathBuf),
-    /// The directory holds something else.
-    #[error("{} holds a network of another kind; give an empty --dir, or none", .0.display())]
-    OtherNetwork(PathBuf),
-    /// The system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
 /// Largest opaque payload: what validators accept.
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 10;
 
@@ -361,120 +237,6 @@ pub fn bench_cluster(
     Ok(measured)
 }
 
-/// Transactions for a load, and how large they are.
-pub struct LoadSupply {
-    /// The transactions.
-    pub supply: Box<dyn Supply>,
-    /// Bytes of one.
-    pub transaction_bytes: usize,
-}
-
-/// How many transactions a load needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Amount {
-    /// So many, all signed before the load begins.
-    Exactly(u64),
-    /// So many signed before the load begins, and more while it runs, as fast as one thread of
-    /// low priority signs.
-    AtLeast(u64),
-}
-
-impl From<u64> for Amount {
-    fn from(count: u64) -> Self {
-        Self::AtLeast(count)
-    }
-}
-
-/// The transactions for a load on a network: for a ledger, transfers that are signed before this
-/// returns, or found on disk; for an opaque chain, payloads without end.
-///
-/// `first_nonce` is [`FIRST_NONCE`] on a chain at genesis, and what [`first_nonce`] says on one
-/// that has run before.
-pub fn supply_for(
-    testnet: &Testnet,
-    first_nonce: u64,
-    amount: impl Into<Amount>,
-    payload_bytes: usize,
-    progress: OnProgress<'_>,
-) -> Result<LoadSupply, BenchError> {
-    // Where validators come and go, homes are spread over however many there are then.
-    let targets = match testnet.genesis().params.epoch_heights {
-        0 => testnet.targets().len(),
-        _ => HOMES,
-    };
-    supply_for_targets(
-        testnet,
-        targets,
-        first_nonce,
-        amount,
-        payload_bytes,
-        progress,
-    )
-}
-
-/// The same for the first so many validators only.
-fn supply_for_targets(
-    testnet: &Testnet,
-    targets: usize,
-    first_nonce: u64,
-    amount: impl Into<Amount>,
-    payload_bytes: usize,
-    progress: OnProgress<'_>,
-) -> Result<LoadSupply, BenchError> {
-    match LoadKind::of(testnet) {
-        LoadKind::Transfers(_) => {
-            let accounts = Arc::new(testnet.load_accounts(progress)?);
-            let plan = TransferPlan {
-                chain_id: testnet.chain_id(),
-                fee: testnet.genesis().params.fee_min,
-                amount: TRANSFER_AMOUNT,
-                targets,
-                first_nonce,
-                dir: testnet.load_dir(),
-            };
-            let presigned = Presigned::new(accounts, plan);
-            let (count, limit) = match amount.into() {
-                Amount::Exactly(count) => (count, Some(count)),
-                Amount::AtLeast(count) => (count, None),
-            };
-            presigned.prepare(count, progress)?;
-            let transaction_bytes = presigned.transaction_bytes();
-            Ok(LoadSupply {
-                supply: Box::new(presigned.supply(limit)?),
-                transaction_bytes,
-            })
-        }
-        LoadKind::Opaque => {
-            // Distinguishes the payloads of runs on one chain.
-            let run = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_nanos();
-            let supply = opaque::supply(payload_bytes, targets, run as u64)
-                .map_err(PresignedError::Thread)?;
-            Ok(LoadSupply {
-                supply: Box::new(supply),
-                transaction_bytes: payload_bytes,
-            })
-        }
-    }
-}
-
-/// The first nonce for a load on a network that runs, which may have run before.
-pub fn first_nonce(
-    testnet: &Testnet,
-    running: &Running,
-    progress: OnProgress<'_>,
-) -> Result<u64, BenchError> {
-    match LoadKind::of(testnet) {
-        LoadKind::Opaque => Ok(FIRST_NONCE),
-        LoadKind::Transfers(_) => {
-            let accounts = testnet.load_accounts(progress)?;
-            Ok(next_nonce(&running.nodes()[0], &accounts)?)
-        }
-    }
-}
-
 /// What is wrong with the last validators while a load runs.
 #[derive(Debug, Clone, Default)]
 struct Faults {
@@ -614,141 +376,20 @@ fn measure_with(
     ))
 }
 
-/// The network of a benchmark: made, or reused with its data wiped and on free ports. The file
-/// keeps other benchmarks away while it is open.
-fn bench_network(
-    spec: &ClusterBench,
-    progress: OnProgress<'_>,
-) -> Result<(Testnet, File), BenchError> {
-    let accounts = accounts_for_rate(spec.rate_max()).max(BENCH_ACCOUNTS);
-    let wanted = TestnetSpec {
-        validators: spec.validators,
-        scheme: match spec.load {
-            LoadKind::Transfers(scheme) => scheme,
-            LoadKind::Opaque => Scheme::Falcon1024,
-        },
-        application: spec.load.application(),
-        params: spec.params.clone(),
-        accounts,
-        base_port: None,
-        ..TestnetSpec::new("bench")
-    };
-    let dir = spec.dir.clone().unwrap_or_else(|| {
-        let name = match spec.load {
-            LoadKind::Transfers(scheme) => format!("{}-{scheme}-{accounts}", spec.validators),
-            LoadKind::Opaque => format!("{}-opaque", spec.validators),
-        };
-        let changes = spec.params.changes().into_iter();
-        let name = changes.fold(name, |name, change| format!("{name}-{change}"));
-        cache_dir().join("bench").join(name)
-    });
-    let lock = lock(&dir)?;
-    if Testnet::exists(&dir) {
-        match Testnet::open(&dir) {
-            Ok(mut testnet) if fits(&testnet, &wanted) => {
-                testnet.wipe_data()?;
-                testnet.assign_ports(None)?;
-                return Ok((testnet, lock));
-            }
-            _ if spec.dir.is_some() => return Err(BenchError::OtherNetwork(dir)),
-            // The cache is ours: another version, or a broken creation, left this behind.
-            _ => {
-                let text = format!("{} is of another version; it is made again", dir.display());
-                progress(Progress::Note(&text));
-                remove(&dir)?;
-            }
-        }
-    } else if spec.dir.is_none() && dir.exists() {
-        remove(&dir)?;
-    }
-    Ok((Testnet::create(&dir, &wanted, progress)?, lock))
-}
-
-fn fits(testnet: &Testnet, wanted: &TestnetSpec) -> bool {
-    let genesis = testnet.genesis();
-    genesis.validators.len() == wanted.validators
-        && genesis.application == wanted.application
-        && genesis.params == wanted.params
-        && (wanted.application == ApplicationKind::Opaque
-            || (testnet.scheme() == wanted.scheme && testnet.accounts() == wanted.accounts))
-}
-
-/// Takes the lock of a directory: a file beside it, so that the directory itself can be empty.
-fn lock(dir: &Path) -> Result<File, BenchError> {
-    let mut name = dir.file_name().unwrap_or_default().to_owned();
-    name.push(".lock");
-    let path = dir.with_file_name(name);
-    let error = |source| BenchError::Io {
-        action: "lock",
-        path: path.clone(),
-        source,
-    };
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(error)?;
-    }
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(error)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(BenchError::InUse(dir.to_owned())),
-        Err(errno) => Err(error(errno.into())),
-    }
-}
-
-fn remove(dir: &Path) -> Result<(), BenchError> {
-    fs::remove_dir_all(dir).map_err(|source| BenchError::Io {
-        action: "remove",
-        path: dir.to_owned(),
-        source,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::progress::silent;
 
-    fn opaque_bench(dir: &Path) -> ClusterBench {
+    pub(super) fn opaque_bench(dir: &Path) -> ClusterBench {
         ClusterBench {
             validators: 1,
             load: LoadKind::Opaque,
             dir: Some(dir.to_owned()),
             ..ClusterBench::new("/nonexistent/falconet")
         }
-    }
-
-    #[test]
-    fn kinds_of_load_have_names() {
-        for name in ["falcon1024", "falcon512", "opaque"] {
-            assert_eq!(name.parse::<LoadKind>().unwrap().to_string(), name);
-        }
-        assert!("rsa".parse::<LoadKind>().unwrap_err().contains("falcon512"));
-    }
-
-    #[test]
-    fn a_network_is_reused_with_its_genesis_and_without_its_data() {
-        let temp = tempfile::tempdir().unwrap();
-        let spec = opaque_bench(&temp.path().join("net"));
-        let (first, lock) = bench_network(&spec, &silent).unwrap();
-        let data = &first.validators()[0].data;
-        fs::create_dir(data).unwrap();
-        let busy = bench_network(&spec, &silent).unwrap_err();
-        assert!(matches!(busy, BenchError::InUse(_)), "{busy}");
-        drop(lock);
-        let (second, lock) = bench_network(&spec, &silent).unwrap();
-        assert_eq!(second.chain_id(), first.chain_id());
-        assert!(!data.exists());
-        drop(lock);
-        let other = ClusterBench {
-            validators: 2,
-            ..spec
-        };
-        let error = bench_network(&other, &silent).unwrap_err();
-        assert!(matches!(error, BenchError::OtherNetwork(_)), "{error}");
     }
 
     #[test]

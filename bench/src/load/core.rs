@@ -17,13 +17,14 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use bytes::Bytes;
-use falconet_client::{Credit, Filling, LOOK_INTERVAL, Offer, Patience};
+use falconet_client::{Credit, LOOK_INTERVAL, Offer, Patience};
 use falconet_types::TxId;
 use falconet_types::message::Admission;
 use falconet_types::receipt::{Outcome, Receipt};
 use hdrhistogram::Histogram;
 
 use super::BusyPolicy;
+use super::frames::{Frame, OpenFrames};
 use super::live::LiveSnapshot;
 use super::nanos;
 use super::outcome::{
@@ -57,16 +58,6 @@ pub(super) struct Settings {
     pub(super) links: usize,
     /// When more is offered: from and to.
     pub(super) surge_ns: Option<(u64, u64)>,
-}
-
-/// Transactions to send to one validator at once.
-#[derive(Debug)]
-pub(super) struct Frame {
-    pub(super) link: usize,
-    pub(super) tag: u64,
-    pub(super) txs: Vec<Bytes>,
-    ids: Vec<TxId>,
-    filling: Filling,
 }
 
 /// A transaction without a final answer.
@@ -682,50 +673,6 @@ impl Core {
             self.hlog.push_back(entry);
             self.intervals.push_back(interval);
         }
-    }
-}
-
-/// The frames of one turn, at most one of them open for each validator.
-struct OpenFrames {
-    open: Vec<Option<Frame>>,
-    full: Vec<Frame>,
-}
-
-impl OpenFrames {
-    fn new(links: usize) -> Self {
-        Self {
-            open: (0..links).map(|_| None).collect(),
-            full: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, link: usize, id: TxId, bytes: Bytes, next_tag: &mut u64) {
-        let slot = &mut self.open[link];
-        if slot
-            .as_mut()
-            .is_none_or(|frame| !frame.filling.add(bytes.len()))
-        {
-            self.full.extend(slot.take());
-            let mut filling = Filling::default();
-            assert!(filling.add(bytes.len()), "a transaction fits a frame");
-            let tag = *next_tag;
-            *next_tag += 1;
-            *slot = Some(Frame {
-                link,
-                tag,
-                txs: Vec::new(),
-                ids: Vec::new(),
-                filling,
-            });
-        }
-        let frame = slot.as_mut().expect("set above");
-        frame.txs.push(bytes);
-        frame.ids.push(id);
-    }
-
-    fn finish(mut self) -> Vec<Frame> {
-        self.full.extend(self.open.into_iter().flatten());
-        self.full
     }
 }
 

@@ -19,6 +19,7 @@
 //! have in time, are counted, and the outcome says that the generator was behind.
 
 mod core;
+mod frames;
 mod live;
 mod outcome;
 
