@@ -11,8 +11,10 @@ FEATURES ?= peers sim
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BUILT := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/falconet
-# nextest runs many test binaries at a time; plain cargo does as well.
+# nextest runs many test binaries at a time and ends and names a test that hangs; plain cargo does
+# as well.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+RUN_TESTS := $(CARGO) $(if $(NEXTEST),nextest run,test) --locked
 
 .DEFAULT_GOAL := help
 .PHONY: help packages build testnet test lint deny fmt docs bpf bpf-check bench bench-crypto sim deb container clean
@@ -31,25 +33,25 @@ testnet: build ## Run four validators on this machine, with load (ARGS="--for 30
 
 test: packages ## Run every test
 ifeq ($(NEXTEST),yes)
-	$(CARGO) nextest run --locked --workspace --no-fail-fast
+	$(RUN_TESTS) --workspace --no-fail-fast
 	$(CARGO) test --locked --workspace --doc
 else
-	$(CARGO) test --locked --workspace --no-fail-fast
+	$(RUN_TESTS) --workspace --no-fail-fast
 endif
 	@$(MAKE) --no-print-directory test-byzantine
 	@$(MAKE) --no-print-directory test-trace
 
 .PHONY: test-byzantine
 test-byzantine: ## Networks of real processes, one of which is a Byzantine actor
-	$(CARGO) test --locked -p falconet --features danger-byzantine --test processes byzantine
+	$(RUN_TESTS) -p falconet --features danger-byzantine --test processes byzantine
 
 .PHONY: test-features
 test-features: ## Lint and test what is built only on request: peers of the benchmarks, OpenTelemetry
 	$(CARGO) clippy --locked -p falconet -p falconet-bench -p falconet-validator --all-targets \
 		--features falconet/peers,falconet/otel,falconet-bench/peers,falconet-validator/otel -- -D warnings
-	$(CARGO) test --locked -p falconet-bench --features peers
-	$(CARGO) test --locked -p falconet-validator --features otel --lib otel
-	$(CARGO) test --locked -p falconet --features otel --test processes otel
+	$(RUN_TESTS) -p falconet-bench --features peers
+	$(RUN_TESTS) -p falconet-validator --features otel --lib otel
+	$(RUN_TESTS) -p falconet --features otel --test processes otel
 
 # A workspace of its own: it links libbpf, for which the validator has no use.
 TRACE_MISSING := $(shell pkg-config --exists libelf zlib 2>/dev/null || echo yes)
