@@ -534,6 +534,9 @@ impl Endpoint {
         conn.check_path(now, &self.core);
         while let Some(event) = conn.quic.poll() {
             match event {
+                // It was ended after these packets came and before its turn: its time was up, or
+                // this endpoint stops. What QUIC found in them does not begin it again.
+                _ if conn.state == State::Closed => {}
                 QuicEvent::Connected => self.on_handshake_done(now, conn)?,
                 QuicEvent::ConnectionLost { reason } => self.on_lost(now, conn, reason),
                 QuicEvent::Stream(event) => conn.on_stream_event(now, event)?,

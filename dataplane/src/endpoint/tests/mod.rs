@@ -4,6 +4,7 @@
 //! seed differ in bytes, not in what the network does.
 
 mod datagrams;
+mod endings;
 mod exchange;
 mod flood;
 mod hostile;
