@@ -149,6 +149,9 @@ impl Credit {
         *self = Self::new();
     }
 
+    /// # Panics
+    ///
+    /// If more leave than were offered: the caller counts wrong.
     fn leave(&mut self, count: usize) {
         let left = self.under_way.checked_sub(count as u64);
         self.under_way = left.expect("what leaves was offered");

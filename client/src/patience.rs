@@ -4,9 +4,9 @@
 //! But every submission is answered at the door at once, so silence shows much earlier: a validator
 //! that has left a submission unanswered *and* has said nothing else at all for longer than its
 //! silences take is passed over, until it is heard of again. How long that is follows the longest
-//! silence of late that ended well: a busy machine that lets a validator stand still for half a second
-//! does so again. (A smoothed mean, as for TCP's timer, forgets that within milliseconds, since there are
-//! hundreds of answers a second.)
+//! silence of late that ended well: a busy machine that lets a validator stand still for half a
+//! second does so again. (A smoothed mean, as for TCP's timer, forgets that within milliseconds,
+//! since there are hundreds of answers a second.)
 //!
 //! Times are durations since a start of the caller's choice; nothing here reads a clock.
 
@@ -79,10 +79,14 @@ impl Patience {
         self.open.remove(&tag);
     }
 
-    /// A submission was answered at the door. Earlier ones are not waited for any more.
+    /// A submission was answered at the door. Earlier ones are not waited for any more. The tag is
+    /// the validator's word: one that nothing is waiting for says only that it is alive.
     pub fn answered(&mut self, now: Duration, tag: u64) {
         self.heard(now);
-        self.open = self.open.split_off(&(tag + 1));
+        if self.open.contains_key(&tag) {
+            self.open = self.open.split_off(&tag);
+            self.open.remove(&tag);
+        }
     }
 
     /// The validator said something.
@@ -232,6 +236,16 @@ mod tests {
         patience.submitted(now + MS, 12);
         patience.lost();
         assert!(!patience.is_waiting());
+    }
+
+    #[test]
+    fn an_answer_to_what_nobody_asked_answers_nothing() {
+        let (mut patience, now) = answering(|_| 2 * MS, 10);
+        patience.submitted(now, 10);
+        for tag in [9, 11, u64::MAX] {
+            patience.answered(now, tag);
+            assert!(patience.is_waiting(), "{tag}");
+        }
     }
 
     #[test]

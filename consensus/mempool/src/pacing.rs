@@ -15,10 +15,11 @@
 //! interval  = least + (longest − least) × load
 //! ```
 //!
-//! with the rate in bytes a second as a [`Meter`] sees it, and `crowd` 1 for up to four validators. An idle node so waits for nothing, one
-//! that is busy makes batches and blocks that are worth it, and there is no threshold in between
-//! at which latency jumps. What is worth it are 2 MiB for a block: some 1,500 transfers, beside
-//! whose verification and execution the signatures of a round are a tenth.
+//! with the rate in bytes a second as a [`Meter`] sees it, and `crowd` 1 for up to four validators.
+//! An idle node so waits for nothing, one that is busy makes batches and blocks that are worth it,
+//! and there is no threshold in between at which latency jumps. What is worth it are 2 MiB for a
+//! block: some 1,500 transfers, beside whose verification and execution the signatures of a round
+//! are a tenth.
 //!
 //! **Many validators.** Each makes batches and votes, and each handles those of all others, which
 //! costs about an eighth of an own one. What an interval costs a node so grows with the number of
@@ -28,13 +29,14 @@
 //! crowd(n) = (8 + n − 1) / (8 + 4 − 1)          at least 1
 //! ```
 //!
-//! while the payload that comes together in it, in all lanes, does not. So above four validators the
-//! longest intervals are `crowd(n)` times as long; and a batch is worth its costs when all lanes
-//! together have as much as four lanes would need, because what counts is how much payload each
-//! node gets for all the batches that it handles. At n = 13 intervals grow to 1.8 times those of n = 4.
+//! while the payload that comes together in it, in all lanes, does not. So above four validators
+//! the longest intervals are `crowd(n)` times as long; and a batch is worth its costs when all
+//! lanes together have as much as four lanes would need, because what counts is how much payload
+//! each node gets for all the batches that it handles. At n = 13 intervals grow to 1.8 times those
+//! of n = 4.
 //!
-//! Watermarks grow with n² too. They carry the same whatever the rate is, so on a busy machine their
-//! interval stretches by n / 4, whatever the load.
+//! Watermarks grow with n² too. They carry the same whatever the rate is, so on a busy machine
+//! their interval stretches by n / 4, whatever the load.
 //!
 //! A machine with time to spare may as well sign: the load counts in proportion to how busy the
 //! machine is, from nothing at [`BUSY_FROM`] to all of it at [`BUSY_TO`]. The feedback is negative

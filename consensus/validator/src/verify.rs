@@ -390,11 +390,12 @@ impl VerifyWorker {
         Ok(())
     }
 
-    /// Signatures to check in a batch that is not known yet, at most.
+    /// Signatures to check for a batch that is not known yet, at most: its owner's and, unless
+    /// payloads are opaque, its transactions'.
     fn jobs_in(&self, batch: &Batch) -> usize {
         match self.door.is_opaque() {
-            true => 0,
-            false => batch.header().tx_count as usize,
+            true => 1,
+            false => 1 + batch.header().tx_count as usize,
         }
     }
 
