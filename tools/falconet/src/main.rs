@@ -6,6 +6,7 @@
 mod commands;
 mod http;
 mod output;
+mod panics;
 mod parent;
 mod signals;
 

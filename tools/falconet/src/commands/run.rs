@@ -7,7 +7,7 @@ use falconet_validator::byzantine::Danger;
 use falconet_validator::config::Config;
 use falconet_validator::{Node, run_as};
 
-use crate::{output, parent};
+use crate::{output, panics, parent};
 
 /// Run a validator until it is told to stop
 #[derive(Debug, clap::Args)]
@@ -30,6 +30,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        panics::end_the_process();
         parent::follow()?;
         let config = Config::load(&self.config)?;
         run_as(&config, &self.config, self.danger(), announce)?;
