@@ -15,7 +15,7 @@ use quinn_proto::{
 
 use crate::{
     counting::allocations,
-    exchange::{Cost, Load, MEASURED, WARM_UP, key},
+    exchange::{Cost, Load, MEASURED, Spent, WARM_UP, key},
 };
 
 /// Bare quinn-proto, in memory and in virtual time, with buffers used again.
@@ -26,7 +26,7 @@ struct Bare {
     transmit: Vec<u8>,
     /// Where received datagrams are cut from.
     slab: BytesMut,
-    cost: Cost,
+    cost: Spent,
     /// The stream that asks for more, and that of small frames.
     long_lived: Option<StreamId>,
     received: usize,
@@ -44,7 +44,7 @@ impl Bare {
             addr: addr.parse().unwrap(),
             transmit: Vec::with_capacity(SLAB_BYTES),
             slab: BytesMut::with_capacity(SLAB_BYTES),
-            cost: Cost::default(),
+            cost: Spent::default(),
             long_lived: None,
             received: 0,
         }
@@ -254,7 +254,7 @@ pub fn baseline(load: Load) -> (Cost, Cost) {
     };
     let piece = Bytes::from(vec![5; piece]);
     let more = Bytes::from_static(b"header..more");
-    let mut from = [Cost::default(); 2];
+    let mut from = [Spent::default(); 2];
     for window in 0..WARM_UP + MEASURED {
         if window == WARM_UP {
             from = [client.cost, server.cost];
@@ -269,9 +269,10 @@ pub fn baseline(load: Load) -> (Cost, Cost) {
             client.received == more.len()
         });
     }
-    let spent = |side: &Bare, from: Cost| Cost {
-        allocations: side.cost.allocations - from.allocations,
-        datagrams: side.cost.datagrams - from.datagrams,
+    let windows = MEASURED as f64;
+    let spent = |side: &Bare, from: Spent| Cost {
+        allocations: (side.cost.allocations - from.allocations) as f64 / windows,
+        datagrams: (side.cost.datagrams - from.datagrams) as f64 / windows,
     };
     (spent(&client, from[0]), spent(&server, from[1]))
 }

@@ -38,44 +38,65 @@ pub const SMALL: Load = Load {
 pub const WARM_UP: usize = 150;
 pub const MEASURED: usize = 300;
 
-/// What moving a load cost one side.
+/// What a side has spent so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cost {
+pub struct Spent {
     pub allocations: u64,
     pub datagrams: u64,
 }
 
-impl Cost {
-    pub fn of_window(self) -> f64 {
-        self.allocations as f64 / MEASURED as f64
-    }
+/// What a window cost one side.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    pub allocations: f64,
+    pub datagrams: f64,
+}
 
+impl Cost {
     pub fn of_datagram(self) -> f64 {
-        self.allocations as f64 / self.datagrams as f64
+        self.allocations / self.datagrams
     }
 }
 
-/// Takes the difference between the end of the warm-up and the end.
-#[derive(Default)]
+/// Notes what each window after the warm-up costs.
 struct Meter {
     windows: usize,
-    from: Cost,
+    last: Spent,
+    costs: Vec<Spent>,
 }
 
 impl Meter {
-    /// A window is over; the cost of the measured ones when those are.
+    fn new() -> Self {
+        Self {
+            windows: 0,
+            last: Spent::default(),
+            costs: Vec::with_capacity(MEASURED),
+        }
+    }
+
+    /// A window is over; the cost of the middle one when all have been measured. Not the mean:
+    /// where the machine stands still packets are lost, and QUIC gathers what came too early.
     fn window(&mut self, datagrams: u64) -> Option<Cost> {
         self.windows += 1;
-        let now = Cost {
+        let now = Spent {
             allocations: allocations(),
             datagrams,
         };
-        if self.windows == WARM_UP {
-            self.from = now;
+        let last = std::mem::replace(&mut self.last, now);
+        if self.windows > WARM_UP && self.windows <= WARM_UP + MEASURED {
+            self.costs.push(Spent {
+                allocations: now.allocations - last.allocations,
+                datagrams: now.datagrams - last.datagrams,
+            });
         }
-        (self.windows == WARM_UP + MEASURED).then(|| Cost {
-            allocations: now.allocations - self.from.allocations,
-            datagrams: now.datagrams - self.from.datagrams,
+        if self.windows != WARM_UP + MEASURED {
+            return None;
+        }
+        self.costs.sort_unstable_by_key(|cost| cost.allocations);
+        let middle = self.costs[MEASURED / 2];
+        Some(Cost {
+            allocations: middle.allocations as f64,
+            datagrams: middle.datagrams as f64,
         })
     }
 }
@@ -106,7 +127,7 @@ pub fn exchange(load: Load) -> (Cost, Cost, StatsSnapshot) {
     };
 
     let receiver = {
-        let state = Mutex::new((0, Meter::default()));
+        let state = Mutex::new((0, Meter::new()));
         let results = results.clone();
         Stoq::bind_with_handler(config(1), move |stoq: &StoqHandle, event: Event| {
             let Event::Frame {
@@ -134,7 +155,7 @@ pub fn exchange(load: Load) -> (Cost, Cost, StatsSnapshot) {
         .unwrap()
     };
     let sender = {
-        let meter = Mutex::new(Meter::default());
+        let meter = Mutex::new(Meter::new());
         let payload = Bytes::from(vec![5; load.frame_bytes]);
         let window = move |stoq: &StoqHandle, conn: ConnId| {
             for _ in 0..load.frames {
