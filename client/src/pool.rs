@@ -39,6 +39,9 @@ const RECEIPT_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_OFFERS_MAX: u32 = 4;
 /// Refusals for lack of room after which another validator is asked.
 const BUSY_AT_ONE_MAX: u32 = 3;
+/// Events that are taken in before the time is looked at again: a validator that never stops talking
+/// does not keep a caller beyond its deadline.
+const EVENTS_AT_ONCE_MAX: usize = 1_024;
 /// Shortest wait before a transaction is offered again.
 const RETRY_MIN: Duration = Duration::from_millis(5);
 /// Wait before a proof that was not there is asked for again: some blocks have to follow.
@@ -189,7 +192,10 @@ impl Pool {
                 self.epoch_heard(link, &event)?;
                 self.heard(txs, &mut work, link, event);
             }
-            while let Some((link, event)) = self.hub.poll(None)? {
+            for _ in 0..EVENTS_AT_ONCE_MAX {
+                let Some((link, event)) = self.hub.poll(None)? else {
+                    break;
+                };
                 self.epoch_heard(link, &event)?;
                 self.heard(txs, &mut work, link, event);
             }

@@ -188,14 +188,12 @@ mod tests {
     use std::convert::Infallible;
     use std::sync::Arc;
 
+    use falconet_types::Round;
     use falconet_types::block::{Executed, Header, HeaderKind, LaneTip};
-    use falconet_types::genesis::{
-        ApplicationKind, Genesis, GenesisValidator, Params, StakeParams,
-    };
     use falconet_types::validators::ValidatorSet;
-    use falconet_types::{KeyPair, Round, Scheme};
 
     use super::*;
+    use crate::fixtures::{genesis, key};
 
     /// The last block of epoch 0, and batches of it.
     struct Memory {
@@ -235,10 +233,6 @@ mod tests {
         }
     }
 
-    fn key(number: u8) -> KeyPair {
-        KeyPair::from_seed(Scheme::Falcon512, &[number; 32])
-    }
-
     fn tx(name: u8) -> Bytes {
         Bytes::from(vec![name; 120])
     }
@@ -246,23 +240,7 @@ mod tests {
     /// Epoch 0 of keys 0 and 1, epoch 1, from height 10 on, of keys 0, 2, 3 and 4. In lane 0
     /// transaction 1 was committed, 2 and 3 were not; in lane 1 transaction 4 was not.
     fn history() -> (Timeline, Memory) {
-        let genesis = Genesis {
-            name: "test".into(),
-            time_ms: 1_000,
-            application: ApplicationKind::Ledger,
-            params: Params::default(),
-            validators: (0..2)
-                .map(|n| GenesisValidator {
-                    name: format!("v{n}"),
-                    key: key(n).public().clone(),
-                    weight: 1,
-                    owner: None,
-                    address: None,
-                })
-                .collect(),
-            stake: StakeParams::default(),
-            accounts: Vec::new(),
-        };
+        let genesis = genesis(&[0, 1]);
         let chain = genesis.chain_id();
         let first = EpochInfo::genesis(&genesis).expect("a valid set");
         let seal = |lane: u8, tip, txs: &[Bytes]| {

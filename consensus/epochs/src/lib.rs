@@ -18,6 +18,8 @@
 
 pub mod chronicle;
 pub mod ending;
+#[cfg(test)]
+mod fixtures;
 pub mod handover;
 pub mod reporter;
 pub mod timeline;

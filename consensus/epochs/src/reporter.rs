@@ -254,42 +254,40 @@ pub fn provable(evidence: falconet_hotstuff::Evidence) -> Option<Evidence> {
 #[cfg(test)]
 mod tests {
     use falconet_ledger::{Application, Block, Ledger, Verdicts};
-    use falconet_types::KeyPair;
     use falconet_types::batch::Batch;
     use falconet_types::block::LaneTip;
     use falconet_types::certificate::Vote;
-    use falconet_types::genesis::{
-        ApplicationKind, Genesis, GenesisAccount, GenesisValidator, Params, StakeParams,
-    };
+    use falconet_types::genesis::{Genesis, GenesisAccount, Params};
     use falconet_types::receipt::Outcome;
     use falconet_types::{Epoch, Height, Round};
 
     use super::*;
-
-    fn key(number: u8) -> KeyPair {
-        KeyPair::from_seed(Scheme::Falcon512, &[number; 32])
-    }
+    use crate::fixtures::{self, key};
 
     fn genesis(epoch_heights: u64) -> Genesis {
         Genesis {
-            name: "test".into(),
-            time_ms: 1_000,
-            application: ApplicationKind::Ledger,
             params: Params {
                 epoch_heights,
                 ..Params::default()
             },
-            validators: (0..2)
-                .map(|n| GenesisValidator {
-                    name: format!("v{n}"),
-                    key: key(n).public().clone(),
-                    weight: 1,
-                    owner: None,
-                    address: None,
-                })
-                .collect(),
-            stake: StakeParams::default(),
-            accounts: Vec::new(),
+            ..fixtures::genesis(&[0, 1])
+        }
+    }
+
+    /// Executes a block of these transactions; all must be good.
+    fn execute(ledger: &mut Ledger, txs: &[Bytes], chain: ChainId) {
+        let lane = ValidatorIndex(0);
+        let batch = Batch::seal(Epoch::ZERO, lane, LaneTip::default(), txs, chain, &key(0));
+        let result = ledger.execute(&Block {
+            height: Height(1),
+            epoch: Epoch::ZERO,
+            ends_epoch: false,
+            time_ms: 2_000,
+            batches: &[(batch.clone(), Verdicts::unknown(&batch))],
+        });
+        assert_eq!(result.receipts.len(), txs.len());
+        for receipt in result.receipts {
+            assert_eq!(receipt.outcome, Outcome::Executed);
         }
     }
 
@@ -334,16 +332,7 @@ mod tests {
         );
 
         let txs: Vec<_> = again.iter().map(|tx| tx.bytes().clone()).collect();
-        let lane = ValidatorIndex(0);
-        let batch = Batch::seal(Epoch::ZERO, lane, LaneTip::default(), &txs, chain, &key(0));
-        let result = ledger.execute(&Block {
-            height: Height(1),
-            epoch: Epoch::ZERO,
-            ends_epoch: false,
-            time_ms: 2_000,
-            batches: &[(batch.clone(), Verdicts::unknown(&batch))],
-        });
-        assert_eq!(result.receipts[0].outcome, Outcome::Executed);
+        execute(&mut ledger, &txs, chain);
         assert_eq!(reporter.take_settled(), []);
         assert!(reporter.due(at(20)).is_empty());
         assert_eq!(reporter.offenders(Epoch(0)), [ValidatorIndex(1)]);
@@ -419,23 +408,7 @@ mod tests {
         assert_eq!(second[0], orphans[ORPHANS_PER_TURN]);
         assert_eq!(second[1..], orphans[..ORPHANS_PER_TURN - 2]);
 
-        let lane = ValidatorIndex(0);
-        let tip = LaneTip::default();
-        let batch = Batch::seal(Epoch::ZERO, lane, tip, &orphans, chain, &key(0));
-        let result = ledger.execute(&Block {
-            height: Height(1),
-            epoch: Epoch::ZERO,
-            ends_epoch: false,
-            time_ms: 2_000,
-            batches: &[(batch.clone(), Verdicts::unknown(&batch))],
-        });
-        let executed = |receipt: &falconet_types::receipt::Receipt| receipt.outcome;
-        assert!(
-            result
-                .receipts
-                .iter()
-                .all(|r| executed(r) == Outcome::Executed)
-        );
+        execute(&mut ledger, &orphans, chain);
         for turn in 3..=4 {
             assert!(
                 reporter.orphans_due(now(turn), 2).1.is_empty(),

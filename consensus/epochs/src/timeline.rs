@@ -172,39 +172,17 @@ impl Timeline {
 
 #[cfg(test)]
 mod tests {
-    use falconet_types::genesis::{ApplicationKind, Genesis, GenesisValidator, StakeParams};
-    use falconet_types::{Digest, KeyPair, Scheme};
+    use falconet_types::Digest;
 
     use super::*;
-
-    fn key(seed: u8) -> PublicKey {
-        KeyPair::from_seed(Scheme::Falcon512, &[seed; 32])
-            .public()
-            .clone()
-    }
+    use crate::fixtures::{self, key};
 
     fn genesis() -> EpochInfo {
         genesis_of(&[1])
     }
 
-    fn genesis_of(seeds: &[u8]) -> EpochInfo {
-        let validator = |seed: &u8| GenesisValidator {
-            name: format!("v{seed}"),
-            key: key(*seed),
-            weight: 1,
-            owner: None,
-            address: None,
-        };
-        let genesis = Genesis {
-            name: "test".into(),
-            time_ms: 1,
-            application: ApplicationKind::Opaque,
-            params: Params::default(),
-            validators: seeds.iter().map(validator).collect(),
-            stake: StakeParams::default(),
-            accounts: Vec::new(),
-        };
-        EpochInfo::genesis(&genesis).unwrap()
+    fn genesis_of(validators: &[u8]) -> EpochInfo {
+        EpochInfo::genesis(&fixtures::genesis(validators)).unwrap()
     }
 
     /// The epoch after `info`, ten heights later.
@@ -245,10 +223,13 @@ mod tests {
             ..after(&first, 2)
         };
         timeline.learn(alone);
-        let asked = |seed| timeline.newest_with_others(&key(seed)).start.epoch;
+        let asked = |seed| timeline.newest_with_others(key(seed).public()).start.epoch;
         assert_eq!((asked(1), asked(2)), (Epoch(0), Epoch(1)));
         let only = Timeline::new(genesis());
-        assert_eq!(only.newest_with_others(&key(1)).start.epoch, Epoch(0));
+        assert_eq!(
+            only.newest_with_others(key(1).public()).start.epoch,
+            Epoch(0)
+        );
     }
 
     #[test]

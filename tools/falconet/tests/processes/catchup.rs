@@ -116,20 +116,28 @@ fn same_state(network: &Network, url: &str) {
     assert!(mine["state_commitment"].is_string());
 }
 
+/// Kills validator 3 until the others have pruned what it misses, starts it again, lets `then` do
+/// something, and waits until it is past the gap, which it never fills.
+fn sleep_through_pruning<T>(network: &mut Network, then: impl FnOnce(&Network) -> T) -> T {
+    wait_for("some blocks", || (executed(network, 3) > 50).then_some(()));
+    let left = executed(network, 3);
+    network.kill(3);
+    until_forgotten(network, left + 20);
+    network.start(3);
+    let done = then(network);
+    wait_for("validator 3 to be past the gap", || {
+        (executed(network, 3) > left + 1_024).then_some(())
+    });
+    let (status, _) = network.get(3, &format!("/v1/blocks/{}", left + 20));
+    assert_eq!(status, 404, "it never had what it missed");
+    done
+}
+
 #[test]
 fn a_validator_that_was_away_for_longer_than_history_comes_back_by_snapshot_and_signs() {
     let mut network = short_history(4);
     under_load(&mut network, |network| {
-        wait_for("some blocks", || (executed(network, 3) > 50).then_some(()));
-        let left = executed(network, 3);
-        network.kill(3);
-        until_forgotten(network, left + 20);
-        network.start(3);
-        wait_for("validator 3 to be past the gap", || {
-            (executed(network, 3) > left + 1_024).then_some(())
-        });
-        let (status, _) = network.get(3, &format!("/v1/blocks/{}", left + 20));
-        assert_eq!(status, 404, "it never had what it missed");
+        sleep_through_pruning(network, |_| ());
         same_state(network, &network.url(3));
     });
     network.agree();
@@ -153,18 +161,11 @@ fn who_comes_back_by_snapshot_finds_the_leaders_by_reputation_and_votes() {
     let mut network = Network::with(4, 4, Scheme::Falcon512, params, store);
     (0..4).for_each(|i| network.start(i));
     under_load(&mut network, |network| {
-        wait_for("some blocks", || (executed(network, 3) > 50).then_some(()));
-        let left = executed(network, 3);
-        network.kill(3);
-        until_forgotten(network, left + 20);
-        network.start(3);
-        let mut follower = Follower::new(network, 80);
-        follower.start();
-        wait_for("validator 3 to be past the gap", || {
-            (executed(network, 3) > left + 1_024).then_some(())
+        let mut follower = sleep_through_pruning(network, |network| {
+            let mut follower = Follower::new(network, 80);
+            follower.start();
+            follower
         });
-        let (status, _) = network.get(3, &format!("/v1/blocks/{}", left + 20));
-        assert_eq!(status, 404, "it never had what it missed");
 
         network.kill(2);
         let signing = |i: usize| number(&network.get(i, "/v1/status").1, "blocks_committed");
