@@ -482,6 +482,8 @@ pub struct Status {
     pub syncing: bool,
     /// `None` while the node signs; otherwise why it does not.
     pub not_signing: Option<String>,
+    /// The base of the round timer, which follows what rounds take, microseconds (rule P7).
+    pub round_base_us: u64,
     /// Since the start of the process.
     pub counters: Counters,
 }
@@ -522,6 +524,8 @@ pub struct Counters {
     pub tcs_formed: u64,
     /// Rounds entered through a TC.
     pub rounds_by_tc: u64,
+    /// Rounds given up at once because turns of their leaders failed of late (rule P8).
+    pub rounds_passed_over: u64,
     /// Certificates asked of peers.
     pub certificates_pulled: u64,
     /// Requests for headers sent.

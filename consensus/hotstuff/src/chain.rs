@@ -136,7 +136,7 @@ impl HotStuff {
             stop_height,
             max: u16::try_from(BLOCKS_PER_ANSWER_MAX).expect("fits"),
         };
-        let wait = times.retry_us << walk.failures.min(8);
+        let wait = times.retry_us() << walk.failures.min(8);
         walk.due_us = now.mono_us + wait.min(times.round_us);
         let attempt = walk.failures;
         walk.failures = walk.failures.saturating_add(1);
@@ -186,7 +186,7 @@ impl HotStuff {
             })
         });
         // What should arrive by itself gets a little time to do so.
-        self.walk = target.map(|qc| Walk::new(qc.clone(), now.mono_us + self.times.grace_us));
+        self.walk = target.map(|qc| Walk::new(qc.clone(), now.mono_us + self.times.grace_us()));
     }
 
     fn connect(&mut self, mut walk: Walk, out: &mut Vec<Effect>) -> bool {

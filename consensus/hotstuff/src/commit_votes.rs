@@ -147,7 +147,7 @@ impl HotStuff {
                 round: vote.round,
                 block_id: vote.block_id,
             };
-            self.want(now.mono_us + self.times.grace_us, cert, from, false);
+            self.want(now.mono_us + self.times.grace_us(), cert, from, false);
         }
         self.count_commit_vote(vote, out);
     }

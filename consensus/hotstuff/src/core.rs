@@ -21,6 +21,7 @@ use crate::certificates::{self, Certificates};
 use crate::commit_votes::CommitVotes;
 use crate::limits::{ROUNDS_AHEAD_MAX, ROUNDS_BEHIND_MAX, STEPS_PER_INPUT_MAX, Times};
 use crate::misbehaviour::Misbehaviour;
+use crate::patience::Patience;
 use crate::pulls::Pulls;
 use crate::reputation::Reputation;
 use crate::rules::SafetyRules;
@@ -43,12 +44,55 @@ pub(crate) struct Slot {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     pub round: Round,
+    /// Who leads it, as it looked when it was entered.
+    pub leader: ValidatorIndex,
     pub entered: Now,
-    /// When the round is given up.
-    pub deadline_us: u64,
+    /// When its leader must have a reason to propose, as far as this node can tell.
+    pub expected_us: u64,
+    /// When that may be looked at again.
+    pub look_us: u64,
+    /// It must be looked at again then.
+    pub look_again: bool,
+    /// From then on its leader is waited for so long; 0 when it is not waited for at all.
+    pub timer_us: u64,
+    /// When the round is given up whatever its leader has a reason for.
+    pub limit_us: u64,
+    /// How long its leader had been waited for when this node gave the round up.
+    pub waited_us: Option<u64>,
+    /// When the leader is told how this node came here; it may not have the certificate.
+    pub tell_leader_us: Option<u64>,
     pub resend_us: u64,
     /// Consecutive rounds entered through a TC since the last commit.
     pub failed_rounds: u32,
+    /// The last round that failed, its leader, and when that had a reason to propose.
+    pub lost: Option<(Round, ValidatorIndex, u64)>,
+}
+
+impl Pace {
+    /// In a round whose timers are armed later.
+    pub(crate) fn new(round: Round) -> Self {
+        Self {
+            round,
+            leader: ValidatorIndex::NOBODY,
+            entered: Now::default(),
+            expected_us: 0,
+            look_us: 0,
+            look_again: false,
+            timer_us: 0,
+            limit_us: 0,
+            waited_us: None,
+            tell_leader_us: None,
+            resend_us: 0,
+            failed_rounds: 0,
+            lost: None,
+        }
+    }
+
+    /// When the round is given up.
+    pub(crate) fn deadline_us(&self) -> u64 {
+        let patient_us = self.expected_us.saturating_add(self.timer_us);
+        patient_us.min(self.limit_us)
+    }
 }
 
 /// One validator's HotStuff core. See the crate's documentation for how to call it.
@@ -86,6 +130,7 @@ pub struct HotStuff {
     pub(crate) dead_target: Option<BlockId>,
     pub(crate) peers: Vec<Peer>,
     pub(crate) pace: Pace,
+    pub(crate) patience: Patience,
     pub(crate) started: bool,
     /// Own proposal that was sent since the start of the process.
     pub(crate) announced: (Round, HeaderKind),
@@ -118,9 +163,11 @@ impl HotStuff {
     pub fn next_deadline_us(&self) -> Option<u64> {
         let timer = self
             .may_give_up()
-            .then_some(self.pace.deadline_us.min(self.pace.resend_us));
+            .then_some(self.pace.deadline_us().min(self.pace.resend_us));
         [
             timer.or(Some(self.pace.resend_us)),
+            self.pace.look_again.then_some(self.pace.look_us),
+            self.pace.tell_leader_us,
             self.clock_wait_us,
             self.propose_due_us,
             self.pulls.next_due_us(),
@@ -154,6 +201,7 @@ impl HotStuff {
             committed_round: root.round,
             syncing: self.walk.is_some(),
             not_signing: self.not_signing.clone(),
+            round_base_us: self.patience.base_us(),
             counters: self.counters,
         }
     }
@@ -231,9 +279,7 @@ impl HotStuff {
 
     fn start(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.started = true;
-        self.pace.entered = now;
-        self.pace.deadline_us = now.mono_us + self.times.round_timer_us(self.pace.failed_rounds);
-        self.pace.resend_us = now.mono_us + self.times.resend_us;
+        self.arm(now);
         self.remember_last_words(now, out);
         if let Some(last) = self.ended.clone() {
             out.push(Effect::EpochEnded { last });
@@ -287,6 +333,7 @@ impl HotStuff {
         loop {
             self.clock_wait_us = None;
             self.propose_due_us = None;
+            self.expect_proposal(now, payload);
             let progress = self.try_connect(now, out)
                 || self.try_commit(out)
                 || self.try_commit_vote(out)
@@ -315,6 +362,7 @@ impl HotStuff {
         }
         self.ask(now, out);
         self.ask_for_past(now, out);
+        self.tell_leader(now, out);
         if now.mono_us >= self.pace.resend_us {
             self.resend(now, out);
         }
@@ -511,6 +559,7 @@ impl HotStuff {
             }
             certificates::Added::New => {
                 self.commit_may_advance = true;
+                self.redeem(now, qc.round);
                 self.enter(now, false, out);
             }
         }
@@ -552,24 +601,19 @@ impl HotStuff {
         if round <= self.pace.round {
             return;
         }
+        self.learn(now, by_tc);
         if by_tc {
             self.counters.rounds_by_tc += 1;
             self.pace.failed_rounds = self.pace.failed_rounds.saturating_add(1);
         }
-        let timer = if self.leader_is_silent(round) || self.leader_is_punished(round) {
-            0
-        } else {
-            self.times.round_timer_us(self.pace.failed_rounds)
-        };
         self.pace.round = round;
-        self.pace.entered = now;
-        self.pace.deadline_us = now.mono_us + timer;
-        self.pace.resend_us = now.mono_us + self.times.resend_us;
+        self.arm(now);
         self.votes.prune_below(self.window_start());
         self.commit_votes.prune_below(self.window_start());
         self.timeouts.prune_below(round);
-        let leader = self.leader_of(round);
+        let leader = self.pace.leader;
         if by_tc && leader != self.config.me {
+            self.pace.tell_leader_us = None;
             let refs = self.certificates.best_refs();
             let message = PeerMessage::CertRefs(refs);
             out.push(Effect::Send {

@@ -87,16 +87,12 @@ impl HotStuff {
         self.announced = NOTHING_ANNOUNCED;
         self.clock_wait_us = None;
         self.propose_due_us = None;
-        self.pace = Pace {
-            round: Round(1),
-            entered: now,
-            deadline_us: now.mono_us + self.times.round_timer_us(0),
-            resend_us: now.mono_us + self.times.resend_us,
-            failed_rounds: 0,
-        };
+        self.patience = self.patience.after(&set);
         self.config.set = set;
         self.config.me = me;
         self.config.start = start;
+        self.pace = Pace::new(Round(1));
+        self.arm(now);
         self.counters.epochs_started += 1;
         // First of all the record: a crash finds either epoch, whole.
         self.persist_safety(out);

@@ -76,6 +76,7 @@ impl HotStuff {
             dead_target: self.dead_target,
             peers: self.peers.clone(),
             pace: self.pace,
+            patience: self.patience.clone(),
             started: self.started,
             announced: self.announced,
             clock_wait_us: self.clock_wait_us,
@@ -83,6 +84,12 @@ impl HotStuff {
             proposed_this_input: self.proposed_this_input,
             counters: self.counters,
         }
+    }
+
+    /// From now on every leader is waited for as long as genesis says, whatever its rounds took (rules
+    /// P7 and P8): for explorers that decide by themselves when timers fire.
+    pub fn wait_as_genesis_says(&mut self) {
+        self.patience.learn_nothing();
     }
 
     /// What the core knows.

@@ -1,4 +1,4 @@
-//! Timeouts, timeout certificates and silent leaders (rules P2 to P7).
+//! Timeouts, timeout certificates, and how long which leader is waited for (rules P2 to P8).
 
 use std::sync::Arc;
 
@@ -6,11 +6,124 @@ use falconet_types::message::PeerMessage;
 use falconet_types::time::Now;
 use falconet_types::{Round, ValidatorIndex};
 
-use crate::api::Effect;
-use crate::core::HotStuff;
-use crate::limits::SILENT_CYCLES;
+use crate::api::{Effect, Payload};
+use crate::core::{HotStuff, Pace};
+use crate::limits::{SILENT_CYCLES, TELL_LEADER_GRACES};
 
 impl HotStuff {
+    /// Rules P7 and P8: the timers of the round that was just entered.
+    pub(crate) fn arm(&mut self, now: Now) {
+        let round = self.pace.round;
+        let leader = self.leader_of(round);
+        self.times.base_us = self.patience.base_us();
+        let passed_over = self.leader_is_passed_over(now, leader);
+        self.counters.rounds_passed_over += u64::from(passed_over);
+        let skip = passed_over || self.leader_is_silent(round) || self.leader_is_punished(round);
+        let (failed, times) = (self.pace.failed_rounds, &self.times);
+        let (timer_us, limit_us) = if skip {
+            (0, 0)
+        } else {
+            (times.round_timer_us(failed), times.genesis_timer_us(failed))
+        };
+        self.pace = Pace {
+            round,
+            leader,
+            entered: now,
+            expected_us: now.mono_us + times.idle_us,
+            look_us: now.mono_us,
+            look_again: false,
+            timer_us,
+            limit_us: now.mono_us + limit_us,
+            waited_us: None,
+            tell_leader_us: None,
+            resend_us: now.mono_us + times.resend_us(),
+            ..self.pace
+        };
+        self.pace.tell_leader_us = (leader != self.config.me && !skip)
+            .then(|| self.pace.expected_us + TELL_LEADER_GRACES * times.grace_us());
+    }
+
+    /// Rule P7: finds out since when the leader has had a reason to propose (H3), as far as this
+    /// node can tell: what it knows of payload, the leader knows too.
+    pub(crate) fn expect_proposal(&mut self, now: Now, payload: &dyn Payload) {
+        self.pace.look_again = false;
+        if self.pace.expected_us <= now.mono_us || self.pace.timer_us == 0 {
+            return;
+        }
+        if now.mono_us < self.pace.look_us {
+            self.pace.look_again = true;
+            return;
+        }
+        let grace_us = self.times.grace_us();
+        self.pace.look_us = now.mono_us + grace_us.max(1);
+        let qc = self.certificates.high_qc();
+        let Some(parent) = self.tree.parent(&qc.block_id) else {
+            return;
+        };
+        let unfinished = self.tree.has_payload_above_root(&parent.id);
+        let due_us = self.proposal_due_us(&parent, unfinished, payload);
+        let expected_us = due_us.max(now.mono_us).min(self.pace.expected_us);
+        self.pace.expected_us = expected_us;
+        if let Some(tell_us) = &mut self.pace.tell_leader_us {
+            *tell_us = expected_us + TELL_LEADER_GRACES * grace_us;
+        }
+    }
+
+    /// Rule P6: a leader whose proposal is late may lack the certificate that ends the round
+    /// before, if the votes for it did not reach everybody.
+    pub(crate) fn tell_leader(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if self.pace.tell_leader_us.is_none_or(|at| at > now.mono_us) {
+            return;
+        }
+        self.pace.tell_leader_us = None;
+        let refs = self.certificates.best_refs();
+        if self.candidates().next().is_none() && !refs.is_empty() && self.signs() {
+            let to = self.pace.leader;
+            let message = PeerMessage::CertRefs(refs);
+            out.push(Effect::Send { to, message });
+        }
+    }
+
+    /// Rule P8: what the round that ends now says of its leader.
+    pub(crate) fn learn(&mut self, now: Now, by_tc: bool) {
+        let Pace { round, leader, .. } = self.pace;
+        let (set, patience) = (&self.config.set, &mut self.patience);
+        if !by_tc && self.certificates.high_qc().round == round {
+            let took_us = now.mono_us.saturating_sub(self.pace.expected_us);
+            patience.succeeded(leader, took_us, set);
+        }
+        // Others' timers may fire a little earlier than this node's. Whoever is not waited for, or
+        // gave up by itself, tells nothing of how long rounds take.
+        let waited = self.pace.waited_us.filter(|waited| {
+            by_tc && self.pace.timer_us > 0 && waited.saturating_mul(2) >= self.pace.timer_us
+        });
+        if let Some(waited_us) = waited
+            && self.certificates.high_tc_round() == round
+        {
+            patience.failed(now.mono_us, leader, waited_us, set);
+            self.pace.lost = Some((round, leader, self.pace.expected_us));
+        }
+    }
+
+    /// Rule P8: a round that was given up was certified after all, so its leader is slow, or the
+    /// network is; it did not fail.
+    pub(crate) fn redeem(&mut self, now: Now, round: Round) {
+        let lost = self.pace.lost.take_if(|(lost, ..)| *lost == round);
+        if let Some((_, leader, expected_us)) = lost {
+            let took_us = now.mono_us.saturating_sub(expected_us);
+            self.patience.succeeded(leader, took_us, &self.config.set);
+        }
+    }
+
+    /// Rule P8: this leader's turns failed of late. When a whole cycle of leaders failed since the
+    /// last commit, everybody is waited for again.
+    fn leader_is_passed_over(&self, now: Now, leader: ValidatorIndex) -> bool {
+        let set = &self.config.set;
+        leader != self.config.me
+            && u64::from(self.pace.failed_rounds) < set.len() as u64
+            && self.patience.passes_over(now.mono_us, leader, set)
+    }
+
     /// True while this node may still give up the current round.
     pub(crate) fn may_give_up(&self) -> bool {
         let high_qc = self.certificates.high_qc();
@@ -28,13 +141,14 @@ impl HotStuff {
         let set = &self.config.set;
         let by_leader = self.timeouts.of(leader).is_some_and(|t| t.round == round);
         let by_others = self.timeouts.weight_from(round, set) >= set.weak_weight();
-        if now.mono_us < self.pace.deadline_us && !by_leader && !by_others {
+        if now.mono_us < self.pace.deadline_us() && !by_leader && !by_others {
             return false;
         }
         let high_qc = self.certificates.high_qc().clone();
         let tc = self.certificates.tc(round.prev()).cloned();
         let timeout = self.rules.time_out(round, &high_qc, tc.as_deref());
         self.counters.timeouts_signed += 1;
+        self.pace.waited_us = Some(now.mono_us.saturating_sub(self.pace.expected_us));
         self.count_timeout(timeout, out);
         self.resend(now, out);
         true
@@ -59,7 +173,7 @@ impl HotStuff {
     /// Rule P6: sends what peers in the same round may lack: what brought this node here, its own
     /// last words as they were signed, and the votes that may still make a QC.
     pub(crate) fn resend(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.pace.resend_us = now.mono_us + self.times.resend_us;
+        self.pace.resend_us = now.mono_us + self.times.resend_us();
         for message in self.last_words() {
             out.push(Effect::Broadcast(message));
         }

@@ -197,7 +197,12 @@ impl HotStuff {
     /// transaction's latency consists of.
     /// Intervals count from the parent's time, yet never last longer than themselves from the
     /// entry into the round: a clock that was set back cannot hold a leader up.
-    fn proposal_due_us(&self, parent: &Parent, unfinished: bool, payload: &dyn Payload) -> u64 {
+    pub(crate) fn proposal_due_us(
+        &self,
+        parent: &Parent,
+        unfinished: bool,
+        payload: &dyn Payload,
+    ) -> u64 {
         let params = &self.config.params;
         // N3: what follows the block that ends the epoch only waits for execution and commits.
         let (least_ms, idle_ms) = (params.block_interval_ms_min, params.block_interval_ms_idle);

@@ -33,6 +33,7 @@ mod giving_up;
 mod leading;
 mod limits;
 mod misbehaviour;
+mod patience;
 mod pulls;
 mod recovery;
 mod reputation;

@@ -16,6 +16,7 @@ use crate::core::{HotStuff, Pace, Slot};
 use crate::epochs::{forfeits, no_peers, not_a_member};
 use crate::leading::NOTHING_ANNOUNCED;
 use crate::limits::Times;
+use crate::patience::Patience;
 use crate::pulls::Pulls;
 use crate::reputation::{Reputation, window_rounds};
 use crate::rules::SafetyRules;
@@ -88,13 +89,8 @@ impl HotStuff {
 
         let times = Times::new(&config.params);
         Ok(Self {
-            pace: Pace {
-                round: certificates.round(),
-                entered: Now::default(),
-                deadline_us: 0,
-                resend_us: 0,
-                failed_rounds: 0,
-            },
+            pace: Pace::new(certificates.round()),
+            patience: Patience::new(&config.set, times.floor_us(), times.round_us),
             peers: no_peers(),
             rules: SafetyRules::new(config.chain_id, me, signer, record, genesis, first),
             not_signing,

@@ -229,7 +229,7 @@ impl HotStuff {
         let up = peers.filter(|p| *p != self.config.me && self.peers[p.at()].up);
         let up: Vec<_> = up.collect();
         let reputation = &mut self.reputation;
-        reputation.due_us = now.mono_us + self.times.retry_us;
+        reputation.due_us = now.mono_us + self.times.retry_us();
         if up.is_empty() {
             return;
         }

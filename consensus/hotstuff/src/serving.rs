@@ -150,7 +150,7 @@ impl HotStuff {
 
     /// Tells a peer that lags which certificates there are, at most once an interval.
     pub(crate) fn answer_laggard(&mut self, now: Now, peer: ValidatorIndex, out: &mut Vec<Effect>) {
-        let interval = self.times.answer_us;
+        let interval = self.times.tell_us();
         let Some(state) = self.peers.get_mut(peer.at()) else {
             return;
         };
@@ -199,7 +199,7 @@ impl HotStuff {
         holder: ValidatorIndex,
         header: &SignedHeader,
     ) {
-        let due_us = now.mono_us + self.times.grace_us;
+        let due_us = now.mono_us + self.times.grace_us();
         let current = header.round == self.pace.round;
         let parent = CertRef::Qc {
             epoch: header.epoch,
@@ -226,7 +226,7 @@ impl HotStuff {
         let mut pulls = std::mem::take(&mut self.pulls);
         pulls.retain(|cert| self.useful(cert));
         let times = &self.times;
-        for (to, cert) in pulls.due(now.mono_us, times.retry_us, times.round_us) {
+        for (to, cert) in pulls.due(now.mono_us, times.retry_us(), times.round_us) {
             if to == self.config.me {
                 continue;
             }

@@ -5,23 +5,22 @@
 
 use std::sync::Arc;
 
-use falconet_ledger::snapshot::{BUCKET_COUNT, ChunkError, Head, verify_chunk};
+use falconet_ledger::snapshot::{ChunkError, Head, verify_chunk};
 use falconet_types::genesis::Genesis;
 use falconet_types::message::PeerMessage;
 use falconet_types::signing::Verified;
-use falconet_types::snapshot::{
-    CHUNK_BYTES_TARGET, Chunk, GetChunk, GetSnapshot, Manifest, SnapshotOffer,
-};
+use falconet_types::snapshot::{Chunk, GetChunk, GetSnapshot, Manifest, SnapshotOffer};
 use falconet_types::time::Now;
 use falconet_types::validators::ValidatorSet;
 use falconet_types::{Digest, Height, ValidatorIndex};
 
+use crate::hedging::AnswerTimes;
 use crate::limits::{
-    ANSWER_TIMEOUT_US, ASK_AFTER_US, ASK_INTERVAL_US, DEMOTED_US, PATIENCE_US, REQUEST_BUCKETS_MAX,
-    REQUESTS_MAX, REQUESTS_PER_PEER_MAX, SILENT_US, SILENT_US_MAX,
+    ANSWER_TIMEOUT_US, ASK_AFTER_US, ASK_INTERVAL_US, DEMOTED_US, PATIENCE_US, REQUESTS_MAX,
+    REQUESTS_PER_PEER_MAX, SILENT_US, SILENT_US_MAX,
 };
 use crate::misbehaviour::unchecked;
-use crate::ranges::Ranges;
+use crate::target::{Request, Target};
 
 /// What the machine must know from the start.
 #[derive(Debug, Clone)]
@@ -168,35 +167,16 @@ struct Peer {
     silences: u32,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Request {
-    peer: ValidatorIndex,
-    first: u16,
-    last: u16,
-    sent_us: u64,
-}
-
-#[derive(Debug)]
-struct Target {
-    height: Height,
-    tree_root: Digest,
-    /// Buckets in one request.
-    width: u64,
-    missing: Ranges,
-    requests: Vec<Request>,
-    bytes: u64,
-    complete: bool,
-}
-
 /// See the crate.
 #[derive(Debug)]
 pub struct Download {
-    config: Config,
+    pub(crate) config: Config,
     peers: Vec<Peer>,
     executed: Height,
     /// Since when this node is behind without executing anything.
     stuck_since_us: Option<u64>,
-    target: Option<Target>,
+    pub(crate) target: Option<Target>,
+    pub(crate) answer_times: AnswerTimes,
     /// Who was asked for a manifest, and when.
     manifest_asked: Option<(ValidatorIndex, u64)>,
     deadline_us: Option<u64>,
@@ -211,6 +191,7 @@ impl Download {
             executed: Height::ZERO,
             stuck_since_us: None,
             target: None,
+            answer_times: AnswerTimes::default(),
             manifest_asked: None,
             deadline_us: None,
         };
@@ -282,7 +263,7 @@ impl Download {
                 ..Status::default()
             },
             Some(target) => {
-                let asked = target.requests.iter();
+                let asked = target.asked_once();
                 let asked: u64 = asked.map(|r| u64::from(r.last - r.first) + 1).sum();
                 Status {
                     height: target.height,
@@ -382,17 +363,26 @@ impl Download {
         let Some(asked) = asked.filter(|_| chunk.height == target.height) else {
             return;
         };
-        let request = target.requests.swap_remove(asked);
+        let request = target.requests[asked];
         if let Err(error) = judge(target.tree_root, &chunk) {
-            target.missing.give_back(request.first, request.last);
+            target.drop_requests(|other| *other != request);
             self.demote(now, from, format!("part of a snapshot: {error}"), out);
             return;
         }
+        // Whoever was asked for the same part before and is still silent.
+        let same =
+            |other: &&Request| other.first == request.first && other.sent_us < request.sent_us;
+        let slower = target.requests.iter().find(same).map(|other| other.peer);
+        target.requests.retain(|other| other.first != request.first);
         if chunk.last < request.last {
             target.missing.give_back(chunk.last + 1, request.last);
         }
         target.bytes += chunk.rows.len() as u64;
+        self.answer_times.add(now.mono_us - request.sent_us);
         self.peers[from.at()].silences = 0;
+        if let Some(slower) = slower {
+            self.pass_over(now, slower);
+        }
         out.push(Effect::Store(chunk));
         self.finish(out);
     }
@@ -425,17 +415,20 @@ impl Download {
     /// Takes back what a peer was asked for.
     fn release(&mut self, peer: ValidatorIndex) {
         self.manifest_asked.take_if(|(asked, _)| *asked == peer);
-        let Some(target) = &mut self.target else {
-            return;
-        };
-        let missing = &mut target.missing;
-        target.requests.retain(|request| {
-            let keep = request.peer != peer;
-            if !keep {
-                missing.give_back(request.first, request.last);
-            }
-            keep
-        });
+        if let Some(target) = &mut self.target {
+            target.drop_requests(|request| request.peer != peer);
+        }
+    }
+
+    /// A peer did not answer, or took much longer than others: it is asked nothing for a while.
+    fn pass_over(&mut self, now: Now, peer: ValidatorIndex) {
+        let state = &mut self.peers[peer.at()];
+        let wait_us = (SILENT_US << state.silences.min(16)).min(SILENT_US_MAX);
+        state.silences = state.silences.saturating_add(1);
+        state.shunned_until_us = state
+            .shunned_until_us
+            .max(now.mono_us.saturating_add(wait_us));
+        self.release(peer);
     }
 
     /// Requests that ran out of time.
@@ -456,13 +449,7 @@ impl Download {
         silent.sort_unstable();
         silent.dedup();
         for peer in silent {
-            let state = &mut self.peers[peer.at()];
-            let wait_us = (SILENT_US << state.silences.min(16)).min(SILENT_US_MAX);
-            state.silences = state.silences.saturating_add(1);
-            state.shunned_until_us = state
-                .shunned_until_us
-                .max(now.mono_us.saturating_add(wait_us));
-            self.release(peer);
+            self.pass_over(now, peer);
         }
     }
 
@@ -552,22 +539,11 @@ impl Download {
     fn request(&mut self, now: Now, out: &mut Vec<Effect>) {
         loop {
             let Some(target) = &self.target else { return };
-            if target.missing.is_empty() || target.requests.len() >= REQUESTS_MAX {
+            if target.missing.is_empty() || target.asked_once().count() >= REQUESTS_MAX {
                 break;
             }
             let height = target.height;
-            let load = |peer: &ValidatorIndex| {
-                let its = target.requests.iter().filter(|r| r.peer == *peer);
-                its.count()
-            };
-            let members = self.config.set.iter().map(|v| v.index);
-            let free = members.filter(|peer| {
-                *peer != self.config.me
-                    && self.has(*peer, height)
-                    && self.peers[peer.at()].shunned_until_us <= now.mono_us
-                    && load(peer) < REQUESTS_PER_PEER_MAX
-            });
-            let Some(peer) = free.min_by_key(|p| (load(p), self.peers[p.at()].silences)) else {
+            let Some(peer) = self.whom_to_ask(now, None) else {
                 break;
             };
             let target = self.target.as_mut().expect("looked at above");
@@ -586,6 +562,7 @@ impl Download {
             });
             out.push(Effect::Send { to: peer, message });
         }
+        self.hedge(now, out);
         let requests = self.target.iter().flat_map(|target| &target.requests);
         let oldest_us = requests.map(|request| request.sent_us).min();
         let shunned = self.peers.iter().map(|peer| peer.shunned_until_us);
@@ -599,28 +576,30 @@ impl Download {
         }
     }
 
-    fn note_deadline(&mut self, at_us: u64) {
-        self.deadline_us = Some(self.deadline_us.map_or(at_us, |other| other.min(at_us)));
-    }
-}
-
-impl Target {
-    fn new(manifest: &Manifest) -> Self {
-        let width = BUCKET_COUNT as u64 * CHUNK_BYTES_TARGET as u64 / manifest.rows_bytes.max(1);
-        // An application without accounts has no rows to fetch.
-        let missing = if manifest.tree_root == Digest::ZERO {
-            Ranges::default()
-        } else {
-            Ranges::all()
+    /// Who is asked for a part next, other than `but`: of those who have it and have room, whoever
+    /// has least to do.
+    pub(crate) fn whom_to_ask(
+        &self,
+        now: Now,
+        but: Option<ValidatorIndex>,
+    ) -> Option<ValidatorIndex> {
+        let target = self.target.as_ref()?;
+        let load = |peer: &ValidatorIndex| {
+            let its = target.requests.iter().filter(|r| r.peer == *peer);
+            its.count()
         };
-        Self {
-            height: manifest.height(),
-            tree_root: manifest.tree_root,
-            width: width.clamp(1, REQUEST_BUCKETS_MAX),
-            missing,
-            requests: Vec::new(),
-            bytes: 0,
-            complete: false,
-        }
+        let members = self.config.set.iter().map(|v| v.index);
+        let free = members.filter(|peer| {
+            *peer != self.config.me
+                && Some(*peer) != but
+                && self.has(*peer, target.height)
+                && self.peers[peer.at()].shunned_until_us <= now.mono_us
+                && load(peer) < REQUESTS_PER_PEER_MAX
+        });
+        free.min_by_key(|p| (load(p), self.peers[p.at()].silences))
+    }
+
+    pub(crate) fn note_deadline(&mut self, at_us: u64) {
+        self.deadline_us = Some(self.deadline_us.map_or(at_us, |other| other.min(at_us)));
     }
 }

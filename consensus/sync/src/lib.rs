@@ -22,12 +22,14 @@
 
 pub mod catchup;
 pub mod download;
+mod hedging;
 pub mod installing;
 pub mod limits;
 mod misbehaviour;
 mod ranges;
 pub mod serving;
 mod sources;
+mod target;
 #[cfg(test)]
 mod tests;
 

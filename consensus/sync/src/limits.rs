@@ -10,6 +10,15 @@ pub const ASK_INTERVAL_US: u64 = 2_000_000;
 pub const PATIENCE_US: u64 = 30_000_000;
 /// A question without an answer for this long is asked of somebody else, microseconds.
 pub const ANSWER_TIMEOUT_US: u64 = 3_000_000;
+/// A part is asked of a second peer too when its answer takes this many times as long as answers
+/// of late did.
+pub const HEDGE_FACTOR: u64 = 4;
+/// But not before this time, microseconds.
+pub const HEDGE_US_MIN: u64 = 100_000;
+/// Parts that are asked of a second peer at one time; beside those of [`REQUESTS_MAX`].
+pub const HEDGES_MAX: usize = 2;
+/// Latest answers that say how long an answer takes.
+pub const ANSWER_TIMES_MAX: usize = 16;
 /// Requests for chunks in flight; with the longest chunk this bounds the memory they take.
 pub const REQUESTS_MAX: usize = 8;
 /// Requests for chunks in flight at one peer.

@@ -514,6 +514,9 @@ impl Core {
         let metrics = &self.metrics;
         metrics.round.set(hotstuff.round.0 as i64);
         metrics
+            .round_timer_base_us
+            .set(hotstuff.round_base_us as i64);
+        metrics
             .committed_height
             .set(hotstuff.committed_height.0 as i64);
         let may_sign = hotstuff.not_signing.is_none() && self.board.failure().is_none();
@@ -521,6 +524,7 @@ impl Core {
         let counters = &hotstuff.counters;
         for (metric, count) in [
             (&metrics.rounds_timed_out, counters.rounds_by_tc),
+            (&metrics.rounds_passed_over, counters.rounds_passed_over),
             (&metrics.blocks_committed, counters.blocks_committed),
             (
                 &metrics.blocks_committed_by_votes,

@@ -228,6 +228,10 @@ metrics! {
     clients_connected: Gauge = Gauge::default(), Plain, Network;
     /// Rounds that ended by a timeout certificate.
     rounds_timed_out: Counter = Counter::default(), Plain, Consensus;
+    /// Rounds given up at once because rounds of the same leader failed of late (of those that timed out).
+    rounds_passed_over: Counter = Counter::default(), Plain, Consensus;
+    /// Base of the round timer, which follows what rounds take, in microseconds.
+    round_timer_base_us: Gauge = Gauge::default(), Plain, Consensus;
     /// Blocks committed, by either rule.
     blocks_committed: Counter = Counter::default(), Plain, Consensus;
     /// Blocks committed by commit votes, before the 2-chain above them could (of those committed).

@@ -8,6 +8,7 @@ mod evidence;
 mod following;
 mod harness;
 mod leading;
+mod patience;
 mod reputation;
 mod rounds;
 mod safety;

@@ -286,7 +286,7 @@ fn p7_the_timer_grows_with_failed_rounds_up_to_its_cap_and_a_commit_resets_it() 
         .maker
         .tc(2, [(a, &genesis), (b, &genesis), (c, &genesis)]));
     let expected = solo.now.mono_us + 2_250_000;
-    assert_eq!(solo.core.pace.deadline_us, expected);
+    assert_eq!(solo.core.pace.deadline_us(), expected);
     let chain = solo.maker.chain([3, 4]);
     solo.feed(&chain);
     assert_eq!(solo.said().committed_heights(), vec![1]);

@@ -8,7 +8,7 @@ use falconet_types::signing::Verified;
 use proptest::prelude::*;
 
 use super::world::{Kind, State, World, v};
-use crate::limits::PATIENCE_US;
+use crate::limits::{HEDGES_MAX, PATIENCE_US, REQUESTS_MAX};
 use crate::{Input, Resume};
 
 fn state(height: u64) -> Arc<State> {
@@ -101,6 +101,60 @@ fn withholding_only_costs_time() {
     assert!(world.complete);
     assert_eq!(world.rows(), right.rows);
     assert_eq!(world.misbehaved, vec![], "silence is not provable");
+}
+
+/// Virtual seconds until a state is fetched of these peers.
+fn seconds_of(peers: Vec<Kind>, state: &Arc<State>) -> f64 {
+    let mut world = World::new(peers);
+    // A request is answered by one chunk of many buckets.
+    world.chunk_bytes = 20_000;
+    world.behind(10);
+    let start_us = world.now.mono_us;
+    world.run(300);
+    assert!(world.complete);
+    assert_eq!(world.rows(), state.rows);
+    assert_eq!(world.misbehaved, vec![], "silence is not provable");
+    let most = world.in_flight_max;
+    assert!(most <= REQUESTS_MAX + HEDGES_MAX, "{most} requests at once");
+    (world.now.mono_us - start_us) as f64 / 1e6
+}
+
+/// Rule Z5: a server that stalls costs less than a second, not three for each part.
+#[test]
+fn what_takes_long_is_asked_of_somebody_else_too() {
+    let state = state(2_560);
+    let nobody = seconds_of(vec![honest(&state), honest(&state), honest(&state)], &state);
+    let never = Kind::Withholds(state.clone());
+    let stalls = |us| Kind::Stalls(state.clone(), us);
+    for slow in [never, stalls(1_000_000), stalls(2_900_000)] {
+        let seconds = seconds_of(vec![honest(&state), slow.clone(), honest(&state)], &state);
+        assert!(
+            seconds < nobody + 1.0,
+            "{seconds} s, {nobody} s with nobody"
+        );
+        let seconds = seconds_of(vec![slow.clone(), slow, honest(&state)], &state);
+        assert!(
+            seconds < nobody + 2.0,
+            "{seconds} s, {nobody} s with nobody"
+        );
+    }
+}
+
+/// A network that is slow for everybody: nothing is fetched twice.
+#[test]
+fn what_takes_long_everywhere_is_asked_once() {
+    let state = state(2_560);
+    let slow = Kind::Stalls(state.clone(), 1_500_000);
+    let mut world = World::new(vec![slow.clone(), slow.clone(), slow]);
+    world.behind(10);
+    world.run(300);
+    assert!(world.complete);
+    let mut parts: Vec<_> = world.asked.iter().flatten().cloned().collect();
+    parts.retain(|message| matches!(message, PeerMessage::GetChunk(_)));
+    let all = parts.len();
+    parts.sort_by_key(|part| format!("{part:?}"));
+    parts.dedup();
+    assert_eq!(parts.len(), all);
 }
 
 /// Peers have taken their snapshots at different heights.
@@ -256,7 +310,7 @@ proptest! {
 
     /// Whatever six peers are, as long as one that is honest has a state that others offer too.
     #[test]
-    fn one_honest_peer_is_enough(kinds in proptest::collection::vec(0u8..6, 5), at in 0usize..6,
+    fn one_honest_peer_is_enough(kinds in proptest::collection::vec(0u8..7, 5), at in 0usize..6,
             bytes in 500usize..20_000) {
         let (right, other) = (state(2_560), state(2_304));
         let kind = |k: &u8| match k {
@@ -265,6 +319,7 @@ proptest! {
             2 => Kind::Swaps(right.clone(), other.clone()),
             3 => Kind::Forges(right.clone(), other.clone()),
             4 => Kind::Withholds(right.clone()),
+            5 => Kind::Stalls(right.clone(), 700_000),
             _ => Kind::Mute,
         };
         let mut peers: Vec<Kind> = kinds.iter().map(kind).collect();

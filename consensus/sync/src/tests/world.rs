@@ -189,6 +189,8 @@ pub enum Kind {
     Swaps(Arc<State>, Arc<State>),
     /// Shows a manifest whose tree is another one's.
     Forges(Arc<State>, Arc<State>),
+    /// Serves this state, and chunks only so many microseconds after they were asked for.
+    Stalls(Arc<State>, u64),
     /// Offers, and never serves a chunk.
     Withholds(Arc<State>),
     /// Says nothing.
@@ -210,10 +212,14 @@ pub struct World {
     pub begun: usize,
     pub abandoned: usize,
     pub misbehaved: Vec<ValidatorIndex>,
+    /// Most chunks that were asked for and did not arrive yet.
+    pub in_flight_max: usize,
     /// What each peer was asked for.
     pub asked: Vec<Vec<PeerMessage>>,
     /// Messages on their way to the machine.
     pending: Vec<Input>,
+    /// Chunks of peers that stall, by the time at which they arrive.
+    stalled: Vec<(u64, Input)>,
     started: u64,
 }
 
@@ -248,7 +254,9 @@ impl World {
             begun: 0,
             abandoned: 0,
             misbehaved: Vec::new(),
+            in_flight_max: 0,
             pending: Vec::new(),
+            stalled: Vec::new(),
             started: 1_000_000,
         };
         world.carry_out(out);
@@ -261,6 +269,7 @@ impl World {
     pub fn input(&mut self, input: Input) {
         let mut out = Vec::new();
         self.machine.handle(self.now, input, &mut out);
+        self.in_flight_max = self.in_flight_max.max(self.machine.requests_in_flight());
         self.carry_out(out);
     }
 
@@ -277,7 +286,13 @@ impl World {
                 Effect::Send { to, message } => {
                     assert!(to.at() < self.peers.len(), "nobody asks itself");
                     self.asked[to.at()].push(message.clone());
-                    self.pending.extend(self.answer(to, &message));
+                    let answer = self.answer(to, &message);
+                    match (&self.peers[to.at()], answer) {
+                        (Kind::Stalls(_, after_us), Some(chunk @ Input::Chunk { .. })) => {
+                            self.stalled.push((self.now.mono_us + after_us, chunk));
+                        }
+                        (_, answer) => self.pending.extend(answer),
+                    }
                 }
                 Effect::Begin(manifest) => {
                     self.manifest = Some(*manifest);
@@ -307,6 +322,7 @@ impl World {
                     Kind::Honest(states) => states.iter().collect(),
                     Kind::Garbles(a)
                     | Kind::Withholds(a)
+                    | Kind::Stalls(a, _)
                     | Kind::Swaps(a, _)
                     | Kind::Forges(a, _) => vec![a],
                     Kind::Claims => Vec::new(),
@@ -338,7 +354,7 @@ impl World {
                         let state = states.iter().find(|s| s.height == request.height)?;
                         (state, state)
                     }
-                    Kind::Garbles(a) | Kind::Forges(a, _) => (a, a),
+                    Kind::Garbles(a) | Kind::Forges(a, _) | Kind::Stalls(a, _) => (a, a),
                     Kind::Swaps(a, b) => (b, a),
                     Kind::Withholds(_) | Kind::Mute | Kind::Claims => return None,
                 };
@@ -360,6 +376,20 @@ impl World {
 
     /// One message, or the next timer when none is on its way. False once nothing is left.
     pub fn step(&mut self) -> bool {
+        let stalled = self.stalled.iter().enumerate();
+        let first = stalled.min_by_key(|(_, (at_us, _))| *at_us);
+        if let Some((i, (at_us, _))) = first
+            && (*at_us <= self.now.mono_us || self.pending.is_empty())
+            && self
+                .machine
+                .next_deadline_us()
+                .is_none_or(|due_us| *at_us <= due_us)
+        {
+            self.now.mono_us = self.now.mono_us.max(*at_us);
+            let (_, input) = self.stalled.swap_remove(i);
+            self.input(input);
+            return true;
+        }
         if !self.pending.is_empty() {
             self.now.mono_us += 1_000;
             let input = self.pending.remove(0);

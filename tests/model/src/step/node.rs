@@ -288,6 +288,8 @@ fn core(node: &Node, recovered: Recovered) -> HotStuff {
     };
     let core = HotStuff::new(config, Box::new(signer(me)), recovered);
     let mut core = core.expect("its own log fits a core");
+    // When timers fire is for the search to vary.
+    core.wait_as_genesis_says();
     (node.prepare)(&mut core);
     core
 }

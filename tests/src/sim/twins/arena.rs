@@ -137,6 +137,8 @@ impl Arena {
                 let signer = Box::new(SimSigner(validator));
                 let mut core = HotStuff::new(config, signer, Recovered::default())
                     .expect("a fresh core starts");
+                // Timers fire at the end of a phase.
+                core.wait_as_genesis_says();
                 if validator < cast.twins {
                     core.misbehave(Misbehaviour::Twin);
                 } else if let Some(flaw) = cast.flaw {

@@ -143,6 +143,7 @@ impl World {
 
     /// Installs a snapshot that waits; the node may die in it, and starts again.
     pub(super) fn install(&mut self, i: usize) -> Check {
+        let mut died = false;
         while self.nodes[i].disk.files.ready().is_some() {
             let cut = self.calm.is_none() && self.rng.chance(INSTALLATIONS_CUT);
             let steps = if cut { self.rng.index(16) } else { STEPS_MAX };
@@ -151,12 +152,17 @@ impl World {
                 Installed::Died => {
                     self.note(|| format!("{i} dies in step {steps} of an installation"));
                     self.crashes += 1;
+                    died = true;
                 }
                 Installed::Done(Some(height)) => {
                     self.note(|| format!("{i} installed the snapshot of {height}"));
                     self.installed += 1;
                 }
-                Installed::Done(None) => self.note(|| format!("{i} has no use for a snapshot")),
+                Installed::Done(None) => {
+                    self.note(|| format!("{i} has no use for a snapshot"));
+                    // It died after everything was in its place.
+                    self.installed += u64::from(died);
+                }
             }
         }
         if let Some(record) = self.nodes[i].disk.safety()
