@@ -30,6 +30,8 @@ use falconet_types::{Digest, Epoch, KeyPair, Round, Scheme, ValidatorIndex};
 const RUN_US: u64 = 10_000_000;
 /// Seeds of each row.
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=3;
+/// Messages a second to each peer of the flooder, as many as that of a test network sends.
+const FLOOD_PER_S: u64 = 4_000;
 /// Time that a certificate is verified again and again.
 const VERIFY_TIME: Duration = Duration::from_millis(150);
 
@@ -157,7 +159,7 @@ fn one(seed: u64, n: usize, f: usize, faulty: Faulty, changes: &[&str], figures:
     if let Faulty::Byzantine(kind) = faulty {
         for validator in &faulty_ones {
             let actor = match kind {
-                Kind::Flooder => Named::flooder(1_000),
+                Kind::Flooder => Named::flooder(FLOOD_PER_S),
                 kind => Named::new(kind),
             };
             builder = builder.actor(*validator, actor);

@@ -1,8 +1,11 @@
 //! The named Byzantine actors of `falconet-adversary` in the simulator: the same code that runs in
 //! a test network's process.
 
+use std::collections::BTreeMap;
+
 use falconet_adversary::{Byzantine, Config, Kind, Sending};
 use falconet_types::message::PeerMessage;
+use falconet_types::time::Now;
 use falconet_types::{Epoch, ValidatorIndex};
 
 use crate::sim::actor::{Actor, Stage};
@@ -11,10 +14,45 @@ use crate::sim::actor::{Actor, Stage};
 /// with a slow CPU has no allowance for its peers to exceed, and must be able to cope.
 const FLOOD_PER_S: u64 = 100;
 
+/// What a validator takes of a peer that it throttles, a second, and twice as much at once: of
+/// consensus messages (`CONSENSUS_RATE_BANNED` in the validator's `peers/standing.rs`) and of data
+/// (`DATA_RATE_BANNED`). A flooder's forged signatures have it throttled before its first turn.
+const THROTTLED_PER_S: [u64; 2] = [1_000, 20];
+
+/// What the receivers of a flood take of it: its own proposals and votes drown in it as well.
+#[derive(Default)]
+struct Throttle {
+    /// For each receiver and class: what it took and would not take again yet, in millionths of a
+    /// message, and when that was so, microseconds.
+    taken: BTreeMap<(ValidatorIndex, usize), (u64, u64)>,
+}
+
+impl Throttle {
+    fn admits(&mut self, now: Now, to: ValidatorIndex, message: &PeerMessage) -> bool {
+        let class = usize::from(matches!(
+            message,
+            PeerMessage::Batch(_)
+                | PeerMessage::Watermark(_)
+                | PeerMessage::GetBatches(_)
+                | PeerMessage::GetBlocks(_)
+        ));
+        let per_s = THROTTLED_PER_S[class];
+        let taken = self.taken.entry((to, class)).or_insert((0, now.mono_us));
+        let back = now.mono_us.saturating_sub(taken.1).saturating_mul(per_s);
+        *taken = (taken.0.saturating_sub(back), now.mono_us);
+        let admitted = taken.0 + 1_000_000 <= 2 * per_s * 1_000_000;
+        if admitted {
+            taken.0 += 1_000_000;
+        }
+        admitted
+    }
+}
+
 /// A named actor in front of a simulated node.
 pub struct Named {
     kind: Kind,
     flood_per_s: u64,
+    throttle: Option<Throttle>,
     /// The epoch in which it acts, once it is known; without an actor where it has no seat.
     acting: Option<(Epoch, Option<Byzantine>)>,
 }
@@ -26,6 +64,7 @@ impl Named {
         Self {
             kind,
             flood_per_s: FLOOD_PER_S,
+            throttle: (kind == Kind::Flooder).then(Throttle::default),
             acting: None,
         }
     }
@@ -64,13 +103,23 @@ impl Named {
         self.acting.as_mut()?.1.as_mut()
     }
 
-    fn pass_on(stage: &mut Stage<'_>, said: Vec<Sending>) {
+    fn pass_on(&mut self, stage: &mut Stage<'_>, said: Vec<Sending>) {
+        let me = stage.me;
         for sending in said {
-            match sending.to {
-                None => stage.send_after(sending.after_us, None, sending.message),
-                Some(to) => {
-                    if let Some(node) = stage.members.get(to.at()) {
-                        stage.send_after(sending.after_us, Some(*node), sending.message);
+            let peers = (0..stage.members.len()).map(|i| ValidatorIndex(i as u16));
+            let peers: Vec<_> = peers.filter(|peer| *peer != me).collect();
+            match (sending.to, &mut self.throttle) {
+                (None, None) => stage.send_after(sending.after_us, None, sending.message),
+                (to, throttle) => {
+                    let to = to.map_or(peers, |to| vec![to]);
+                    for to in to {
+                        let admitted = throttle
+                            .as_mut()
+                            .is_none_or(|all| all.admits(stage.now, to, &sending.message));
+                        if let Some(node) = stage.members.get(to.at()).filter(|_| admitted) {
+                            let message = sending.message.clone();
+                            stage.send_after(sending.after_us, Some(*node), message);
+                        }
                     }
                 }
             }
@@ -95,7 +144,7 @@ impl Actor for Named {
             (Some(actor), Some(from)) => actor.hears(now, from, &message, &mut said),
             _ => true,
         };
-        Self::pass_on(stage, said);
+        self.pass_on(stage, said);
         hears.then_some(message)
     }
 
@@ -108,7 +157,7 @@ impl Actor for Named {
             (Some(actor), Some(Some(to))) => actor.says(now, Some(to), message, &mut said),
             _ => stage.send_after(0, to, message),
         }
-        Self::pass_on(stage, said);
+        self.pass_on(stage, said);
     }
 
     fn on_tick(&mut self, stage: &mut Stage<'_>) {
@@ -117,7 +166,7 @@ impl Actor for Named {
         if let Some(actor) = self.byzantine(stage) {
             actor.tick(now, &mut said);
         }
-        Self::pass_on(stage, said);
+        self.pass_on(stage, said);
     }
 
     fn next_tick_us(&self) -> Option<u64> {
