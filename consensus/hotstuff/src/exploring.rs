@@ -87,7 +87,8 @@ impl HotStuff {
     }
 
     /// From now on every leader is waited for as long as genesis says, whatever its rounds took (rules
-    /// P7 and P8): for explorers that decide by themselves when timers fire.
+    /// P7 and P8), and no timer is there only to tell it something (P6): for explorers that decide
+    /// by themselves when timers fire.
     pub fn wait_as_genesis_says(&mut self) {
         self.patience.learn_nothing();
     }

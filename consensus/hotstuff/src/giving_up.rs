@@ -39,7 +39,7 @@ impl HotStuff {
             resend_us: now.mono_us + times.resend_us(),
             ..self.pace
         };
-        self.pace.tell_leader_us = (leader != self.config.me && !skip)
+        self.pace.tell_leader_us = (leader != self.config.me && !skip && self.patience.learns())
             .then(|| self.pace.expected_us + TELL_LEADER_GRACES * times.grace_us());
     }
 

@@ -85,6 +85,11 @@ impl Patience {
         self.learns_nothing = true;
     }
 
+    /// Always true in a product.
+    pub(crate) fn learns(&self) -> bool {
+        !self.learns_nothing
+    }
+
     /// The base of the round timer, microseconds.
     pub(crate) fn base_us(&self) -> u64 {
         self.base_us
