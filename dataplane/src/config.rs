@@ -81,7 +81,9 @@ pub struct PeerTarget {
     pub addr: SocketAddrV6,
     /// The key that the peer must prove.
     pub key: PublicKey,
-    /// Whether to dial again, with back-off, whenever the connection fails or ends.
+    /// Whether to dial again, with back-off, whenever the connection fails or ends. Of two sides that
+    /// both mean to stay connected, the one with the higher key identifier dials a redial delay
+    /// later, if the other has not by then.
     pub persistent: bool,
 }
 

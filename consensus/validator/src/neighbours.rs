@@ -46,8 +46,9 @@ impl Neighbours {
     /// Trusts and dials the validators of the current epoch, and of the newest that is known: a
     /// node that fell behind finds there what those of its own epoch may not have any more.
     ///
-    /// Of each pair of validators the one with the lower key id dials; one that is in no validator's
-    /// place dials all. Keys of earlier epochs stay trusted as far as they are remembered: their
+    /// Everybody dials all, because not everybody may know where everybody is: a validator whose key was
+    /// rotated to another machine finds those who look for it at the old one. Of two connections
+    /// between the same the transport keeps one, and seldom makes two. Keys of earlier epochs stay trusted as far as they are remembered: their
     /// nodes serve what they know, and ask.
     pub fn reach(&self, chain: &Chain) {
         let known = chain.epochs.newest();
@@ -106,13 +107,8 @@ impl Neighbours {
         info: &EpochInfo,
         dialled: &mut HashMap<Digest, (SocketAddrV6, TargetId)>,
     ) {
-        let mine = chain.key.id();
-        let is_member = info.members.iter().any(|member| member.key == chain.key);
-        for member in &info.members {
+        for member in info.members.iter().filter(|m| m.key != chain.key) {
             let id = member.key.id();
-            if id == mine || (id < mine && is_member) {
-                continue;
-            }
             let name = &member.name;
             let Some(addr) = self.address(name, member.address) else {
                 tracing::warn!(

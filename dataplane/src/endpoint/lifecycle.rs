@@ -140,9 +140,14 @@ impl Endpoint {
                 return;
             }
         };
+        let peer_dials_first = self.peer_dials_first(&peer);
         let target = Target::new(id, peer, crypto, now);
         assert!(self.targets.insert(id, target).is_none(), "{id:?} reused");
-        self.dial(now, id);
+        if peer_dials_first {
+            self.dial_later(now, id);
+        } else {
+            self.dial(now, id);
+        }
     }
 
     /// Begins an attempt to reach a target.

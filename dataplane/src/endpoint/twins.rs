@@ -3,14 +3,16 @@
 //! A newer connection that a key dialled replaces its older one: the peer has restarted, or the
 //! older one is about to time out. When each side dialled the other, the connection dialled by the
 //! side whose key identifier is lower is kept. Both sides know both identifiers, so both close the
-//! same one, whichever of the two opened first.
+//! same one, whichever of the two opened first. So that there are seldom two, the side with the higher
+//! identifier lets the other dial first when it means to stay connected; it dials as well, later,
+//! because the other may not know where it is.
 
 use std::time::Instant;
 
 use falconet_crypto::hash::{Digest, hash};
 
 use super::{Endpoint, TimerKey, admission::Dialled, connection::Conn, sender::Failure};
-use crate::{CloseCode, CloseReason, Event, TargetId};
+use crate::{CloseCode, CloseReason, Event, PeerTarget, TargetId};
 
 /// What the peer and the consumer are told of the connection that is not kept.
 const NOT_KEPT: &str = "both sides dialled; the connection of the lower key is kept";
@@ -68,11 +70,9 @@ impl Endpoint {
         let target = self.targets.get_mut(&id).expect("looked at above");
         let is_news = !std::mem::replace(&mut target.is_put_off, true);
         let (addr, is_persistent) = (target.peer.addr, target.peer.persistent);
-        let delay = self.core.limits.redial_delay_max;
-        let retry_in = is_persistent.then_some(delay);
+        let retry_in = is_persistent.then_some(self.core.limits.redial_delay_max);
         if is_persistent {
-            target.dial_at = Some(now + delay);
-            self.timers.insert((now + delay, TimerKey::Target(id)));
+            self.dial_later(now, id);
         } else {
             self.targets.remove(&id);
         }
@@ -88,6 +88,20 @@ impl Endpoint {
             });
         }
         true
+    }
+
+    /// Whether the peer, should it dial as well, would make the connection that is kept.
+    pub(super) fn peer_dials_first(&self, peer: &PeerTarget) -> bool {
+        let own = self.dialler.key();
+        peer.persistent && own.is_some_and(|own| own > peer.key.id())
+    }
+
+    /// Has a target dialled when the peer had time to.
+    pub(super) fn dial_later(&mut self, now: Instant, id: TargetId) {
+        let at = now + self.core.limits.redial_delay_max;
+        let target = self.targets.get_mut(&id).expect("the caller has it");
+        target.dial_at = Some(at);
+        self.timers.insert((at, TimerKey::Target(id)));
     }
 }
 

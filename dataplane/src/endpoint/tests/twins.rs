@@ -48,7 +48,8 @@ fn when_both_dial_at_once_the_connection_of_the_lower_key_is_kept() {
         let (mut net, keys) = scene(seed, faults);
         let order = if seed % 2 == 0 { [0, 1] } else { [1, 0] };
         for from in order {
-            dial(&mut net, keys, from, true);
+            // Who means to stay connected and has the higher key would wait.
+            dial(&mut net, keys, from, from == 0);
             net.run_for(Duration::from_millis(seed / 4));
         }
         assert!(net.run_until(30 * SECOND, is_settled), "seed {seed}");
@@ -76,6 +77,22 @@ fn when_both_dial_at_once_the_connection_of_the_lower_key_is_kept() {
                 .all(|index| net.node(*index).frames().count() == 1)
         }));
     }
+}
+
+#[test]
+fn the_higher_key_dials_when_the_lower_does_not_and_only_then() {
+    let (mut net, keys) = scene(42, Faults::default());
+    for from in [1, 0] {
+        dial(&mut net, keys, from, true);
+    }
+    assert!(net.run_until(10 * SECOND, is_settled));
+    net.run_for(10 * SECOND);
+    assert_eq!(net.node(1).stats().handshakes_out, 0);
+
+    let (mut net, keys) = scene(43, Faults::default());
+    dial(&mut net, keys, 1, true);
+    let connected = |net: &mut Net| net.node(0).open().len() == 1 && net.node(1).open().len() == 1;
+    assert!(net.run_until(2 * SECOND, connected));
 }
 
 #[test]

@@ -84,12 +84,12 @@ struct Unbond {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  falconet keygen --out next.key
+  falconet keygen --out next.key   # and a node with it, which follows
   falconet stake rotate --key owner.key --validator delta --old-key validator.key \\
       --new-key next.key --wait
 
-Both keys sign that they consent. The node runs with the old key until the epoch has ended, then
-with the new one.")]
+Both keys sign that they consent. The node with the old key validates until the epoch has ended, one
+that follows with the new key from then on.")]
 struct Rotate {
     /// Name or id of the validator
     #[arg(long, value_name = "NAME")]

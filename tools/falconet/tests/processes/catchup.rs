@@ -2,7 +2,7 @@
 //! that was never there.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -398,6 +398,44 @@ fn a_fresh_node_and_one_that_slept_catch_up_across_epochs_whose_history_is_gone(
             .unwrap();
         assert_eq!(proven.tx_id, tx.id());
         follower.running.take().expect("it runs").stop();
+    });
+    network.agree();
+    network.stop();
+}
+
+/// Rule Z8 has a node that begins with nothing sign nothing in the epoch that it finds; so the next
+/// key is handed to a node that follows. It signs from the first round of its epoch on, when the
+/// chain needs it.
+#[test]
+fn a_key_rotates_to_a_node_that_follows_although_history_is_gone() {
+    let mut network = short_history_with_epochs(4, 150);
+    under_load(&mut network, |network| {
+        until_forgotten(network, 20);
+        let mut next = Follower::new(network, 81);
+        next.start();
+        same_state(network, &next.url);
+        let (old_key, new_key) = (network.home(3), next.home.clone());
+        let key = |home: &Path| home.join("validator.key").to_str().unwrap().to_owned();
+        let (owner, url) = (network.account_file(3), network.url(0));
+        let rotate = ["stake", "rotate", "--validator", "validator-3", "--wait"];
+        let by = ["--key", &owner, "--http", &url];
+        let keys = ["--old-key", &key(&old_key), "--new-key", &key(&new_key)];
+        falconet(network.dir(), &[&rotate[..], &by, &keys].concat()).ok();
+        wait_for("the new key to sign", || {
+            (try_ask(&next.url, "/v1/status")?["signing"] == true).then_some(())
+        });
+        assert_eq!(network.get(3, "/v1/status").1["signing"], false);
+        // Of the three that are left none can be spared.
+        network.kill(3);
+        network.kill(2);
+        let here = executed(network, 0);
+        wait_for("blocks with the votes of the new key", || {
+            (executed(network, 0) > here + 150).then_some(())
+        });
+        same_state(network, &next.url);
+        next.running.take().expect("it runs").stop();
+        network.start(2);
+        network.start(3);
     });
     network.agree();
     network.stop();
