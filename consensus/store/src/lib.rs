@@ -53,7 +53,7 @@ pub use reader::{CommitProof, Reader};
 pub use record::{Committed, RECORD_BYTES_MAX, Record};
 pub use replace::replace;
 pub use snapshot::{
-    SNAPSHOT_BUCKETS, SNAPSHOT_HEAD_BYTES_MAX, SnapshotFile, SnapshotWriter, delete_snapshot,
-    snapshots_in,
+    SNAPSHOT_BUCKETS, SNAPSHOT_HEAD_BYTES_MAX, SnapshotDir, SnapshotFile, SnapshotFiles,
+    SnapshotWriter, SystemFiles,
 };
 pub use state::{ACCOUNT_BYTES_MAX, BlockRow, STATE_ROWS_MAX, StateDb, StateUpdate, TxLocation};

@@ -16,15 +16,19 @@
 //! there is whole. Rows carry no checksum of their own: who receives them judges them by the
 //! leaves.
 
-use std::fs::{DirBuilder, File};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+mod directory;
+mod writer;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use falconet_types::{ChainId, Digest, Height};
 
 use crate::error::StoreError;
-use crate::segment::sync_dir;
+
+pub use directory::{SnapshotDir, SnapshotFiles, SystemFiles};
+pub use writer::SnapshotWriter;
 
 /// Buckets of a snapshot.
 pub const SNAPSHOT_BUCKETS: usize = 1 << 16;
@@ -38,149 +42,6 @@ const HEADER_LEN: usize = 64;
 const FOOTER_LEN: usize = 32;
 const OFFSETS_LEN: usize = (SNAPSHOT_BUCKETS + 1) * 8;
 const LEAVES_LEN: usize = SNAPSHOT_BUCKETS * 32;
-const BUFFER_BYTES: usize = 1 << 20;
-
-fn path_of(dir: &Path, height: Height) -> PathBuf {
-    dir.join(format!("{:020}.snap", height.0))
-}
-
-/// Heights of the snapshots in a directory, oldest first; files that were not finished are
-/// deleted.
-pub fn snapshots_in(dir: &Path) -> Result<Vec<Height>, StoreError> {
-    let unreadable = |e| StoreError::io("list", dir, e);
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(unreadable(e)),
-    };
-    let mut heights = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(unreadable)?.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str());
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("snap") => {
-                heights.extend(stem.and_then(|stem| stem.parse().ok()).map(Height));
-            }
-            Some("tmp") => {
-                std::fs::remove_file(&path).map_err(|e| StoreError::io("delete", &path, e))?;
-            }
-            _ => {}
-        }
-    }
-    heights.sort_unstable();
-    Ok(heights)
-}
-
-/// Deletes a snapshot. Whoever has it open goes on reading it.
-pub fn delete_snapshot(dir: &Path, height: Height) -> Result<(), StoreError> {
-    let path = path_of(dir, height);
-    std::fs::remove_file(&path).map_err(|e| StoreError::io("delete", &path, e))
-}
-
-/// Writes one snapshot.
-#[derive(Debug)]
-pub struct SnapshotWriter {
-    dir: PathBuf,
-    temporary: PathBuf,
-    height: Height,
-    chain: ChainId,
-    file: BufWriter<File>,
-    offsets: Vec<u64>,
-    leaves: Vec<Digest>,
-    rows_bytes: u64,
-}
-
-impl SnapshotWriter {
-    /// Begins; the directory is made when it is missing.
-    pub fn create(dir: &Path, chain: ChainId, height: Height) -> Result<Self, StoreError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|e| StoreError::io("create", dir, e))?;
-        let temporary = path_of(dir, height).with_extension("tmp");
-        let file = File::create(&temporary).map_err(|e| StoreError::io("create", &temporary, e))?;
-        let mut writer = Self {
-            dir: dir.to_owned(),
-            temporary,
-            height,
-            chain,
-            file: BufWriter::with_capacity(BUFFER_BYTES, file),
-            offsets: Vec::with_capacity(SNAPSHOT_BUCKETS + 1),
-            leaves: Vec::with_capacity(SNAPSHOT_BUCKETS),
-            rows_bytes: 0,
-        };
-        writer.offsets.push(0);
-        let header = header(chain, height);
-        writer.write(&header)?;
-        Ok(writer)
-    }
-
-    /// Appends rows to the present bucket.
-    pub fn rows(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.rows_bytes += bytes.len() as u64;
-        self.write(bytes)
-    }
-
-    /// Ends the present bucket; the next one begins.
-    pub fn end_bucket(&mut self, leaf: Digest) {
-        self.offsets.push(self.rows_bytes);
-        self.leaves.push(leaf);
-    }
-
-    /// Bytes of rows so far.
-    #[must_use]
-    pub fn rows_bytes(&self) -> u64 {
-        self.rows_bytes
-    }
-
-    /// The leaves of the buckets that were ended.
-    #[must_use]
-    pub fn leaves(&self) -> &[Digest] {
-        &self.leaves
-    }
-
-    /// Makes the snapshot durable and gives it its name.
-    ///
-    /// # Panics
-    /// If not exactly [`SNAPSHOT_BUCKETS`] buckets were ended.
-    pub fn finish(mut self, head: &[u8]) -> Result<SnapshotFile, StoreError> {
-        assert_eq!(self.leaves.len(), SNAPSHOT_BUCKETS, "every bucket is ended");
-        assert!(head.len() <= SNAPSHOT_HEAD_BYTES_MAX, "a head is small");
-        let mut tail = Vec::with_capacity(OFFSETS_LEN + LEAVES_LEN + head.len() + FOOTER_LEN);
-        for offset in &self.offsets {
-            tail.extend_from_slice(&offset.to_le_bytes());
-        }
-        for leaf in &self.leaves {
-            tail.extend_from_slice(leaf.as_ref());
-        }
-        tail.extend_from_slice(head);
-        let at = HEADER_LEN as u64 + self.rows_bytes;
-        tail.extend_from_slice(&at.to_le_bytes());
-        tail.extend_from_slice(&(head.len() as u64).to_le_bytes());
-        tail.extend_from_slice(&crc32c::crc32c(&tail).to_le_bytes());
-        tail.extend_from_slice(&[0; 4]);
-        tail.extend_from_slice(END);
-        self.write(&tail)?;
-        let path = path_of(&self.dir, self.height);
-        let end = || -> io::Result<()> {
-            let file = self
-                .file
-                .into_inner()
-                .map_err(io::IntoInnerError::into_error)?;
-            file.sync_all()?;
-            std::fs::rename(&self.temporary, &path)
-        };
-        end().map_err(|e| StoreError::io("write", &path, e))?;
-        sync_dir(&self.dir)?;
-        SnapshotFile::open(&self.dir, self.chain, self.height)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let written = self.file.write_all(bytes);
-        written.map_err(|e| StoreError::io("write", &self.temporary, e))
-    }
-}
 
 fn header(chain: ChainId, height: Height) -> [u8; HEADER_LEN] {
     let mut out = [0; HEADER_LEN];
@@ -203,14 +64,12 @@ pub struct SnapshotFile {
 }
 
 impl SnapshotFile {
-    /// Opens the snapshot of a height and checks everything but the rows.
-    pub fn open(dir: &Path, chain: ChainId, height: Height) -> Result<Self, StoreError> {
-        let path = path_of(dir, height);
-        let unreadable = |e| StoreError::io("read", &path, e);
-        let file = File::open(&path).map_err(unreadable)?;
+    fn open(path: &Path, chain: ChainId, height: Height) -> Result<Self, StoreError> {
+        let unreadable = |e| StoreError::io("read", path, e);
+        let file = File::open(path).map_err(unreadable)?;
         let len = file.metadata().map_err(unreadable)?.len();
         let fixed = (HEADER_LEN + OFFSETS_LEN + LEAVES_LEN + FOOTER_LEN) as u64;
-        let damaged = |what: &str| StoreError::corrupt(&path, 0, what.to_owned());
+        let damaged = |what: &str| StoreError::corrupt(path, 0, what.to_owned());
         if len < fixed {
             return Err(damaged("the file is too short"));
         }
@@ -231,6 +90,7 @@ impl SnapshotFile {
         if &footer[24..] != END
             || head_len > SNAPSHOT_HEAD_BYTES_MAX as u64
             || expected != Some(footer_at)
+            || at < HEADER_LEN as u64
         {
             return Err(damaged("the end of the file is damaged"));
         }
@@ -251,7 +111,7 @@ impl SnapshotFile {
         }
         let head = tail[OFFSETS_LEN + LEAVES_LEN..tail_len].to_vec();
         Ok(Self {
-            path,
+            path: path.to_owned(),
             file,
             height,
             offsets,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -13,8 +13,7 @@ use bytes::Bytes;
 use falconet_ledger::Account;
 use falconet_ledger::snapshot::{BUCKET_COUNT, Head, LeafBuilder, LeafTree, bucket_of, put_row};
 use falconet_store::{
-    SNAPSHOT_BUCKETS, SnapshotFile, SnapshotWriter, StateImage, StoreError, delete_snapshot,
-    snapshots_in,
+    SNAPSHOT_BUCKETS, SnapshotDir, SnapshotFile, SnapshotWriter, StateImage, StoreError,
 };
 use falconet_types::genesis::GenesisAccount;
 use falconet_types::receipt::StateRoots;
@@ -26,6 +25,9 @@ use falconet_types::{AccountId, Digest, Height, PublicKey};
 use parking_lot::{Mutex, RwLock};
 
 use crate::chain::Chain;
+
+#[cfg(test)]
+mod tests;
 
 /// Snapshots that are kept. The older one serves those who began with it.
 pub const SNAPSHOTS_KEPT: usize = 2;
@@ -78,9 +80,8 @@ pub struct Served {
 }
 
 impl Served {
-    fn open(dir: &Path, chain: &Chain, height: Height) -> Result<Self, SnapshotError> {
-        let file = SnapshotFile::open(dir, chain.id, height)?;
-        Self::of(file)
+    fn open(dir: &SnapshotDir, height: Height) -> Result<Self, SnapshotError> {
+        Self::of(dir.open(height)?)
     }
 
     fn of(file: SnapshotFile) -> Result<Self, SnapshotError> {
@@ -164,7 +165,7 @@ pub enum SnapshotError {
 
 /// All snapshots of this node, shared by the threads that take and serve them.
 pub struct Snapshots {
-    dir: PathBuf,
+    dir: SnapshotDir,
     chain: Arc<Chain>,
     /// What execution knows of states that are about to be written.
     heads: Mutex<BTreeMap<Height, StateHead>>,
@@ -176,18 +177,21 @@ pub struct Snapshots {
 impl Snapshots {
     /// Finds the snapshots below a data directory. A damaged one is deleted.
     pub fn open(data: &Path, chain: Arc<Chain>) -> Result<Self, StoreError> {
-        let dir = data.join("snapshots");
+        Self::open_in(SnapshotDir::new(data, chain.id), chain)
+    }
+
+    fn open_in(dir: SnapshotDir, chain: Arc<Chain>) -> Result<Self, StoreError> {
         let mut served = Vec::new();
-        for height in snapshots_in(&dir)?.into_iter().rev() {
+        for height in dir.heights()?.into_iter().rev() {
             if served.len() == SNAPSHOTS_KEPT {
-                delete_snapshot(&dir, height)?;
+                dir.delete(height)?;
                 continue;
             }
-            match Served::open(&dir, &chain, height) {
+            match Served::open(&dir, height) {
                 Ok(snapshot) => served.push(Arc::new(snapshot)),
                 Err(error) => {
                     tracing::warn!(height = height.0, %error, "a snapshot is deleted");
-                    delete_snapshot(&dir, height)?;
+                    dir.delete(height)?;
                 }
             }
         }
@@ -238,7 +242,7 @@ impl Snapshots {
         }
         let start = Instant::now();
         let mut writing = Writing {
-            writer: SnapshotWriter::create(&self.dir, self.chain.id, height)?,
+            writer: self.dir.create(height)?,
             builder: LeafBuilder::default(),
             bucket: Vec::new(),
             row: Vec::new(),
@@ -284,18 +288,22 @@ impl Snapshots {
         let snapshot = match Served::of(file) {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                delete_snapshot(&self.dir, height)?;
+                self.dir.delete(height)?;
                 return Err(error);
             }
         };
         let gone = {
             let mut served = self.served.write();
+            // One that has its name already: the new file has just taken its place.
+            served.retain(|other| other.height() != height);
             served.insert(0, Arc::new(snapshot));
             let kept = served.len().min(SNAPSHOTS_KEPT);
             served.split_off(kept)
         };
         for old in gone {
-            delete_snapshot(&self.dir, old.height())?;
+            if let Err(error) = self.dir.delete(old.height()) {
+                tracing::warn!(%error, "an old snapshot stays until the next start");
+            }
         }
         tracing::info!(
             height = height.0,

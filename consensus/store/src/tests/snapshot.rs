@@ -6,8 +6,8 @@ use falconet_types::{Digest, Height};
 
 use super::{Chain, apply, config, open, rows, tx, update};
 use crate::{
-    BlockRow, SNAPSHOT_BUCKETS, SnapshotFile, SnapshotWriter, StateImage, StateInstaller, Store,
-    StoreError, delete_snapshot, snapshots_in,
+    BlockRow, SNAPSHOT_BUCKETS, SnapshotDir, SnapshotFile, StateImage, StateInstaller, Store,
+    StoreError,
 };
 
 const CHAIN: Digest = Digest([7; 32]);
@@ -74,8 +74,8 @@ fn images_that_nobody_takes_hold_nothing_up() {
     assert_eq!(store.state.durable_height(), Height(21));
 }
 
-fn write(dir: &std::path::Path, height: u64, len: impl Fn(usize) -> usize) -> SnapshotFile {
-    let mut writer = SnapshotWriter::create(dir, CHAIN, Height(height)).unwrap();
+fn write(dir: &SnapshotDir, height: u64, len: impl Fn(usize) -> usize) -> SnapshotFile {
+    let mut writer = dir.create(Height(height)).unwrap();
     for bucket in 0..SNAPSHOT_BUCKETS {
         writer.rows(&vec![bucket as u8; len(bucket)]).unwrap();
         writer.end_bucket(tx(bucket as u64));
@@ -86,7 +86,7 @@ fn write(dir: &std::path::Path, height: u64, len: impl Fn(usize) -> usize) -> Sn
 #[test]
 fn a_snapshot_is_read_in_ranges_of_buckets() {
     let dir = tempfile::tempdir().unwrap();
-    let file = write(dir.path(), 5, |bucket| bucket % 3);
+    let file = write(&SnapshotDir::new(dir.path(), CHAIN), 5, |bucket| bucket % 3);
     assert_eq!(file.height(), Height(5));
     assert_eq!(file.head(), b"head");
     assert_eq!(file.rows(4, 6).unwrap(), vec![4, 5, 5]);
@@ -106,24 +106,45 @@ fn a_snapshot_is_read_in_ranges_of_buckets() {
 #[test]
 fn snapshots_are_listed_once_they_are_whole() {
     let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path().join("snapshots");
-    assert_eq!(snapshots_in(&dir).unwrap(), vec![]);
+    let (path, dir) = (
+        dir.path().join("snapshots"),
+        SnapshotDir::new(dir.path(), CHAIN),
+    );
+    assert_eq!(dir.heights().unwrap(), vec![]);
     for height in [512, 256] {
         write(&dir, height, |_| 0);
     }
-    drop(SnapshotWriter::create(&dir, CHAIN, Height(768)).unwrap());
-    assert_eq!(snapshots_in(&dir).unwrap(), [Height(256), Height(512)]);
-    let left = std::fs::read_dir(&dir).unwrap().count();
-    assert_eq!(left, 2, "what was not finished is gone");
-    delete_snapshot(&dir, Height(256)).unwrap();
-    assert_eq!(snapshots_in(&dir).unwrap(), [Height(512)]);
+    // As a process leaves them that is killed, and what somebody else put there.
+    std::fs::write(path.join(format!("{:020}.tmp", 768)), b"half").unwrap();
+    std::fs::write(path.join("768.snap"), b"of another name").unwrap();
+    assert_eq!(dir.heights().unwrap(), [Height(256), Height(512)]);
+    let left = std::fs::read_dir(&path).unwrap().count();
+    assert_eq!(left, 3, "what was not finished is gone");
+    dir.delete(Height(256)).unwrap();
+    assert_eq!(dir.heights().unwrap(), [Height(512)]);
+}
+
+/// A disk that is full does not stay so because of a snapshot that did not fit.
+#[test]
+fn what_is_given_up_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("snapshots");
+    let dir = SnapshotDir::new(dir.path(), CHAIN);
+    let mut writer = dir.create(Height(768)).unwrap();
+    for _ in 0..40 {
+        writer.rows(&[7; 100_000]).unwrap();
+    }
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 1);
+    drop(writer);
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
 }
 
 #[test]
 fn damage_to_anything_but_rows_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    drop(write(dir.path(), 5, |bucket| usize::from(bucket == 9)));
-    let path = dir.path().join(format!("{:020}.snap", 5));
+    let snapshots = SnapshotDir::new(dir.path(), CHAIN);
+    drop(write(&snapshots, 5, |bucket| usize::from(bucket == 9)));
+    let path = dir.path().join(format!("snapshots/{:020}.snap", 5));
     let whole = std::fs::read(&path).unwrap();
     let (rows, len) = (64..65, whole.len());
     for at in (0..64).chain(65..75).chain(len - 60..len).chain([len / 2]) {
@@ -134,7 +155,7 @@ fn damage_to_anything_but_rows_is_found() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        let opened = SnapshotFile::open(dir.path(), CHAIN, Height(5));
+        let opened = snapshots.open(Height(5));
         assert!(
             matches!(opened, Err(StoreError::Corrupt { .. })),
             "byte {at}"
@@ -142,11 +163,12 @@ fn damage_to_anything_but_rows_is_found() {
     }
     for len in [0, 63, 64, 1_000, len - 1] {
         std::fs::write(&path, &whole[..len]).unwrap();
-        assert!(SnapshotFile::open(dir.path(), CHAIN, Height(5)).is_err());
+        assert!(snapshots.open(Height(5)).is_err());
     }
     std::fs::write(&path, &whole).unwrap();
-    assert!(SnapshotFile::open(dir.path(), Digest([8; 32]), Height(5)).is_err());
-    assert!(SnapshotFile::open(dir.path(), CHAIN, Height(5)).is_ok());
+    let of_another_chain = SnapshotDir::new(dir.path(), Digest([8; 32]));
+    assert!(of_another_chain.open(Height(5)).is_err());
+    assert!(snapshots.open(Height(5)).is_ok());
 }
 
 /// The log is ahead of the old state; the new one stands where the log has a committed block.
