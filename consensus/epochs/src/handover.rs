@@ -174,7 +174,8 @@ impl<P: Copy + PartialEq> Handover<P> {
         (self.last, self.ending, self.shown) = (None, None, None);
         let waiting = mempool.status().pending_txs - self.again;
         mempool.start_epoch(Arc::clone(&set), me, start.height);
-        self.again = mempool.status().pending_txs - waiting;
+        // Without a lane nothing waits here any more.
+        self.again = mempool.status().pending_txs.saturating_sub(waiting);
         let cut = Cut::empty(set.len());
         let next = falconet_hotstuff::NextEpoch {
             set,

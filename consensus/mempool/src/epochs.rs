@@ -95,10 +95,14 @@ impl Mempool {
     }
 
     /// What was accepted in epochs that are over goes out first; without a lane the caller has to
-    /// see to it ([`Mempool::take_orphans`]).
+    /// see to it ([`Mempool::take_orphans`]), and to what waits to be sealed: a node that takes
+    /// several epochs at a time carries over into some that are over before it has sealed anything.
     pub(crate) fn carry_over(&mut self, again: VecDeque<Bytes>) {
         match self.own.state {
-            OwnLaneState::Absent => self.orphans.extend(again),
+            OwnLaneState::Absent => {
+                self.orphans.extend(self.own.give_away());
+                self.orphans.extend(again);
+            }
             _ => self.own.carry_over(again),
         }
     }

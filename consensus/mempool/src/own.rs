@@ -169,6 +169,12 @@ impl OwnLane {
         }
     }
 
+    /// Everything that waits, in the order in which it would be sealed: there is no lane any more.
+    pub(crate) fn give_away(&mut self) -> impl Iterator<Item = Bytes> {
+        let waiting = std::mem::take(&mut self.pending).into_iter();
+        waiting.map(|(_, tx)| tx.bytes)
+    }
+
     /// Takes a verified transaction into the lane, or says why not. While the queue is contended a
     /// sender has a quota; when it is full, a transaction gets in only in the place of those with
     /// lower priority.

@@ -195,3 +195,28 @@ fn n8_a_validator_that_leaves_gives_what_it_accepted_to_others() {
     );
     assert_eq!(node.core.take_orphans().len(), 1);
 }
+
+/// A node that slept takes epochs one after the other and can seal nothing in those that are over:
+/// what it carried over into one of them, and what came since, is not lost with its seat.
+#[test]
+fn n8_what_was_carried_over_and_not_sealed_is_given_to_others_by_who_leaves_later() {
+    let mut node = Single::new(4);
+    node.connect();
+    assert_eq!(node.admit(1, 98), Admission::Accepted);
+    node.wait(20_000);
+    let sealed: Vec<_> = (node.core.lanes[0].batch_at(Seq(1)).unwrap())
+        .transactions()
+        .collect();
+    let stays = next(1, &[0, 1, 2, 3]);
+    assert!(node.core.start_epoch(stays, v(0), Height(0)));
+    assert_eq!(node.core.status().pending_txs, 1);
+    assert_eq!(node.core.take_orphans().len(), 0);
+    assert_eq!(node.admit(2, 98), Admission::Accepted);
+    let gone = next(2, &[1, 2, 3]);
+    let nobody = ValidatorIndex::NOBODY;
+    assert!(node.core.start_epoch(gone, nobody, Height(0)));
+    assert_eq!(node.core.status().pending_txs, 0);
+    let orphans = node.core.take_orphans();
+    assert_eq!(orphans.len(), 2);
+    assert_eq!(orphans[0], sealed[0], "what was promised comes first");
+}
