@@ -120,7 +120,7 @@ impl HotStuff {
     fn leader_is_passed_over(&self, now: Now, leader: ValidatorIndex) -> bool {
         let set = &self.config.set;
         leader != self.config.me
-            && u64::from(self.pace.failed_rounds) < set.len() as u64
+            && u64::from(self.pace.failed_rounds) < set.cycle_rounds()
             && self.patience.passes_over(now.mono_us, leader, set)
     }
 
@@ -235,7 +235,7 @@ impl HotStuff {
         if leader == self.config.me {
             return false;
         }
-        let cycles = SILENT_CYCLES * set.len() as u64;
+        let cycles = SILENT_CYCLES * set.cycle_rounds();
         let recent = |peer: ValidatorIndex| {
             peer == self.config.me
                 || self.peers[peer.at()].heard.0.saturating_add(cycles) >= round.0

@@ -127,14 +127,14 @@ fn window_of(round: Round, rounds: u64) -> u64 {
 
 /// Rounds of a window: a multiple of a cycle.
 pub(crate) fn window_rounds(set: &ValidatorSet) -> u64 {
-    CYCLES_PER_WINDOW * set.len() as u64
+    CYCLES_PER_WINDOW * set.cycle_rounds()
 }
 
 /// Rounds below the last committed block whose headers a core wants back after a restart if
 /// genesis sets `leader_reputation` ([`crate::Recovered::headers`]).
 #[must_use]
 pub fn past_rounds(set: &ValidatorSet) -> u64 {
-    REPUTATION_CYCLES * set.len() as u64
+    REPUTATION_CYCLES * set.cycle_rounds()
 }
 
 /// Rule L3: the leader of a round, given who authored blocks of the window that decides.
@@ -143,19 +143,20 @@ pub(crate) fn leader(
     round: Round,
     authors: &BTreeSet<ValidatorIndex>,
 ) -> ValidatorIndex {
-    let (n, rounds) = (set.len() as u64, window_rounds(set));
+    let (cycle_rounds, rounds) = (set.cycle_rounds(), window_rounds(set));
     let place = round.0.saturating_sub(1) % rounds;
     let absent = set.iter().map(|validator| validator.index);
     let absent: BTreeSet<_> = absent.filter(|v| !authors.contains(v)).collect();
     let weight = set.weight_of(absent.iter().copied());
     let bearable = set.total_weight() - set.quorum_weight();
-    if place < n || authors.is_empty() || weight > bearable {
+    if place < cycle_rounds || authors.is_empty() || weight > bearable {
         return set.leader(round);
     }
     let first = round.0 - place;
-    let cycle = (0..n).map(|i| set.leader(Round(first + i)));
+    let turn = set.turn_rounds();
+    let cycle = (0..set.len() as u64).map(|i| set.leader(Round(first + i * turn)));
     let present: Vec<_> = cycle.filter(|v| !absent.contains(v)).collect();
-    let at = (place - n) % present.len() as u64;
+    let at = (place - cycle_rounds) / turn % present.len() as u64;
     present[usize::try_from(at).expect("an index of the set")]
 }
 
@@ -166,7 +167,7 @@ impl HotStuff {
         let set = &self.config.set;
         let rounds = window_rounds(set);
         let decides = window_of(round, rounds).checked_sub(LAG_WINDOWS);
-        let everybody = round.0.saturating_sub(1) % rounds < set.len() as u64;
+        let everybody = round.0.saturating_sub(1) % rounds < set.cycle_rounds();
         let Some(decides) = decides.filter(|_| self.config.params.leader_reputation && !everybody)
         else {
             return Some(set.leader(round));

@@ -482,7 +482,7 @@ impl Mempool {
         }
         self.changed = true;
         let config = &self.config;
-        let history = config.params.history_heights_of(config.set.len());
+        let history = config.params.history_heights_of(config.set.cycle_rounds());
         let stride = history / PRUNE_CHECKPOINTS;
         let height = header.height;
         if self

@@ -187,16 +187,17 @@ impl Params {
         self.history_heights_min.max(floor)
     }
 
-    /// The same for this set of validators: if committed blocks decide who leads, at least as many
-    /// as do. A network whose nodes all restart must find them with one of them.
+    /// The same for a set of validators whose cycle of leaders has so many rounds
+    /// ([`crate::validators::ValidatorSet::cycle_rounds`]): if committed blocks decide who leads, at
+    /// least as many as do. A network whose nodes all restart must find them with one of them.
     #[must_use]
-    pub fn history_heights_of(&self, validators: usize) -> u64 {
+    pub fn history_heights_of(&self, cycle_rounds: u64) -> u64 {
         let cycles = if self.leader_reputation {
             REPUTATION_CYCLES
         } else {
             0
         };
-        self.history_heights().max(cycles * validators as u64)
+        self.history_heights().max(cycles * cycle_rounds)
     }
 
     /// Every so many heights the state is a checkpoint: some header names exactly this state

@@ -156,6 +156,8 @@ pub struct ValidatorSet {
     validators: Vec<Validator>,
     total_weight: u64,
     leaders: Vec<ValidatorIndex>,
+    /// Rounds in a row of which one leads.
+    turn_rounds: u64,
 }
 
 /// Why a list of validators is no validator set.
@@ -202,12 +204,14 @@ impl ValidatorSet {
             });
         }
         let leaders = leader_order(chain, epoch, validators.len());
+        let turn_rounds = turn_rounds(&validators, total_weight);
         Ok(Self {
             epoch,
             genesis: block::genesis_id(chain),
             validators,
             total_weight,
             leaders,
+            turn_rounds,
         })
     }
 
@@ -246,7 +250,7 @@ impl ValidatorSet {
     #[must_use]
     pub fn with_leaders(mut self, leaders: Vec<ValidatorIndex>) -> Self {
         assert!(!leaders.is_empty() && leaders.iter().all(|leader| self.get(*leader).is_some()));
-        self.leaders = leaders;
+        (self.leaders, self.turn_rounds) = (leaders, 1);
         self
     }
 
@@ -317,13 +321,28 @@ impl ValidatorSet {
         self.total_weight / 3 + 1
     }
 
-    /// The leader of `round`. Every validator leads once in each run of `len()` rounds, which the
-    /// liveness of the consecutive-round commit rule needs.
+    /// The leader of `round`. Every validator has one turn in each cycle
+    /// ([`Self::cycle_rounds`]), which the liveness of the consecutive-round commit rule needs.
     #[must_use]
     pub fn leader(&self, round: Round) -> ValidatorIndex {
         let n = self.leaders.len() as u64;
-        let slot = usize::try_from(round.0 % n).expect("below VALIDATORS_MAX");
+        let turn = round.0.div_ceil(self.turn_rounds);
+        let slot = usize::try_from(turn % n).expect("below VALIDATORS_MAX");
         self.leaders[slot]
+    }
+
+    /// Rounds in a row that are one leader's turn: 1, or 2 where those who may be faulty are too
+    /// many heads for one round each (`docs/protocol.md`, Leaders). The first turn begins with
+    /// round 1.
+    #[must_use]
+    pub fn turn_rounds(&self) -> u64 {
+        self.turn_rounds
+    }
+
+    /// Rounds in which everybody has one turn.
+    #[must_use]
+    pub fn cycle_rounds(&self) -> u64 {
+        self.leaders.len() as u64 * self.turn_rounds
     }
 }
 
@@ -335,6 +354,26 @@ impl std::fmt::Debug for ValidatorSet {
             self.epoch,
             self.validators.len()
         )
+    }
+}
+
+/// A commit takes two rounds in a row with correct leaders. In any order of turns of one round there
+/// are such while at most every third leader is faulty. But those who may be faulty are counted by
+/// weight: many small validators may be more than a third of all heads. Where that is so, each
+/// leads twice in a row.
+fn turn_rounds(validators: &[Validator], total_weight: u64) -> u64 {
+    let mut weights: Vec<u64> = validators.iter().map(|v| v.weight).collect();
+    weights.sort_unstable();
+    let mut left = total_weight - (total_weight * 2 / 3 + 1);
+    let bearable = weights.iter().take_while(|weight| {
+        let bears = **weight <= left;
+        left = left.saturating_sub(**weight);
+        bears
+    });
+    if validators.len() > 3 * bearable.count() {
+        1
+    } else {
+        2
     }
 }
 

@@ -56,6 +56,29 @@ fn s10_a_silent_leader_is_passed_over_by_reputation() {
     }
 }
 
+/// Who may be faulty is counted by weight: less than a third of it can be most of the validators.
+/// Without two rounds in a row that a correct one leads nothing would ever be committed.
+#[test]
+fn s10_many_small_validators_are_silent() {
+    for (weights, silent) in [
+        (&[3, 1][..], &[1][..]),
+        (&[7, 1, 1, 1], &[1, 2, 3]),
+        (&[1, 4, 1, 4, 1, 4, 1], &[0, 2, 4, 6]),
+    ] {
+        for seed in 1..=4 {
+            let scenario = scripted(seed, weights.len())
+                .with_weights(weights)
+                .with_silent(silent)
+                .with_params(|params| {
+                    params.commit_votes = false;
+                    params.leader_reputation = seed % 2 == 0;
+                });
+            let outcome = run(&mut World::new(scenario, false));
+            assert!(outcome.height > 5, "{weights:?}: {}", outcome.height);
+        }
+    }
+}
+
 #[test]
 fn s10_f_adjacent_silent_leaders() {
     let scenario = scripted(2, 7);

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use falconet_types::genesis::Params;
 use falconet_types::validators::ValidatorSet;
-use falconet_types::{Round, ValidatorIndex};
+use falconet_types::{Epoch, Round, ValidatorIndex};
 
 use super::cluster::Cluster;
-use super::harness::{Solo, params, set};
+use super::harness::{CHAIN, Solo, keys, params, set};
 use crate::reputation::{leader, past_rounds, window_rounds};
 
 fn by_reputation() -> Params {
@@ -61,6 +61,33 @@ fn l3_every_window_has_correct_leaders_in_a_row_whoever_is_faulty_or_passed_over
                 assert!(longest_run(first, &faulty) >= 2);
                 assert!(longest_run(&rest[..2 * cycle], &faulty) >= 2);
             }
+        }
+    }
+}
+
+/// Liveness where the faulty are few by weight and many by heads: turns are two rounds, in first
+/// cycles and in all others.
+#[test]
+fn l3_small_validators_that_are_many_stop_no_commit() {
+    let weights = [4, 1, 4, 1, 4, 1, 1];
+    let members: Vec<_> = keys().iter().cloned().zip(weights).collect();
+    let set = ValidatorSet::new(CHAIN, Epoch(0), &members).unwrap();
+    let light =
+        |of: &BTreeSet<ValidatorIndex>| set.weight_of(of.iter().copied()) < set.weak_weight();
+    let (rounds, cycle) = (window_rounds(&set), set.cycle_rounds() as usize);
+    assert_eq!((cycle, set.turn_rounds()), (14, 2));
+    for absent in few(7, 7).filter(light) {
+        let authors = present(&set, &absent);
+        let window = 5 * rounds + 1..=6 * rounds;
+        let leaders: Vec<_> = window.map(|r| leader(&set, Round(r), &authors)).collect();
+        let (first, rest) = leaders.split_at(cycle);
+        assert!(rest.iter().all(|leader| !absent.contains(leader)));
+        let others = 2 * (7 - absent.len());
+        assert!(rest.chunks(2).all(|turn| turn[0] == turn[turn.len() - 1]));
+        for faulty in few(7, 7).filter(light) {
+            assert!(longest_run(first, &faulty) >= 2);
+            let all_faulty = absent.len() + faulty.len() >= 7;
+            assert!(all_faulty || longest_run(&rest[..others], &faulty) >= 2);
         }
     }
 }

@@ -4,6 +4,7 @@ use falconet_crypto::falcon::Verifier;
 use falconet_types::block::{Cut, HeaderKind, SignedHeader, genesis_id};
 use falconet_types::certificate::{Qc, Tc};
 use falconet_types::signing::{Invalid, Signed, verify};
+use falconet_types::validators::ValidatorSet;
 use falconet_types::{Digest, Epoch, Height, Round, ValidatorIndex};
 
 use crate::chain::{Chain, key};
@@ -38,6 +39,48 @@ fn every_validator_leads_once_in_each_run_of_rounds() {
         leaders.sort();
         leaders.dedup();
         assert_eq!(leaders.len(), 4);
+    }
+}
+
+/// What the liveness of commits rests on, for all that may be faulty by their weight.
+#[test]
+fn each_cycle_has_correct_leaders_in_a_row_whoever_may_be_faulty() {
+    for (weights, turn_rounds) in [
+        (&[1][..], 1),
+        (&[1; 4], 1),
+        (&[1; 7], 1),
+        (&[4, 2, 2, 2], 1),
+        (&[3, 1], 2),
+        (&[7, 1, 1, 1], 2),
+        (&[4, 4, 4, 1, 1, 1, 1], 2),
+        (&[90, 90, 90, 1, 9, 30, 1, 1], 2),
+    ] {
+        let n = weights.len();
+        let members: Vec<_> = (0u8..)
+            .zip(weights)
+            .map(|(i, weight)| (key(i).public().clone(), *weight))
+            .collect();
+        let set = ValidatorSet::new(Digest([9; 32]), Epoch::ZERO, &members).unwrap();
+        assert_eq!(set.turn_rounds(), turn_rounds, "{weights:?}");
+        let cycle = set.cycle_rounds();
+        for start in [1, 1 + 5 * cycle] {
+            let leaders: Vec<_> = (start..=start + cycle)
+                .map(|round| set.leader(Round(round)).at())
+                .collect();
+            for i in 0..n {
+                let turns = leaders[..cycle as usize].iter().filter(|at| **at == i);
+                assert_eq!(turns.count() as u64, turn_rounds, "one turn a cycle");
+            }
+            for faulty in 0..1u32 << n {
+                let is_faulty = |i: usize| faulty >> i & 1 == 1;
+                let weight: u64 = (0..n).filter(|i| is_faulty(*i)).map(|i| weights[i]).sum();
+                if weight < set.weak_weight() && weight * 3 < set.total_weight() {
+                    let mut pairs = leaders.windows(2);
+                    let correct = pairs.any(|pair| !pair.iter().any(|i| is_faulty(*i)));
+                    assert!(correct, "{weights:?}: {faulty:b}");
+                }
+            }
+        }
     }
 }
 
