@@ -60,7 +60,8 @@ impl HotStuff {
             return false;
         }
         let mut seen = BTreeSet::new();
-        let found = self.certificates.qcs_from_high().find_map(|qc| {
+        let end = self.end_shown.iter();
+        let found = end.chain(self.certificates.qcs_from_high()).find_map(|qc| {
             let tip = self.tree.get(&qc.block_id)?;
             let mut child = tip;
             while child.parent_id != self.tree.root().id && seen.insert(child.id()) {
@@ -164,8 +165,8 @@ impl HotStuff {
         }
     }
 
-    /// The block that must be connected first: that of the highest QC; else the certified parent
-    /// of a proposal for the current round.
+    /// The block that must be connected first: that which ends the epoch, if a peer has shown it;
+    /// that of the highest QC; else the certified parent of a proposal for the current round.
     fn choose_target(&mut self, now: Now) {
         let root = self.tree.root().round;
         if let Some(walk) = &self.walk {
@@ -178,7 +179,8 @@ impl HotStuff {
         let dead = |qc: &Qc| self.dead_target == Some(qc.block_id);
         let missing =
             |qc: &&Arc<Qc>| qc.round > root && !self.tree.contains(&qc.block_id) && !dead(qc);
-        let target = Some(high).filter(missing).or_else(|| {
+        let end = self.end_shown.as_ref().filter(missing);
+        let target = end.or(Some(high).filter(missing)).or_else(|| {
             self.candidates().find_map(|header| {
                 self.certificates
                     .qc(header.parent_round, &header.parent_id)

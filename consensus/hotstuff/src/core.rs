@@ -128,6 +128,9 @@ pub struct HotStuff {
     pub(crate) commit_may_advance: bool,
     /// A certified block whose chain contradicts ours; never walked again.
     pub(crate) dead_target: Option<BlockId>,
+    /// A peer's proof that the current epoch is over: the certificate of a block that commits the
+    /// last one.
+    pub(crate) end_shown: Option<Arc<Qc>>,
     pub(crate) peers: Vec<Peer>,
     pub(crate) pace: Pace,
     pub(crate) patience: Patience,

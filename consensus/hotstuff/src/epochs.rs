@@ -25,6 +25,7 @@ use crate::certificates::Certificates;
 use crate::commit_votes::CommitVotes;
 use crate::core::{HotStuff, Pace};
 use crate::leading::NOTHING_ANNOUNCED;
+use crate::limits::END_FAILURES_MAX;
 use crate::misbehaviour::Misbehaviour;
 use crate::pulls::Pulls;
 use crate::reputation::Reputation;
@@ -81,6 +82,7 @@ impl HotStuff {
         self.pulls = Pulls::default();
         self.walk = None;
         self.dead_target = None;
+        self.end_shown = None;
         self.commit_may_advance = false;
         self.peers = no_peers();
         self.punished.clear();
@@ -166,11 +168,25 @@ impl HotStuff {
     }
 
     /// The epoch that this node is in is over (rule N5): the certificate leads to its last block,
-    /// the ordinary way.
+    /// before any other that this node holds. A higher one may be of a block that nobody has any
+    /// more, or of one beside the block that commits the last one: its peers have gone on.
     pub(crate) fn on_epoch_proof(&mut self, now: Now, proof: EpochProof, out: &mut Vec<Effect>) {
-        if proof.epoch() == self.epoch() && self.ended.is_none() {
-            self.on_qc(now, Arc::new(proof.qc), out);
+        if proof.epoch() != self.epoch() || self.ended.is_some() {
+            return;
         }
+        let qc = Arc::new(proof.qc);
+        // Peers may show different ones. One is followed until nobody answers.
+        let follows = self.end_shown.as_ref().is_some_and(|shown| {
+            let walk = self.walk.as_ref();
+            let towards = walk.filter(|walk| walk.target.block_id == shown.block_id);
+            shown.block_id == qc.block_id
+                || towards.is_some_and(|walk| walk.failures < END_FAILURES_MAX)
+        });
+        if !follows {
+            self.end_shown = Some(qc.clone());
+            self.walk = None;
+        }
+        self.on_qc(now, qc, out);
     }
 
     fn show_end_of(&self, to: ValidatorIndex, epoch: Epoch, out: &mut Vec<Effect>) {

@@ -74,6 +74,7 @@ impl HotStuff {
             walk: self.walk.clone(),
             commit_may_advance: self.commit_may_advance,
             dead_target: self.dead_target,
+            end_shown: self.end_shown.clone(),
             peers: self.peers.clone(),
             pace: self.pace,
             patience: self.patience.clone(),

@@ -47,6 +47,8 @@ pub(crate) const PASSED_OVER_FACTOR: u64 = 8;
 pub(crate) const TURN_FAILURES_MAX: u32 = 8;
 /// A leader is passed over no longer than this, microseconds: then it may show itself again.
 pub(crate) const PASSED_OVER_US_MAX: u64 = 10_000_000;
+/// Requests without an answer after which another proof that the epoch is over is followed.
+pub(crate) const END_FAILURES_MAX: u32 = 8;
 /// Steps that one input may cause. Each step signs, commits, enters a round or walks a batch of
 /// headers, so a turn that reaches this bound has run away.
 pub(crate) const STEPS_PER_INPUT_MAX: usize = 10_000;

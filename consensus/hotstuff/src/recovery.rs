@@ -111,6 +111,7 @@ impl HotStuff {
             walk: None,
             commit_may_advance: true,
             dead_target: None,
+            end_shown: None,
             started: false,
             announced: NOTHING_ANNOUNCED,
             clock_wait_us: None,

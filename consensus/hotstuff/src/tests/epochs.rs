@@ -1,8 +1,10 @@
 //! Rules N1 to N8: epochs that follow one another. Groups 21 and 22 of the scenarios.
 
+use falconet_types::block::SignedHeader;
+use falconet_types::epoch::EpochProof;
 use falconet_types::message::PeerMessage;
 use falconet_types::signing::Verified;
-use falconet_types::{Epoch, Height, Round, ValidatorIndex};
+use falconet_types::{BlockId, Digest, Epoch, Height, Round, ValidatorIndex};
 
 use super::cluster::{Cluster, EPOCH_HEIGHTS};
 use super::harness::{Solo, state, tip};
@@ -79,6 +81,91 @@ fn n1_above_the_end_of_the_epoch_no_header_carries_payload() {
         let votes = solo.said().votes();
         assert_eq!(votes.is_empty(), carries, "carries: {carries}, {votes:?}");
     }
+}
+
+/// A chain of blocks to height 20, of which that at 19 ends the epoch; nothing names its state before.
+fn to_the_end(solo: &Solo) -> Vec<SignedHeader> {
+    let mut chain = solo.maker.chain(1..=18);
+    for round in 19..=20 {
+        let mut draft = solo.maker.draft(chain.last(), round);
+        draft.executed.height = Height(16);
+        draft.executed.root = state(Height(16));
+        chain.push(solo.maker.sign(draft));
+    }
+    chain
+}
+
+/// What those say who have gone on because block 20 is certified.
+fn proof_of_the_end(solo: &Solo, chain: &[SignedHeader]) -> Input {
+    let voters = solo.maker.qc_without(&chain[19], solo.me());
+    Input::EpochProof {
+        from: ValidatorIndex(solo.others()[0]),
+        proof: Verified::trusted(EpochProof {
+            headers: chain[17..].iter().map(|h| h.header().clone()).collect(),
+            qc: voters,
+            accounts: Digest::ZERO,
+            results: Digest::ZERO,
+            next: None,
+        }),
+    }
+}
+
+/// The header that a node asks for, once it waited for it to come by itself.
+fn asks_for(solo: &mut Solo) -> Option<BlockId> {
+    let _ = solo.said();
+    solo.advance_ms(200);
+    let sends = solo.said().sends().into_iter();
+    let mut asked = sends.filter_map(|(_, message)| match message {
+        PeerMessage::GetBlocks(request) => Some(request.from),
+        _ => None,
+    });
+    asked.next()
+}
+
+fn is_shown_the_end(solo: &mut Solo, chain: &[SignedHeader]) {
+    let proof = proof_of_the_end(solo, chain);
+    solo.input(proof);
+    assert_eq!(asks_for(solo), Some(chain[19].id()));
+    let missing = chain.iter().rev().cloned().map(Verified::trusted);
+    let from = ValidatorIndex(solo.others()[1]);
+    solo.input(Input::Blocks {
+        from,
+        headers: missing.collect(),
+    });
+    let said = solo.said();
+    assert_eq!(said.committed_heights().last(), Some(&19));
+    let ended =
+        |effect: &Effect| matches!(effect, Effect::EpochEnded { last } if last.height.0 == 19);
+    assert!(said.0.iter().any(ended));
+}
+
+/// Found by the simulator: this node holds the certificate of a block that follows the last one with
+/// a gap of rounds, which commits nothing, and a higher one than that of the block which does.
+#[test]
+fn n5_the_end_is_found_beside_the_highest_certified_block() {
+    let mut solo = solo_with_epochs(Solo::follower([1]).me(), Recovered::default());
+    let chain = to_the_end(&solo);
+    solo.feed(&chain[..19]);
+    let mut draft = solo.maker.draft(Some(&chain[18]), 22);
+    draft.executed = chain[18].executed;
+    let beside = solo.maker.sign(draft);
+    solo.header(&beside);
+    solo.qc(&beside);
+    assert_eq!(solo.said().committed_heights().last(), Some(&18));
+    is_shown_the_end(&mut solo, &chain);
+}
+
+/// Found by the simulator: the highest certified block that a node heard of before it crashed is above
+/// the last of the epoch, and nobody has it any more.
+#[test]
+fn n5_the_end_is_fetched_before_a_block_that_nobody_has_any_more() {
+    let mut solo = solo_with_epochs(Solo::follower([1]).me(), Recovered::default());
+    let chain = to_the_end(&solo);
+    solo.feed(&chain[..10]);
+    let far = solo.maker.header(chain.last(), 23);
+    solo.qc(&far);
+    assert_eq!(asks_for(&mut solo), Some(far.id()));
+    is_shown_the_end(&mut solo, &chain);
 }
 
 #[test]

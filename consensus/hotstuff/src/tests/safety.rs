@@ -43,6 +43,32 @@ fn s2_a_restarted_node_resends_the_bytes_and_never_votes_again_in_the_round() {
     );
 }
 
+/// A crash between the write and the send: nobody has the vote, and it counts all the same once the
+/// others' arrive. The certificate that only this node could make is no foreign signature when it
+/// comes back.
+#[test]
+fn s2_a_vote_that_was_written_and_never_sent_counts_after_the_restart() {
+    let (solo, log) = voted_twice();
+    let voted = log.recovered().safety.unwrap().last_vote.unwrap();
+    let mut again = Solo::recover(solo.me(), log.recovered());
+    let header = log.header(&voted.block_id).unwrap().clone();
+    again.header(&header);
+    let _ = again.said();
+    let others = again.others();
+    for voter in &others[..2] {
+        again.vote(solo.maker.vote(*voter, &header));
+    }
+    assert_eq!(again.round(), 3, "its own vote and two more are a quorum");
+    let qc = again.core.certificates.high_qc().clone();
+    assert!(qc.votes.iter().any(|(voter, _)| voter.0 == solo.me()));
+    let mut third = Solo::recover(solo.me(), log.recovered());
+    third.give_qc(Qc::clone(&qc));
+    let said = third.said();
+    assert!(third.core.signs(), "{:?}", third.core.status().not_signing);
+    assert!(!said.0.iter().any(|e| matches!(e, Effect::Alarm(_))));
+    assert_eq!(third.round(), 3);
+}
+
 #[test]
 fn s2_a_restarted_node_resends_its_timeout_and_does_not_vote_in_that_round() {
     let mut solo = Solo::follower([1]);
