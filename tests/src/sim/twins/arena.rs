@@ -19,7 +19,7 @@ use super::super::checkers::Eras;
 use super::super::checkers::{Check, Justification, SelfConsistency, Violation};
 use super::super::keys::{self, GENESIS_MS, SimSigner};
 use super::super::node::Chain;
-use super::{Cast, Leaders, Phase};
+use super::{Cast, Leaders, Phase, state};
 
 /// The round timer of these cores, microseconds.
 const ROUND_US: u64 = 1_000_000;
@@ -63,6 +63,12 @@ pub(super) struct Arena {
     group: u16,
     /// Number of the phase, from 1.
     pub number: u64,
+    /// Inputs that cores were given so far.
+    inputs: u64,
+    /// The nodes in the order in which they take their turns.
+    turns: Vec<usize>,
+    /// That order in the phase after the one of this number, see [`state::order`].
+    order: Option<(u64, Vec<usize>)>,
     committed: Vec<BlockId>,
     heights: Vec<u64>,
     consistency: SelfConsistency,
@@ -94,6 +100,13 @@ impl Payload for Nothing {
     }
 }
 
+impl Player {
+    /// The timer of the present round has fired, so that no shorter one does any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.clock_us >= self.entered_us + ROUND_US
+    }
+}
+
 impl Arena {
     /// All cores started and connected; `first` leads round 1.
     pub fn new(cast: Cast, first: u8) -> Self {
@@ -106,7 +119,7 @@ impl Arena {
             commit_votes: cast.commit_votes,
             ..Params::default()
         };
-        let genesis = keys::genesis(0, &vec![1; cast.n], params.clone());
+        let genesis = keys::genesis(cast.chain, &vec![1; cast.n], params.clone());
         let chain = genesis.chain_id();
         let set = genesis.validator_set().expect("a valid set");
         let first = usize::from(first);
@@ -165,6 +178,9 @@ impl Arena {
             queue: VecDeque::new(),
             group: 0,
             number: 0,
+            inputs: 0,
+            turns: (0..cast.nodes()).collect(),
+            order: None,
             committed: Vec::new(),
             heights: vec![0; cast.nodes()],
             consistency: SelfConsistency::default(),
@@ -210,6 +226,9 @@ impl Arena {
             queue: self.queue.clone(),
             group: self.group,
             number: self.number,
+            inputs: self.inputs,
+            turns: self.turns.clone(),
+            order: self.order.clone(),
             committed: self.committed.clone(),
             heights: self.heights.clone(),
             consistency: self.consistency.clone(),
@@ -244,8 +263,22 @@ impl Arena {
         (1..=settled).map(|ahead| self.set.leader(Round(self.number + ahead)))
     }
 
+    /// Settles in which order nodes take their turns in the next phase, once for all forks.
+    pub fn put_in_order(&mut self) -> Vec<usize> {
+        match &self.order {
+            Some((number, order)) if *number == self.number => order.clone(),
+            _ => {
+                let order = state::order(self);
+                self.order = Some((self.number, order.clone()));
+                order
+            }
+        }
+    }
+
     /// Carries out a phase, whose leader [`Arena::fork`] has set.
     pub fn phase(&mut self, phase: Phase) -> Check {
+        let order = self.put_in_order();
+        self.turns.clone_from(&order);
         self.number += 1;
         assert_eq!(
             self.next_leader(),
@@ -256,12 +289,15 @@ impl Arena {
         for player in &mut self.players {
             player.clock_us += PHASE_US;
         }
-        for (from, to, message) in std::mem::take(&mut self.waiting) {
+        let turn = |node: &usize| order.iter().position(|other| other == node);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.sort_by_key(|(from, to, _)| (turn(from), turn(to)));
+        for (from, to, message) in waiting {
             self.pass(from, to, message);
         }
         self.settle();
         let newest = Round(self.number);
-        for node in 0..self.players.len() {
+        for node in order {
             self.give_up(node, newest);
         }
         self.settle();
@@ -300,7 +336,8 @@ impl Arena {
     fn settle(&mut self) {
         self.deliver();
         for _ in 0..SHORT_TIMERS_MAX {
-            let due = self.players.iter().enumerate().find_map(|(node, player)| {
+            let due = self.turns.iter().find_map(|node| {
+                let (node, player) = (*node, &self.players[*node]);
                 let at = player.core.next_deadline_us()?;
                 (at < player.entered_us + ROUND_US).then_some((node, at))
             });
@@ -342,11 +379,12 @@ impl Arena {
     fn handle(&mut self, node: usize, input: Input) {
         let mut effects = Vec::new();
         let player = &mut self.players[node];
-        // The second selves' clocks differ, so that twins propose different blocks.
-        let second = u64::from(node >= self.cast.n);
+        // One wall clock for all, which never shows a time twice: it is later than that of any block,
+        // so a block has the time at which it was made, and no two are equal, of twins neither.
+        self.inputs += 1;
         let now = Now {
             mono_us: player.clock_us,
-            wall_ms: GENESIS_MS + 1 + player.clock_us / 1_000 + second,
+            wall_ms: GENESIS_MS + self.inputs,
         };
         player.core.handle(now, input, &Nothing, &mut effects);
         let round = player.core.progress().round;
@@ -398,7 +436,8 @@ impl Arena {
             }
         }
         let me = self.cast.validator_of(from);
-        for node in 0..self.cast.nodes() {
+        for at in 0..self.turns.len() {
+            let node = self.turns[at];
             let validator = self.cast.validator_of(node);
             if validator != me && to.is_none_or(|to| to.at() == validator) {
                 self.pass(from, node, message.clone());

@@ -20,6 +20,8 @@
 
 mod arena;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,6 +53,8 @@ pub struct Cast {
     pub leaders: Leaders,
     /// Commit votes (rule C4).
     pub commit_votes: bool,
+    /// Stands in the chain's name, so that all ids depend on it, and nothing else should.
+    pub chain: u64,
     /// A rule that correct validators break: to see that it is noticed.
     pub flaw: Option<Misbehaviour>,
 }
@@ -71,6 +75,7 @@ pub const FOUR: Cast = Cast {
     twins: 1,
     leaders: Leaders::First(4),
     commit_votes: false,
+    chain: 0,
     flaw: None,
 };
 
@@ -86,6 +91,7 @@ pub const SEVEN: Cast = Cast {
     twins: 2,
     leaders: Leaders::First(7),
     commit_votes: false,
+    chain: 0,
     flaw: None,
 };
 
@@ -275,6 +281,7 @@ impl Level<'_> {
             before = before.fork(phase.leader);
             before.phase(*phase).expect("it held a level ago");
         }
+        let _ = before.put_in_order();
         let mut after = After::default();
         let mut here = HashSet::new();
         let mut leaders = self.cast.leaders_after(path.len() + 1, *first);

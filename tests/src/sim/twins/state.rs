@@ -15,12 +15,26 @@ use super::arena::Arena;
 
 /// The state's name, the same for all states that are one.
 pub(super) fn of(arena: &Arena) -> u128 {
-    let renamings = renamings(arena);
+    named(arena).0
+}
+
+/// The nodes in an order that states which are one have in common: whoever takes one step after the
+/// other goes by it, or what follows would depend on names.
+pub(super) fn order(arena: &Arena) -> Vec<usize> {
+    let to = named(arena).1;
+    let mut order: Vec<usize> = (0..to.len()).collect();
+    order.sort_unstable_by_key(|node| to[*node]);
+    order
+}
+
+/// The lowest of a state's names under all renamings, and which one that is.
+fn named(arena: &Arena) -> (u128, Vec<usize>) {
     let players = arena.players.iter();
     let cores: Vec<Snapshot> = players.map(|player| player.core.snapshot()).collect();
-    let names = renamings
-        .iter()
-        .map(|to| Renamed::new(arena, &cores, to).state());
+    let names = renamings(arena).into_iter().map(|to| {
+        let name = Renamed::new(arena, &cores, &to).state();
+        (name, to)
+    });
     names.min().expect("at least the names as they are")
 }
 
@@ -159,6 +173,7 @@ impl<'a> Renamed<'a> {
         let mut name = Name::new();
         name.add(self.round(s.round));
         name.add(u64::from(s.signs));
+        name.add(u64::from(self.arena.players[node].is_over()));
         // What is below the current round forbids nothing any more.
         name.add(u64::from(s.record.last_voted_round >= s.round));
         name.add(u64::from(s.record.highest_timeout_round >= s.round));
