@@ -22,6 +22,24 @@ fn many_histories_agree_and_go_on() {
     assert!(report.sum(|o| o.epochs) > 3 * report.outcomes.len() as u64);
 }
 
+/// What a node carried over into an epoch that was over before it could seal anything was lost when
+/// it had no seat in the epoch after.
+#[test]
+fn what_a_sleeper_accepted_survives_the_loss_of_its_seat_some_epochs_later() {
+    let outcome = campaign::run(&plan(), 5_001_359);
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+/// Who held a higher certificate than the one that ended its epoch never left it: of a block beside
+/// that one, or of a block that nobody had any more (with most of the heads away, besides).
+#[test]
+fn who_holds_a_higher_certificate_than_that_of_the_end_gets_out_of_its_epoch() {
+    for seed in [5_003_761, 5_003_866] {
+        let outcome = campaign::run(&plan(), seed);
+        assert!(outcome.is_ok(), "{seed}: {outcome:?}");
+    }
+}
+
 #[test]
 fn equal_seeds_give_equal_histories() {
     for seed in 1..=4 {

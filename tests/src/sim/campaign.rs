@@ -371,6 +371,8 @@ pub struct Report {
     pub failures: Vec<(u64, Violation)>,
     /// Files written.
     pub files: Vec<PathBuf>,
+    /// The seed that took longest, and how long.
+    pub slowest: Option<(u64, Duration)>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -415,9 +417,11 @@ impl Campaign {
                         if seed >= end {
                             return;
                         }
+                        let begun = Instant::now();
                         let result = self.seed(seed);
+                        let took = begun.elapsed();
                         // Nobody listens any more when a file could not be written.
-                        if results.send((seed, result)).is_err() {
+                        if results.send((seed, took, result)).is_err() {
                             return;
                         }
                     }
@@ -425,8 +429,11 @@ impl Campaign {
             }
             drop(results);
             let mut count = 0;
-            while let Ok((seed, result)) = done.recv() {
+            while let Ok((seed, took, result)) = done.recv() {
                 count += 1;
+                if report.slowest.is_none_or(|(_, slowest)| took > slowest) {
+                    report.slowest = Some((seed, took));
+                }
                 match result {
                     Ok(outcome) => report.outcomes.push(outcome),
                     Err((violation, text)) => {

@@ -291,13 +291,16 @@ impl Scenario {
             let first = rng.index(n);
             let mut weight = 0;
             let least = if some { 1 } else { bearable as u64 };
-            for i in 0..rng.between(least, bearable as u64) as usize {
+            // Small validators may be silent in any number.
+            let equal = weights.iter().all(|other| *other == weights[0]);
+            let most = if equal || !some { bearable } else { n - 1 };
+            for i in 0..rng.between(least, most as u64) as usize {
                 let validator = (first + i) % n;
                 weight += weights[validator];
                 if weight * 3 >= total {
                     break;
                 }
-                if some && rng.chance(500) {
+                if i >= bearable || (some && rng.chance(500)) {
                     silent.push(validator);
                 } else {
                     twins.push(validator);

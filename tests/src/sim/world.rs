@@ -41,8 +41,8 @@ pub use watching::Sent;
 
 use super::actor::{Actor, Sending};
 use super::checkers::{
-    Agreement, Availability, Check, Eras, Justification, Locks, Promises, SelfConsistency, Sight,
-    Violation, conservation,
+    Agreement, Availability, Check, Eras, Justification, Liveness, Locks, Moment, Promises,
+    SelfConsistency, Sight, Violation, conservation, rounds_max,
 };
 use super::disk::state::Snapshot;
 use super::keys::GENESIS_MS;
@@ -56,14 +56,6 @@ use super::workload::{Submission, Workload};
 const EVENTS_MAX: u64 = 3_000_000;
 /// Blocks that every correct node must commit after the last fault.
 const BLOCKS_AFTER_CALM: u64 = 5;
-
-/// Rounds from the last fault until everybody correct has committed something new, at most. One
-/// cycle of leaders may pass before all are in one round (certificates, not timers, bring them
-/// together); in the next, faulty leaders may sit so that no three correct ones follow each other
-/// across its end; in the third they do (protocol rule P7, `docs/simulator.md`).
-fn rounds_after_calm_max(n: usize) -> u64 {
-    3 * n as u64 + 3
-}
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,6 +223,7 @@ pub struct World {
     availability: Availability,
     promises: Promises,
     sight: Sight,
+    liveness: Liveness,
 }
 
 impl World {
@@ -322,6 +315,14 @@ impl World {
         let Some(mut calm) = self.calm else {
             return Ok(false);
         };
+        let now = self.moment();
+        if self.liveness.saw(now).is_err() {
+            // A node may be ahead of its disk, in commits as in rounds.
+            let live = self.correct().filter_map(|i| self.nodes[i].live.as_ref());
+            let commits = live.map(|live| live.hotstuff.status().committed_height.0);
+            let somebody = commits.max().unwrap_or(0).max(now.somebody);
+            self.liveness.saw(Moment { somebody, ..now })?;
+        }
         if calm.rounds.is_none() {
             let (epoch, round) = self.highest_place();
             if epoch > calm.epoch {
@@ -332,7 +333,7 @@ impl World {
             calm.seen = round;
             self.calm = Some(calm);
             let rounds = calm.before + round.0.saturating_sub(calm.round.0);
-            let bound = rounds_after_calm_max(self.scenario.n);
+            let bound = rounds_max(&self.chain.set);
             // Who slept through epochs takes them one at a time, however fast the others are.
             // The same goes for who slept longer than history is kept.
             let bounded = !self.scenario.has_epochs() && !self.scenario.prunes();

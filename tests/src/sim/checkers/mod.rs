@@ -11,12 +11,14 @@
 //! | [`Promises`] | an acknowledged transaction that is lost, or takes effect twice |
 //! | [`Eras`] | two histories of epochs; an epoch that ends without proof; words of a node in an epoch to which it does not belong |
 //! | [`Sight`] | a vote of a node that does not know the state that the block names |
+//! | [`Liveness`] | rounds that go by without a block, although nothing goes wrong and nobody has anything to catch up with |
 //! | [`snapshots`] | history that goes too early, snapshots of another state than the chain's |
 //! | [`conservation`] | money made or lost: balances, stake, what was burned |
 
 mod agreement;
 mod clients;
 mod eras;
+mod liveness;
 mod signing;
 pub mod snapshots;
 #[cfg(test)]
@@ -25,6 +27,7 @@ mod tests;
 pub use agreement::{Agreement, Availability, extends_genesis};
 pub use clients::{Promises, conservation};
 pub use eras::Eras;
+pub use liveness::{Liveness, Moment, rounds_max};
 pub use signing::{Justification, Locks, SelfConsistency};
 pub use snapshots::Sight;
 

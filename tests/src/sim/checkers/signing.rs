@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use falconet_hotstuff::SafetyRecord;
 use falconet_types::block::HeaderKind;
-use falconet_types::certificate::{Timeout, Vote};
+use falconet_types::certificate::{Qc, Timeout, Vote};
 use falconet_types::message::PeerMessage;
 use falconet_types::{BlockId, Epoch, Round, ValidatorIndex};
 
@@ -12,7 +12,8 @@ use super::{Check, Eras, ensure};
 
 /// Nobody contradicts itself, over restarts too: one vote, one timeout, one header a round (and
 /// kind), always with the same bytes. And nobody speaks for another: a certificate that a correct
-/// node sends holds no vote or timeout of a correct validator that this one did not send.
+/// node sends, by itself or in a TC, an epoch's proof or a manifest, holds no vote or timeout of a
+/// correct validator that this one did not send.
 #[derive(Debug, Clone, Default)]
 pub struct SelfConsistency {
     votes: BTreeMap<(usize, Epoch, Round), PeerMessage>,
@@ -76,37 +77,7 @@ impl SelfConsistency {
                 ensure!(known == message, "node {node} signs two headers: {key:?}");
                 return Ok(());
             }
-            PeerMessage::Qc(qc) => {
-                for (voter, signature) in &qc.votes {
-                    let Some(who) = eras.who(qc.epoch, *voter).filter(|who| correct(*who)) else {
-                        continue;
-                    };
-                    if who == node {
-                        // Words of its own count as said: a crash may have come before the send.
-                        let vote = Vote {
-                            epoch: qc.epoch,
-                            round: qc.round,
-                            block_id: qc.block_id,
-                            parent_round: qc.parent_round,
-                            voter: *voter,
-                            signature: signature.clone(),
-                        };
-                        let key = (node, qc.epoch, qc.round);
-                        let said = self.votes.entry(key);
-                        said.or_insert(PeerMessage::Vote(vote));
-                    }
-                    let said = self.votes.get(&(who, qc.epoch, qc.round));
-                    let so = matches!(said, Some(PeerMessage::Vote(vote))
-                        if vote.block_id == qc.block_id && vote.parent_round == qc.parent_round);
-                    ensure!(
-                        so,
-                        "node {node} sends a QC of round {} with a vote that validator {voter} \
-                         never sent",
-                        qc.round
-                    );
-                }
-                return Ok(());
-            }
+            PeerMessage::Qc(qc) => return self.certificate(node, qc, eras, &correct),
             PeerMessage::Tc(tc) => {
                 for entry in &tc.entries {
                     let who = eras.who(tc.epoch, entry.author);
@@ -137,7 +108,17 @@ impl SelfConsistency {
                         entry.author
                     );
                 }
-                return Ok(());
+                // Who holds a TC holds this QC, too, and may show it by itself from then on.
+                return self.certificate(node, &tc.max_qc, eras, &correct);
+            }
+            PeerMessage::EpochProof(proof) => {
+                return self.certificate(node, &proof.qc, eras, &correct);
+            }
+            PeerMessage::Snapshot(offer) => {
+                let manifest = offer.manifest.as_ref();
+                return manifest.map_or(Ok(()), |manifest| {
+                    self.certificate(node, &manifest.qc, eras, &correct)
+                });
             }
             _ => return Ok(()),
         };
@@ -146,6 +127,44 @@ impl SelfConsistency {
             known == message,
             "node {node} contradicts itself: {known:?}, then {message:?}"
         );
+        Ok(())
+    }
+
+    /// A QC left a correct node, by itself or inside of something.
+    fn certificate(
+        &mut self,
+        node: usize,
+        qc: &Qc,
+        eras: &Eras,
+        correct: impl Fn(usize) -> bool,
+    ) -> Check {
+        for (voter, signature) in &qc.votes {
+            let Some(who) = eras.who(qc.epoch, *voter).filter(|who| correct(*who)) else {
+                continue;
+            };
+            if who == node {
+                // Words of its own count as said: a crash may have come before the send.
+                let vote = Vote {
+                    epoch: qc.epoch,
+                    round: qc.round,
+                    block_id: qc.block_id,
+                    parent_round: qc.parent_round,
+                    voter: *voter,
+                    signature: signature.clone(),
+                };
+                let key = (node, qc.epoch, qc.round);
+                let said = self.votes.entry(key);
+                said.or_insert(PeerMessage::Vote(vote));
+            }
+            let said = self.votes.get(&(who, qc.epoch, qc.round));
+            let so = matches!(said, Some(PeerMessage::Vote(vote))
+                if vote.block_id == qc.block_id && vote.parent_round == qc.parent_round);
+            ensure!(
+                so,
+                "node {node} sends a QC of round {} with a vote that validator {voter} never sent",
+                qc.round
+            );
+        }
         Ok(())
     }
 }

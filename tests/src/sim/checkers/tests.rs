@@ -8,9 +8,10 @@ use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, Executed, Header, HeaderKind, LaneTip, SignedHeader, genesis_id};
 use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
 use falconet_types::commit_vote::CommitVote;
+use falconet_types::epoch::EpochProof;
 use falconet_types::genesis::Genesis;
 use falconet_types::message::PeerMessage;
-use falconet_types::snapshot::SnapshotOffer;
+use falconet_types::snapshot::{Manifest, SnapshotOffer};
 use falconet_types::{BlockId, Digest, Epoch, Height, Round, Seq, ValidatorIndex};
 
 use super::super::disk::{Disk, LogRecord};
@@ -78,6 +79,19 @@ impl Made {
             qc.votes.push((vote.voter, vote.signature));
         }
         qc
+    }
+
+    fn votes(&self, header: &SignedHeader, voters: &[u16]) -> Vec<Vote> {
+        let votes = self.qc(header, voters).votes;
+        let vote = |(voter, signature)| Vote {
+            epoch: header.epoch,
+            round: header.round,
+            block_id: header.id(),
+            parent_round: header.parent_round,
+            voter,
+            signature,
+        };
+        votes.into_iter().map(vote).collect()
     }
 
     fn committed(&self, header: &SignedHeader, child: &SignedHeader, voters: &[u16]) -> Committed {
@@ -317,17 +331,14 @@ fn self_consistency_notices_words_put_into_anothers_mouth() {
     let qc = PeerMessage::Qc(made.qc(&header, &[0, 1, 2]));
     let mut wire = SelfConsistency::default();
     // The sender's own vote need not have been sent.
-    for (voter, signature) in made.qc(&header, &[1]).votes {
-        let vote = Vote {
-            epoch: header.epoch,
-            round: header.round,
-            block_id: header.id(),
-            parent_round: header.parent_round,
-            voter,
-            signature,
-        };
-        wire.sent(voter.at(), &PeerMessage::Vote(vote), &made.eras, |_| true)
-            .unwrap();
+    for vote in made.votes(&header, &[1]) {
+        wire.sent(
+            vote.voter.at(),
+            &PeerMessage::Vote(vote),
+            &made.eras,
+            |_| true,
+        )
+        .unwrap();
     }
     wire.sent(0, &qc, &made.eras, |node| node != 2).unwrap();
     fails(wire.sent(0, &qc, &made.eras, |_| true), "never sent");
@@ -352,6 +363,62 @@ fn self_consistency_notices_words_put_into_anothers_mouth() {
     );
 }
 
+/// A node crashed with its vote durable and unsent. After its restart the votes of others came
+/// first, and what it makes a QC of contains its own; nobody else may use that vote before. It may
+/// leave in whatever carries a QC, and whoever got it so shows it to others.
+#[test]
+fn a_vote_that_a_crash_held_back_may_travel_in_any_certificate() {
+    let mut made = Made::new();
+    let parent = made.header(None, 1, 1);
+    let header = made.header(Some(&parent), 2, 2);
+    let qc = made.qc(&header, &[0, 1, 2]);
+    let proof = EpochProof {
+        headers: vec![parent.header().clone(), header.header().clone()],
+        qc: qc.clone(),
+        accounts: Digest::ZERO,
+        results: Digest::ZERO,
+        next: None,
+    };
+    let manifest = Manifest {
+        tree_root: Digest::ZERO,
+        burned: 0,
+        registry: bytes::Bytes::new(),
+        validators: Digest::ZERO,
+        results: Digest::ZERO,
+        rows_bytes: 0,
+        headers: vec![parent.clone(), header.clone()],
+        qc: qc.clone(),
+    };
+    let carriers = [
+        PeerMessage::Tc(Tc {
+            epoch: Epoch(0),
+            round: Round(3),
+            entries: Vec::new(),
+            max_qc: qc.clone(),
+        }),
+        PeerMessage::EpochProof(Box::new(proof)),
+        PeerMessage::Snapshot(Box::new(SnapshotOffer {
+            horizon: Height(1),
+            heights: vec![Height(1)],
+            manifest: Some(manifest),
+        })),
+    ];
+    let all = |_| true;
+    for carrier in carriers {
+        let mut wire = SelfConsistency::default();
+        for vote in made.votes(&header, &[1, 2]) {
+            wire.sent(vote.voter.at(), &PeerMessage::Vote(vote), &made.eras, all)
+                .unwrap();
+        }
+        let qc = PeerMessage::Qc(qc.clone());
+        fails(wire.sent(3, &qc, &made.eras, all), "never sent");
+        fails(wire.sent(3, &carrier, &made.eras, all), "never sent");
+        wire.sent(0, &carrier, &made.eras, all).unwrap();
+        wire.sent(3, &qc, &made.eras, all).unwrap();
+        wire.sent(3, &carrier, &made.eras, all).unwrap();
+    }
+}
+
 /// Found by a run with a Byzantine validator: a node crashed with a vote and a timeout of one
 /// round durable and unsent. After its restart a TC left first, then the vote.
 #[test]
@@ -372,6 +439,10 @@ fn a_vote_that_a_crash_held_back_may_be_sent_after_a_tc_of_its_round() {
     };
     let mut wire = SelfConsistency::default();
     let all = |_| true;
+    for vote in made.votes(&header, &[1, 2]) {
+        wire.sent(vote.voter.at(), &PeerMessage::Vote(vote), &made.eras, all)
+            .unwrap();
+    }
     wire.sent(0, &PeerMessage::Tc(tc), &made.eras, all).unwrap();
     let vote = PeerMessage::Vote(made.vote(0, 2, 1, 1));
     wire.sent(0, &vote, &made.eras, all).unwrap();
@@ -654,4 +725,54 @@ fn a_vote_for_a_state_that_the_voter_does_not_know_is_noticed() {
     votes_for(&above).unwrap();
     above.executed.height = Height(1);
     fails(votes_for(&above), "before it is synced");
+}
+
+#[test]
+fn rounds_that_bring_nothing_are_noticed_once_nobody_has_anything_to_catch_up_with() {
+    let bound = rounds_max(&Made::new().chain.set);
+    let moment = |round, everybody, somebody| Moment {
+        place: (Epoch(1), Round(round)),
+        rounds_max: bound,
+        together: true,
+        everybody,
+        somebody,
+    };
+    let mut liveness = Liveness::default();
+    // One is behind: nothing is asked for.
+    for round in 1..=5 * bound {
+        liveness.saw(moment(round, 6, 7)).unwrap();
+    }
+    let start = 5 * bound;
+    for round in 1..=bound {
+        liveness.saw(moment(start + round, 7, 7)).unwrap();
+    }
+    // A commit, another epoch, and one that is elsewhere begin anew.
+    let again = |moment| {
+        let mut liveness = Liveness::default();
+        liveness
+            .saw(self::Moment {
+                place: (Epoch(1), Round(1)),
+                ..moment
+            })
+            .unwrap();
+        liveness.saw(moment)
+    };
+    fails(again(moment(bound + 2, 7, 7)), "with everybody there");
+    again(moment(bound + 1, 7, 7)).unwrap();
+    again(Moment {
+        together: false,
+        ..moment(bound + 2, 7, 7)
+    })
+    .unwrap();
+    liveness.saw(moment(start + bound + 1, 7, 8)).unwrap();
+    liveness.saw(moment(start + 2 * bound + 1, 8, 8)).unwrap();
+    fails(
+        liveness.saw(moment(start + 2 * bound + 2, 8, 8)),
+        "since height 8",
+    );
+    let next = Moment {
+        place: (Epoch(2), Round(9 * bound)),
+        ..moment(0, 8, 8)
+    };
+    liveness.saw(next).unwrap();
 }

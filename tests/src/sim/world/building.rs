@@ -7,7 +7,7 @@ use falconet_crypto::hash::Hasher;
 
 use super::super::actor::Actor;
 use super::super::checkers::{
-    Agreement, Availability, Eras, Justification, Locks, Promises, SelfConsistency, Sight,
+    Agreement, Availability, Eras, Justification, Liveness, Locks, Promises, SelfConsistency, Sight,
 };
 use super::super::keys;
 use super::super::network::Network;
@@ -149,6 +149,7 @@ impl Builder {
             availability: Availability::default(),
             promises: Promises::default(),
             sight: Sight::default(),
+            liveness: Liveness::default(),
             rng,
             chain,
             workload,

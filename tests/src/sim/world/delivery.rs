@@ -330,6 +330,11 @@ impl World {
                 if correct && let PeerMessage::Snapshot(offer) = &message {
                     snapshots::offered(i, offer, &self.nodes[i].disk, &self.agreement)?;
                 }
+                if correct {
+                    let (scenario, eras) = (&self.scenario, &self.eras);
+                    let correct = |node: usize| scenario.correct(node);
+                    self.consistency.sent(i, &message, eras, correct)?;
+                }
                 self.leave(i, Some(to), message)?;
             }
         }

@@ -5,7 +5,7 @@ use falconet_types::message::PeerMessage;
 use falconet_types::transaction::SignedTransaction;
 use falconet_types::{Epoch, Round, ValidatorIndex};
 
-use super::super::checkers::{Check, Eras, Violation};
+use super::super::checkers::{Check, Eras, Moment, Violation, rounds_max};
 use super::super::node::{Chain, Node};
 use super::super::scenario::{Fault, Scenario};
 use super::super::workload::Submission;
@@ -78,6 +78,27 @@ impl World {
         let live = self.correct().filter_map(|i| self.nodes[i].live.as_ref());
         let places = live.map(|live| (live.info().start.epoch, live.hotstuff.progress().round));
         places.max().unwrap_or((Epoch::ZERO, Round::ZERO))
+    }
+
+    /// All correct nodes now.
+    pub(super) fn moment(&self) -> Moment {
+        let place = self.highest_place();
+        let heights = self.correct().map(|i| self.agreement.heights_of(i));
+        Moment {
+            place,
+            rounds_max: self
+                .eras
+                .set(place.0)
+                .map_or(u64::MAX, |set| rounds_max(set)),
+            together: self
+                .correct()
+                .all(|i| self.nodes[i].epoch() == Some(place.0)),
+            everybody: heights
+                .map(|(committed, executed)| committed.min(executed))
+                .min()
+                .unwrap_or(0),
+            somebody: self.agreement.highest(),
+        }
     }
 
     /// The epochs that have begun.

@@ -309,9 +309,12 @@ fn summary(report: &Report, first: u64, cores: usize) -> String {
     let hourly = done as f64 / hours.max(1e-9);
     let rounds = |per_mille| report.rank(per_mille, |o| o.recovery_rounds);
     let ms = |per_mille| report.rank(per_mille, |o| o.recovery_us) / 1_000;
+    let slowest = report.slowest.map_or_else(String::new, |(seed, took)| {
+        format!("; slowest seed {seed}, {:.1} s", took.as_secs_f64())
+    });
     format!(
         "{done} seeds from {first}: {held} held, {} failed; {:.0} s, {hourly:.0} seeds/hour, \
-         {:.0} per core\n\
+         {:.0} per core{slowest}\n\
          {} events, {} blocks, {} changes of epoch, {} snapshots installed, {} transactions, \
          {} crashes, {} accusations, {} messages refused\n\
          rounds to recover after the last fault: p50 {}, p99 {}, max {}; \
