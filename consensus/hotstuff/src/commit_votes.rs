@@ -123,7 +123,7 @@ impl HotStuff {
             self.counters.dropped_by_limit += 1;
             return;
         }
-        self.hear(vote.voter, vote.round);
+        self.hear(now, vote.voter, vote.round);
         if vote.voter == self.config.me {
             let own = self.rules.record().last_commit_vote.as_ref();
             let known = own.map_or(Round::ZERO, |own| own.round);
@@ -180,6 +180,8 @@ impl HotStuff {
         }
         let mut path = self.tree.path(&id);
         let last = path.iter().position(|header| self.ends_epoch(header));
+        // The last block waits for two leaders in a row, so timers must grow until there are (P7).
+        let failed = last.map_or(0, |_| self.pace.failed_rounds);
         path.truncate(last.unwrap_or(path.len()));
         let Some(top) = path.last().map(|header| header.id()) else {
             return false;
@@ -197,6 +199,7 @@ impl HotStuff {
         let Some(tip) = tip else { return false };
         self.counters.commits_by_votes += path.len() as u64;
         self.commit(&top, tip, out);
+        self.pace.failed_rounds = failed;
         true
     }
 }

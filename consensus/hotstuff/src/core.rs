@@ -383,7 +383,7 @@ impl HotStuff {
         if header.epoch != self.epoch() {
             return self.on_other_epoch(now, from, header.epoch, out);
         }
-        self.hear(header.author, header.round);
+        self.hear(now, header.author, header.round);
         if header.author == self.config.me {
             let known = self.rules.record().proposal(header.kind);
             let known_round = known.map_or(Round::ZERO, |known| known.round);
@@ -439,7 +439,7 @@ impl HotStuff {
         if vote.epoch != self.epoch() {
             return self.on_other_epoch(now, from, vote.epoch, out);
         }
-        self.hear(vote.voter, vote.round);
+        self.hear(now, vote.voter, vote.round);
         if vote.voter == self.config.me {
             self.check_own_vote(vote.round, &vote.block_id, out);
         }
@@ -488,7 +488,7 @@ impl HotStuff {
         if timeout.epoch != self.epoch() {
             return self.on_other_epoch(now, from, timeout.epoch, out);
         }
-        self.hear(timeout.author, timeout.round);
+        self.hear(now, timeout.author, timeout.round);
         if timeout.author == self.config.me
             && timeout.round > self.rules.record().highest_timeout_round
         {

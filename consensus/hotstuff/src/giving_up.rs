@@ -18,7 +18,8 @@ impl HotStuff {
         self.times.base_us = self.patience.base_us();
         let passed_over = self.leader_is_passed_over(now, leader);
         self.counters.rounds_passed_over += u64::from(passed_over);
-        let skip = passed_over || self.leader_is_silent(round) || self.leader_is_punished(round);
+        let skip =
+            passed_over || self.is_silent(now, leader, round) || self.leader_is_punished(round);
         let (failed, times) = (self.pace.failed_rounds, &self.times);
         let (timer_us, limit_us) = if skip {
             (0, 0)
@@ -121,7 +122,11 @@ impl HotStuff {
         let set = &self.config.set;
         leader != self.config.me
             && u64::from(self.pace.failed_rounds) < set.cycle_rounds()
-            && self.patience.passes_over(now.mono_us, leader, set)
+            && self
+                .patience
+                .passes_over(now.mono_us, leader, set, |other| {
+                    self.is_silent(now, other, self.pace.round) || self.punished.contains(&other)
+                })
     }
 
     /// True while this node may still give up the current round.
@@ -221,16 +226,17 @@ impl HotStuff {
     }
 
     /// Notes that something signed by a validator in this round was seen.
-    pub(crate) fn hear(&mut self, author: ValidatorIndex, round: Round) {
-        if let Some(peer) = self.peers.get_mut(author.at()) {
-            peer.heard = peer.heard.max(round);
+    pub(crate) fn hear(&mut self, now: Now, author: ValidatorIndex, round: Round) {
+        // What somebody else says again does not count.
+        if let Some(peer) = self.peers.get_mut(author.at()).filter(|p| p.heard < round) {
+            peer.heard = round;
+            peer.heard_us = now.mono_us;
         }
     }
 
-    /// Rule P7: nothing was heard of the leader for whole cycles of leaders, while a quorum was
-    /// heard of. Only this node's patience depends on it, never the choice of the leader.
-    pub(crate) fn leader_is_silent(&self, round: Round) -> bool {
-        let leader = self.leader_of(round);
+    /// Rule P7: nothing was heard of the leader for whole cycles of leaders and for the longest base,
+    /// while a quorum was heard of. Only this node's patience depends on it, never the choice of the leader.
+    fn is_silent(&self, now: Now, leader: ValidatorIndex, round: Round) -> bool {
         let set = &self.config.set;
         if leader == self.config.me {
             return false;
@@ -241,7 +247,9 @@ impl HotStuff {
                 || self.peers[peer.at()].heard.0.saturating_add(cycles) >= round.0
         };
         let heard = set.weight_of(set.iter().map(|v| v.index).filter(|p| recent(*p)));
-        !recent(leader) && heard >= set.quorum_weight()
+        // Rounds may pass faster than messages travel, where few validators are a quorum.
+        let lately_us = self.peers[leader.at()].heard_us + self.times.round_us;
+        !recent(leader) && lately_us <= now.mono_us && heard >= set.quorum_weight()
     }
 
     /// Rule P7: the ledger has punished the leader for misbehaviour in this epoch. As long as those

@@ -132,13 +132,16 @@ impl Patience {
         self.follow(set);
     }
 
-    /// Whether `leader` is passed over now. Only as many are, those with most failures first, as
-    /// may be faulty: more tell of the network.
+    /// Whether `leader` is passed over now. With those who are `gone` anyway only as many are, those
+    /// with most failures first, as may be faulty: more tell of the network. And fewer than half:
+    /// two of the others must lead in a row, or nothing commits (rule C2); with unequal weights
+    /// that says more.
     pub(crate) fn passes_over(
         &self,
         now_us: u64,
         leader: ValidatorIndex,
         set: &ValidatorSet,
+        gone: impl Fn(ValidatorIndex) -> bool,
     ) -> bool {
         let place = |index: ValidatorIndex| {
             let turns = self.leaders.get(index.at())?;
@@ -148,11 +151,13 @@ impl Patience {
             return false;
         };
         let members = set.iter().map(|validator| validator.index);
-        let not_better = members.filter(|index| place(*index) >= Some(own));
-        set.weight_of(not_better) < set.weak_weight()
+        let not_better = members.filter(|index| gone(*index) || place(*index) >= Some(own));
+        let not_better: Vec<_> = not_better.collect();
+        not_better.len() * 2 < set.len() && set.weight_of(not_better) < set.weak_weight()
     }
 
-    /// The base after another round: of the leaders that need least, as many as are a quorum.
+    /// The base after another round: of the leaders that need least, as many as are a quorum, and
+    /// more than half.
     fn follow(&mut self, set: &ValidatorSet) {
         let needs = |index: ValidatorIndex| {
             let slowest = self.leaders[index.at()].took_us.iter().max();
@@ -163,10 +168,11 @@ impl Patience {
             .map(|validator| (needs(validator.index), validator.weight))
             .collect();
         all.sort_unstable();
-        let mut weight = 0;
+        let (mut weight, mut count) = (0, 0);
         let quorum = all.into_iter().find(|(_, its)| {
             weight += its;
-            weight >= set.quorum_weight()
+            count += 1;
+            weight >= set.quorum_weight() && count * 2 > set.len()
         });
         let (slowest_us, _) = quorum.expect("all together are a quorum");
         self.base_us = slowest_us

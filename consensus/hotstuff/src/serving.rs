@@ -23,6 +23,8 @@ pub(crate) struct Peer {
     pub up: bool,
     /// Highest round of anything it signed.
     pub heard: Round,
+    /// When that was heard, microseconds.
+    pub heard_us: u64,
     /// When it was last told that it lags.
     told_us: Option<u64>,
     /// When it was last told, or asked, about the end of an epoch.

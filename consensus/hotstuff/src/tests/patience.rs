@@ -1,16 +1,31 @@
 //! Rules P7 and P8: the base of the round timer, and who is not waited for.
 
-use falconet_types::{Round, ValidatorIndex};
+use falconet_types::validators::ValidatorSet;
+use falconet_types::{Epoch, Round, ValidatorIndex};
 
 use super::cluster::Cluster;
-use super::harness::{Solo, set};
+use super::harness::{CHAIN, Solo, keys, set};
 use crate::limits::{
     BASE_ROUNDS, PASSED_OVER_FACTOR, PASSED_OVER_US_MAX, PATIENCE_TURNS, TURN_FAILURES_MAX, Times,
 };
 use crate::patience::Patience;
 
+/// Everybody can be heard of.
+fn nobody(_: ValidatorIndex) -> bool {
+    false
+}
+
 const FLOOR_US: u64 = 100_000;
 const CEILING_US: u64 = 1_000_000;
+
+fn weighted(weights: &[u64]) -> ValidatorSet {
+    let members: Vec<_> = keys()
+        .iter()
+        .cloned()
+        .zip(weights.iter().copied())
+        .collect();
+    ValidatorSet::new(CHAIN, Epoch(0), &members).expect("a valid set")
+}
 
 fn v(index: u16) -> ValidatorIndex {
     ValidatorIndex(index)
@@ -47,6 +62,39 @@ fn p7_the_base_is_what_a_quorum_of_leaders_needs_within_its_bounds() {
     }
     patience.succeeded(v(2), 1_000, &set);
     assert_eq!(patience.base_us(), FLOOR_US);
+}
+
+/// With unequal weights few can be a quorum, but no block commits without two leaders in a row.
+#[test]
+fn p7_the_base_is_what_more_than_half_of_the_leaders_need() {
+    let set = weighted(&[7, 1, 1, 1]);
+    let mut patience = Patience::new(&set, FLOOR_US, CEILING_US);
+    for (i, took_us) in [(0, 1_000), (1, 60_000), (2, 50_000), (3, 900_000)] {
+        patience.succeeded(v(i), took_us, &set);
+    }
+    assert_eq!(patience.base_us(), 240_000);
+}
+
+#[test]
+fn p8_two_leaders_in_a_row_remain() {
+    // All but the first weigh less than may be faulty.
+    for (weights, most) in [(&[7, 1, 1, 1][..], 1), (&[4, 1], 0), (&[9, 1, 1], 1)] {
+        let set = weighted(weights);
+        let mut patience = Patience::new(&set, FLOOR_US, CEILING_US);
+        let others = 1..weights.len() as u16;
+        for i in others.clone() {
+            patience.failed(0, v(i), FLOOR_US, &set);
+        }
+        let passed = others.filter(|i| patience.passes_over(1, v(*i), &set, nobody));
+        assert_eq!(passed.count(), most, "{weights:?}");
+    }
+    // Whoever is silent is one of them.
+    let four = set(4);
+    let mut patience = Patience::new(&four, FLOOR_US, CEILING_US);
+    patience.failed(0, v(1), FLOOR_US, &four);
+    assert!(patience.passes_over(1, v(1), &four, nobody));
+    assert!(patience.passes_over(1, v(1), &four, |index| index == v(1)));
+    assert!(!patience.passes_over(1, v(1), &four, |index| index == v(2)));
 }
 
 #[test]
@@ -118,23 +166,26 @@ fn p7_a_short_base_grows_to_genesis_timer() {
 fn p8_a_leader_is_passed_over_longer_with_each_turn_that_fails() {
     let set = set(4);
     let mut patience = after_a_cycle(&[5_000; 4]);
-    assert!(!patience.passes_over(0, v(1), &set));
+    assert!(!patience.passes_over(0, v(1), &set, nobody));
     let mut now_us = 0;
     for turn in 0..2 * TURN_FAILURES_MAX {
         patience.failed(now_us, v(1), FLOOR_US, &set);
         let pause_us = (FLOOR_US * PASSED_OVER_FACTOR) << turn.min(TURN_FAILURES_MAX);
         let pause_us = pause_us.min(PASSED_OVER_US_MAX);
-        assert!(patience.passes_over(now_us + pause_us - 1, v(1), &set));
+        assert!(patience.passes_over(now_us + pause_us - 1, v(1), &set, nobody));
         now_us += pause_us;
-        assert!(!patience.passes_over(now_us, v(1), &set), "turn {turn}");
+        assert!(
+            !patience.passes_over(now_us, v(1), &set, nobody),
+            "turn {turn}"
+        );
     }
     // One that succeeds ends it at once, but is not all that counts.
     patience.failed(now_us, v(1), FLOOR_US, &set);
     patience.succeeded(v(1), 5_000, &set);
-    assert!(!patience.passes_over(now_us, v(1), &set));
+    assert!(!patience.passes_over(now_us, v(1), &set, nobody));
     patience.failed(now_us, v(1), FLOOR_US, &set);
     let first_us = FLOOR_US * PASSED_OVER_FACTOR;
-    assert!(patience.passes_over(now_us + 4 * first_us, v(1), &set));
+    assert!(patience.passes_over(now_us + 4 * first_us, v(1), &set, nobody));
 }
 
 /// Of as many as cannot all be faulty, the worst ones only.
@@ -146,7 +197,7 @@ fn p8_no_more_are_passed_over_than_may_be_faulty() {
     patience.failed(0, v(2), FLOOR_US, &four);
     patience.failed(0, v(2), FLOOR_US, &four);
     let passed: Vec<bool> = (0..4)
-        .map(|i| patience.passes_over(1, v(i), &four))
+        .map(|i| patience.passes_over(1, v(i), &four, nobody))
         .collect();
     assert_eq!(passed, [false, false, true, false]);
     let seven = set(7);
@@ -154,9 +205,9 @@ fn p8_no_more_are_passed_over_than_may_be_faulty() {
     for i in 0..7 {
         patience.failed(0, v(i), FLOOR_US, &seven);
     }
-    let passed = (0..7).filter(|i| patience.passes_over(1, v(*i), &seven));
+    let passed = (0..7).filter(|i| patience.passes_over(1, v(*i), &seven, nobody));
     assert_eq!(passed.count(), 2);
-    assert!(!patience.passes_over(0, ValidatorIndex::NOBODY, &seven));
+    assert!(!patience.passes_over(0, ValidatorIndex::NOBODY, &seven, nobody));
 }
 
 /// Without payload a leader may wait for the idle interval, and its patience begins after that.

@@ -318,6 +318,33 @@ fn p7_a_leader_that_is_silent_for_two_cycles_is_skipped() {
     );
 }
 
+/// One that is a quorum alone makes rounds faster than messages travel: others are not silent because
+/// of that.
+#[test]
+fn p7_rounds_that_pass_quickly_make_nobody_silent() {
+    let gives_up_at_once = |pause_ms: u64| {
+        let mut solo = Solo::follower([1]);
+        let slow = solo.maker.set.leader(Round(12)).0;
+        let first = solo.maker.header(None, 1);
+        solo.vote(solo.maker.vote(slow, &first));
+        solo.advance_ms(pause_ms);
+        let mut last = None;
+        for round in 1..=11 {
+            let header = solo.maker.header(last.as_ref(), round);
+            for i in solo.others().into_iter().filter(|i| *i != slow) {
+                solo.vote(solo.maker.vote(i, &header));
+            }
+            solo.qc(&header);
+            last = Some(header);
+        }
+        let said = solo.said();
+        assert_eq!(solo.round(), 12);
+        said.timeouts().iter().any(|t| t.round == Round(12))
+    };
+    assert!(gives_up_at_once(1_000));
+    assert!(!gives_up_at_once(999));
+}
+
 #[test]
 fn p7_after_an_absence_nobody_counts_as_silent() {
     let mut solo = Solo::follower([1]);
