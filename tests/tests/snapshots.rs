@@ -50,6 +50,14 @@ fn the_only_validator_of_an_epoch_gets_a_snapshot_from_those_who_left() {
     assert!(outcome.is_ok(), "{outcome:?}");
 }
 
+/// What a node accepted in an epoch that was over was lost when a snapshot of the next one took the
+/// place of the rest.
+#[test]
+fn what_a_sleeper_accepted_before_its_snapshot_is_executed() {
+    let outcome = campaign::run(&plan(), 7_000_043);
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
 #[test]
 fn equal_seeds_give_equal_runs() {
     for seed in 1..=3 {

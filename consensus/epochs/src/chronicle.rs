@@ -90,6 +90,20 @@ pub fn payload_of<C: Chronicle>(
     Ok(Some(batches))
 }
 
+/// The highest block of an epoch that the log holds; the epoch's last one is at `end`.
+fn last_of<C: Chronicle>(
+    log: &C,
+    info: &EpochInfo,
+    end: Height,
+) -> Result<Option<SignedHeader>, C::Error> {
+    for height in (info.start.height.0 + 1..=end.0).rev() {
+        if let Some(header) = log.header_at(Height(height))? {
+            return Ok((header.epoch == info.start.epoch).then_some(header));
+        }
+    }
+    Ok(None)
+}
+
 /// Transactions in batches of epochs that are over which no block names, as far as the node with
 /// this key is to see to them ([`falconet_mempool::takes_over`]) and `is_settled` does not say that
 /// they were executed since. For a start: while the node runs, its mempool carries them over.
@@ -107,16 +121,22 @@ pub fn unsettled<C: Chronicle>(
         if next.start.epoch > current {
             break;
         }
-        // A node that began with a snapshot does not have what came before.
-        let Some(last) = log.header_at(next.start.height)? else {
-            continue;
-        };
+        let last = last_of(log, info, next.start.height)?;
+        let is_end = last
+            .as_ref()
+            .is_some_and(|last| last.height == next.start.height);
         let (was, is) = ((&*info.set, place(info)), (&*next.set, place(next)));
-        for (lane, tip) in info.set.iter().zip(&last.cut.0) {
-            if !falconet_mempool::takes_over(was, lane.index, is) {
+        for lane in info.set.iter() {
+            // A node that was in this epoch when it went on to a snapshot of a later one does not
+            // know what the epoch came to. But what it promised itself it sees to all the same: what
+            // was executed is not executed again.
+            let own = lane.index == was.1;
+            if !(own || is_end && falconet_mempool::takes_over(was, lane.index, is)) {
                 continue;
             }
-            for batch in log.lane_above(info.start.epoch, lane.index, tip.seq)? {
+            let tip = last.as_ref().map(|last| last.cut.0[lane.index.at()].seq);
+            let above = tip.unwrap_or(Seq::ZERO);
+            for batch in log.lane_above(info.start.epoch, lane.index, above)? {
                 for tx in batch.transactions() {
                     if !is_settled(&tx)? {
                         found.push(tx);
@@ -319,7 +339,28 @@ mod tests {
             "it goes on"
         );
         let (timeline, _) = history();
-        log.last = None; // the directory began with a snapshot
+        // The directory began with a snapshot.
+        (log.last, log.batches) = (None, Vec::new());
         assert!(unsettled_of(&timeline, &log, 0, &[]).is_empty());
+    }
+
+    /// Found by the simulator: a node that was behind accepted transactions in an epoch that was over,
+    /// and went on with a snapshot of the next one.
+    #[test]
+    fn what_was_promised_before_a_snapshot_of_a_later_epoch_is_seen_to() {
+        let (timeline, mut log) = history();
+        let mut header = log.last.take().expect("it is there").header().clone();
+        header.height = Height(7);
+        log.last = Some(SignedHeader::sign(
+            header,
+            timeline.current().set.genesis(),
+            &key(0),
+        ));
+        assert_eq!(unsettled_of(&timeline, &log, 0, &[]), [2, 3]);
+        assert_eq!(unsettled_of(&timeline, &log, 1, &[]), [4]);
+        let adopter = unsettled_of(&timeline, &log, 2, &[]);
+        assert!(adopter.is_empty(), "others know what is to be adopted");
+        log.last = None;
+        assert_eq!(unsettled_of(&timeline, &log, 0, &[]), [1, 2, 3]);
     }
 }

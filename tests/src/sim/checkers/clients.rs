@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use falconet_ledger::{BlockResult, View};
 use falconet_types::genesis::Genesis;
-use falconet_types::transaction::SignedTransaction;
+use falconet_types::transaction::{Body, SignedTransaction};
 use falconet_types::{Height, TxId};
 
 use super::super::keys::STAKE_UNIT;
@@ -23,6 +23,8 @@ pub struct Promises {
     effects: BTreeMap<usize, BTreeMap<TxId, u32>>,
     /// Transactions with any receipt, per node.
     settled: BTreeMap<usize, BTreeSet<TxId>>,
+    /// Acknowledged transactions about stake that could not take effect at some time since.
+    void: BTreeSet<TxId>,
 }
 
 impl Promises {
@@ -74,6 +76,19 @@ impl Promises {
         Ok(())
     }
 
+    /// A node has executed a block. Whether something about stake can take effect changes with the
+    /// registry, there and back; who looks at it in between, having got it from a validator that
+    /// left, drops it.
+    pub fn looked_at(&mut self, node: usize, view: &View, wall_ms: u64) {
+        let about_stake = |tx: &SignedTransaction| matches!(tx.body, Body::Stake(_));
+        let void = self.open_ids(node).filter(|id| {
+            let tx = &self.acknowledged[*id];
+            about_stake(tx) && view.check(tx, wall_ms).is_err()
+        });
+        let void: Vec<TxId> = void.copied().collect();
+        self.void.extend(void);
+    }
+
     /// Acknowledged transactions that a node has not executed.
     #[must_use]
     pub fn open(&self, node: usize) -> usize {
@@ -89,10 +104,12 @@ impl Promises {
 
     /// Of these, those that the node would still execute. A validator that left the set gives what
     /// it accepted to others, who look at it again, and nobody hears what became of a transaction
-    /// that cannot take effect any more.
+    /// that cannot take effect any more, or could not for a while ([`Self::looked_at`]).
     #[must_use]
     pub fn lost(&self, node: usize, view: &View, wall_ms: u64) -> usize {
-        let executable = |id: &&TxId| view.check(&self.acknowledged[*id], wall_ms).is_ok();
+        let executable = |id: &&TxId| {
+            view.check(&self.acknowledged[*id], wall_ms).is_ok() && !self.void.contains(*id)
+        };
         self.open_ids(node).filter(executable).count()
     }
 

@@ -523,6 +523,12 @@ impl World {
             self.agreement.executed(i, &result)?;
             self.promises.executed(i, &result)?;
         }
+        if self.scenario.correct(i)
+            && self.scenario.has_epochs()
+            && let Some(view) = self.nodes[i].view()
+        {
+            self.promises.looked_at(i, &view, self.now(i).wall_ms);
+        }
         if !result.receipts.is_empty()
             && let Some(view) = self.nodes[i].view()
         {
