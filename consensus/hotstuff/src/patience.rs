@@ -133,9 +133,8 @@ impl Patience {
     }
 
     /// Whether `leader` is passed over now. With those who are `gone` anyway only as many are, those
-    /// with most failures first, as may be faulty: more tell of the network. And fewer than half:
-    /// two of the others must lead in a row, or nothing commits (rule C2); with unequal weights
-    /// that says more.
+    /// with most failures first, as may be faulty: more tell of the network, and without the others
+    /// there might be no two rounds in a row that bring a block to commit (rule C2).
     pub(crate) fn passes_over(
         &self,
         now_us: u64,
@@ -152,8 +151,7 @@ impl Patience {
         };
         let members = set.iter().map(|validator| validator.index);
         let not_better = members.filter(|index| gone(*index) || place(*index) >= Some(own));
-        let not_better: Vec<_> = not_better.collect();
-        not_better.len() * 2 < set.len() && set.weight_of(not_better) < set.weak_weight()
+        set.weight_of(not_better) < set.weak_weight()
     }
 
     /// The base after another round: of the leaders that need least, as many as are a quorum, and
