@@ -40,6 +40,14 @@ fn who_holds_a_higher_certificate_than_that_of_the_end_gets_out_of_its_epoch() {
     }
 }
 
+/// An answer to a request of an epoch that was over was meant for an index that had become the node's
+/// own.
+#[test]
+fn an_answer_to_an_index_of_an_old_epoch_goes_nowhere() {
+    let outcome = campaign::run(&plan(), 5_002_386);
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
 #[test]
 fn equal_seeds_give_equal_histories() {
     for seed in 1..=4 {

@@ -323,7 +323,9 @@ impl World {
             }
         }
         for (index, request) in turn.history {
-            let Some(to) = self.nodes[i].number_of(index) else {
+            // Of an epoch that is over since, an index may even mean this node itself.
+            let to = self.nodes[i].number_of(index);
+            let Some(to) = to.filter(|to| *to != self.scenario.validator_of(i)) else {
                 continue;
             };
             for message in self.nodes[i].history(&request) {
