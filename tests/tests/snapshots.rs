@@ -58,6 +58,14 @@ fn what_a_sleeper_accepted_before_its_snapshot_is_executed() {
     assert!(outcome.is_ok(), "{outcome:?}");
 }
 
+/// The only validator crashed when its state was durable at the epoch's last height, and could not
+/// prove the epoch's end.
+#[test]
+fn who_is_alone_proves_the_end_of_an_epoch_from_the_state_that_it_starts_with() {
+    let outcome = campaign::run(&plan(), 900_097);
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
 #[test]
 fn equal_seeds_give_equal_runs() {
     for seed in 1..=3 {

@@ -95,13 +95,14 @@ impl Patience {
         self.base_us
     }
 
+    fn turns(&mut self, leader: ValidatorIndex) -> Option<&mut Turns> {
+        let learns = self.learns();
+        self.leaders.get_mut(leader.at()).filter(|_| learns)
+    }
+
     /// A round of `leader` ended with its QC after so many microseconds.
     pub(crate) fn succeeded(&mut self, leader: ValidatorIndex, took_us: u64, set: &ValidatorSet) {
-        let Some(turns) = self
-            .leaders
-            .get_mut(leader.at())
-            .filter(|_| !self.learns_nothing)
-        else {
+        let Some(turns) = self.turns(leader) else {
             return;
         };
         turns.add(took_us);
@@ -118,11 +119,7 @@ impl Patience {
         waited_us: u64,
         set: &ValidatorSet,
     ) {
-        let Some(turns) = self
-            .leaders
-            .get_mut(leader.at())
-            .filter(|_| !self.learns_nothing)
-        else {
+        let Some(turns) = self.turns(leader) else {
             return;
         };
         turns.add(waited_us);

@@ -122,12 +122,14 @@ impl Executor {
                 expected: row.commitment,
             });
         }
+        let header = reader.header_at(height)?;
+        let past_end = header.is_some_and(|header| chain.epochs.is_past_end(&header));
         Ok(Self {
+            end_watch: EndWatch::starting(&*application, past_end),
             application,
             state,
             snapshots,
             chain: Arc::clone(chain),
-            end_watch: EndWatch::default(),
             rows: AccountRows::default(),
         })
     }

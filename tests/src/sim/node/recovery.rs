@@ -200,12 +200,14 @@ impl Node {
         let state = self.disk.files.state();
         let state = state.map_or_else(State::default, |state| State::clone(state));
         let ledger = state.ledger(&chain.genesis)?;
+        let header = self.disk.header_at(state.height);
+        let past_end = header.is_some_and(|header| timeline.is_past_end(params, header));
         let mut replayed = Replayed {
             from: (state.height, ledger.commitment()),
-            ledger,
             results: Vec::new(),
             roots: state.roots.clone(),
-            end_watch: EndWatch::default(),
+            end_watch: EndWatch::starting(&ledger, past_end),
+            ledger,
             state,
         };
         for height in replayed.from.0.0 + 1..=self.disk.last_committed().0 {
