@@ -112,6 +112,15 @@ fn converse((stoq, events): (Stoq, Receiver<Event>), stop: &AtomicBool) -> u64 {
     came.values().sum()
 }
 
+/// Ends the conversations, also when the test fails: a scope waits for its threads.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn attaching_and_detaching_under_load_loses_no_connection() {
     let pair = match Pair::new(1500) {
@@ -153,6 +162,7 @@ fn attaching_and_detaching_under_load_loses_no_connection() {
             .into_iter()
             .map(|client| scope.spawn(move || converse(client, stop)))
             .collect();
+        let talking = StopOnDrop(stop);
         let modes = [
             (Attach::Native, Mode::Native),
             (Attach::Generic, Mode::Generic),
@@ -172,7 +182,7 @@ fn attaching_and_detaching_under_load_loses_no_connection() {
             assert_eq!(counters.total(Fate::Drop), 0, "{mode}: {counters:?}");
             filter.detach().unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(talking);
         for conversation in conversations {
             let frames = conversation.join().unwrap();
             println!("{frames} frames there and back");

@@ -48,6 +48,14 @@ fn an_answer_to_an_index_of_an_old_epoch_goes_nowhere() {
     assert!(outcome.is_ok(), "{outcome:?}");
 }
 
+/// All crashed between an epoch's last height and its last block, and what the registry was at that
+/// height was on nobody's disk.
+#[test]
+fn all_prove_the_end_of_an_epoch_from_any_state_that_became_durable_after_it() {
+    let outcome = campaign::run(&plan(), 701_384);
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
 #[test]
 fn equal_seeds_give_equal_histories() {
     for seed in 1..=4 {

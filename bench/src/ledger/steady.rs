@@ -172,6 +172,7 @@ impl<'a> Run<'a> {
             validators_root: result.roots.validators,
             results: result.roots.results,
             receipts_root: result.roots.receipts,
+            registry_root: None,
             checkpoint: false,
             accounts: &self.rows,
             keys: &[],

@@ -129,6 +129,7 @@ fn apply(
         validators_root: Digest::ZERO,
         results: Digest::ZERO,
         receipts_root: Digest::ZERO,
+        registry_root: None,
         checkpoint: false,
         accounts: &accounts,
         keys: &[],

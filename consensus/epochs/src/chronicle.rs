@@ -36,6 +36,9 @@ pub trait Chronicle {
     ) -> Result<Vec<Batch>, Self::Error>;
     /// Roots of the state after an executed block.
     fn roots_at(&self, height: Height) -> Result<Option<StateRoots>, Self::Error>;
+    /// Root of the registry after an executed block. It must be noted, as durably as the state, from
+    /// the last height of an epoch until the next one begins ([`crate::Timeline::is_past_end`]).
+    fn registry_root_at(&self, height: Height) -> Result<Option<Digest>, Self::Error>;
 }
 
 /// The cut that the block above `height` extends: that of the block at `height`, or nothing in any
@@ -249,6 +252,9 @@ mod tests {
             Ok(self.batches.iter().filter(its).cloned().collect())
         }
         fn roots_at(&self, _: Height) -> Result<Option<StateRoots>, Infallible> {
+            Ok(None)
+        }
+        fn registry_root_at(&self, _: Height) -> Result<Option<Digest>, Infallible> {
             Ok(None)
         }
     }

@@ -25,7 +25,7 @@ pub mod reporter;
 pub mod timeline;
 
 pub use chronicle::{Chronicle, ProveError, cut_after, parent_cut, payload_of, prove, unsettled};
-pub use ending::{EndWatch, Ending};
+pub use ending::{Ending, ending};
 pub use handover::{Handover, NextEpoch, Place};
 pub use reporter::Reporter;
 pub use timeline::Timeline;

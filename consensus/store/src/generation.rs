@@ -57,6 +57,7 @@ impl Generation {
                 .iter()
                 .map(|receipt| receipt.outcome)
                 .collect(),
+            registry_root: update.registry_root,
         };
         self.blocks.insert(update.height, row);
     }

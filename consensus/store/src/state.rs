@@ -50,6 +50,8 @@ pub struct StateUpdate<'a> {
     pub results: Digest,
     /// Root over the block's receipts.
     pub receipts_root: Digest,
+    /// Root of the registry after the block, where a later block may have to name it.
+    pub registry_root: Option<Digest>,
     /// An image of the state after this block is wanted, see [`StateDb::take_images`].
     pub checkpoint: bool,
     /// Rows of accounts to write.
@@ -78,6 +80,8 @@ pub struct BlockRow {
     pub receipts_root: Digest,
     /// Outcomes of the block's transactions, in the order of `receipts_root`.
     pub outcomes: Vec<Outcome>,
+    /// Root of the registry after the block, if it was noted.
+    pub registry_root: Option<Digest>,
 }
 
 impl Wire for BlockRow {
@@ -93,6 +97,9 @@ impl Wire for BlockRow {
         }
         put_count32(out, self.outcomes.len());
         out.extend(self.outcomes.iter().map(|outcome| *outcome as u8));
+        if let Some(root) = self.registry_root {
+            out.extend_from_slice(root.as_ref());
+        }
     }
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
         let (commitment, accounts_root) = (r.digest()?, r.digest()?);
@@ -104,6 +111,10 @@ impl Wire for BlockRow {
             .iter()
             .map(|byte| Outcome::try_from(*byte))
             .collect::<Result<_, _>>()?;
+        let registry_root = match r.remaining() {
+            0 => None,
+            _ => Some(r.digest()?),
+        };
         Ok(Self {
             commitment,
             accounts_root,
@@ -111,6 +122,7 @@ impl Wire for BlockRow {
             results,
             receipts_root,
             outcomes,
+            registry_root,
         })
     }
 }

@@ -345,6 +345,9 @@ impl Chronicle for Log<'_> {
             results: row.results,
         }))
     }
+    fn registry_root_at(&self, height: Height) -> Result<Option<Digest>, StoreError> {
+        Ok(self.0.block_row(height)?.and_then(|row| row.registry_root))
+    }
 }
 
 impl Archive for Log<'_> {

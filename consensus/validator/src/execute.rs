@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use falconet_epochs::EndWatch;
 use falconet_ledger::{Account, Application, Block, BlockResult, Ledger, Opaque, Verdicts};
 use falconet_mempool::Payload;
 use falconet_probes as probes;
@@ -43,7 +42,6 @@ pub struct Executor {
     state: StateDb,
     snapshots: Arc<Snapshots>,
     chain: Arc<Chain>,
-    end_watch: EndWatch,
     /// Rows of the last block.
     rows: AccountRows,
 }
@@ -122,10 +120,7 @@ impl Executor {
                 expected: row.commitment,
             });
         }
-        let header = reader.header_at(height)?;
-        let past_end = header.is_some_and(|header| chain.epochs.is_past_end(&header));
         Ok(Self {
-            end_watch: EndWatch::starting(&*application, past_end),
             application,
             state,
             snapshots,
@@ -183,6 +178,7 @@ impl Executor {
             .iter()
             .map(|(id, key)| (*id, Bytes::copy_from_slice(key.as_bytes())))
             .collect();
+        let past_end = self.chain.epochs.is_past_end(header);
         let checkpoint = self.chain.genesis.params.is_checkpoint(result.height);
         if checkpoint {
             let head = StateHead {
@@ -199,6 +195,7 @@ impl Executor {
             validators_root: result.roots.validators,
             results: result.roots.results,
             receipts_root: result.roots.receipts,
+            registry_root: past_end.then(|| self.application.registry_root()),
             accounts: &self.rows,
             keys: &keys,
             registry: &result.registry,
@@ -206,8 +203,6 @@ impl Executor {
         })?;
         probes::state_written(header.height.0, block_id);
         span(Moment::StateWritten);
-        self.end_watch
-            .executed(&*self.application, self.chain.epochs.is_past_end(header));
         if let Some(metrics) = metrics {
             metrics
                 .execute_time
@@ -255,8 +250,7 @@ impl Executor {
         reader: &Reader,
         last: &SignedHeader,
     ) -> Result<Option<Ending>, StoreError> {
-        self.end_watch
-            .ending(&*self.application, &Log(reader), last)
+        falconet_epochs::ending(&*self.application, &Log(reader), last)
     }
 
     /// Forgets receipts and roots of blocks below `height`.

@@ -165,6 +165,15 @@ pub fn echo(stop: &AtomicBool, port: u16) {
     }
 }
 
+/// Tells a thread to stop, also when the test fails: a scope waits for its threads.
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Asks until the answer comes, as a transport would. Returns how often it asked again.
 pub fn ask(socket: &UdpSocket, datagram: &[u8]) -> u32 {
     let mut again = 0;

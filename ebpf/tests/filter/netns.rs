@@ -16,7 +16,7 @@ use falconet_ebpf::{
 };
 
 use crate::need_root;
-use crate::net::{NEXT, Net, RETRY, Raw, ask, client, echo, without_namespaces};
+use crate::net::{NEXT, Net, RETRY, Raw, StopOnDrop, ask, client, echo, without_namespaces};
 use crate::support::{Frame, HERE, PORT, THERE, handshake, initial, short};
 
 const OTHER_PORT: u16 = 26601;
@@ -84,6 +84,7 @@ fn honest_traffic_passes_in_every_mode() {
         std::thread::scope(|scope| {
             scope.spawn(|| net.here(|| echo(&stop, PORT)));
             scope.spawn(|| net.here(|| echo(&stop, OTHER_PORT)));
+            let _stop = StopOnDrop(&stop);
             net.there(|| {
                 // The first packet needs neighbour discovery: ICMPv6 passes.
                 let socket = client(PORT);
@@ -94,7 +95,6 @@ fn honest_traffic_passes_in_every_mode() {
                 let other = client(OTHER_PORT);
                 ask(&other, b"no QUIC at all");
             });
-            stop.store(true, Ordering::Relaxed);
         });
         let counters = filter.counters().unwrap();
         assert!(counters[Cause::Client] >= 4, "{counters:?}");
@@ -273,14 +273,16 @@ fn a_packet_not_yet_cut_counts_its_segments() {
 fn attaching_and_detaching_under_load_loses_no_conversation() {
     need_namespaces!();
     let net = Net::new();
-    let stop = AtomicBool::new(false);
+    // Who answers stays until nobody asks any more.
+    let (enough, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| net.here(|| echo(&stop, PORT)));
+        let _stop = StopOnDrop(&stop);
         let load = scope.spawn(|| {
             net.there(|| {
                 let socket = client(PORT);
                 let mut asked = 0u64;
-                while !stop.load(Ordering::Relaxed) {
+                while !enough.load(Ordering::Relaxed) {
                     let mut datagram = short(200);
                     datagram[9..17].copy_from_slice(&asked.to_be_bytes());
                     ask(&socket, &datagram);
@@ -289,6 +291,7 @@ fn attaching_and_detaching_under_load_loses_no_conversation() {
                 asked
             })
         });
+        let asking = StopOnDrop(&enough);
         for (how, mode) in [MODES, MODES].concat() {
             let config = FilterConfig::new(PORT);
             let filter = net
@@ -299,7 +302,7 @@ fn attaching_and_detaching_under_load_loses_no_conversation() {
             assert_eq!(since.total(falconet_ebpf::Fate::Drop), 0, "{mode}");
             filter.detach().unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(asking);
         assert!(load.join().unwrap() > 0);
     });
 }

@@ -166,10 +166,16 @@ proptest! {
             results: Digest([3; 32]),
             receipts_root: Digest([4; 32]),
             outcomes: outcomes.into_iter().map(|i| Outcome::ALL[i]).collect(),
+            registry_root: None,
         };
         let bytes = row.to_bytes();
-        prop_assert_eq!(BlockRow::from_bytes(&bytes).unwrap(), row);
+        prop_assert_eq!(BlockRow::from_bytes(&bytes).unwrap(), row.clone());
         prop_assert!(BlockRow::from_bytes(&bytes[..cut.index(bytes.len())]).is_err());
+        let noted = BlockRow { registry_root: Some(Digest([5; 32])), ..row };
+        let longer = noted.to_bytes();
+        prop_assert_eq!(BlockRow::from_bytes(&longer).unwrap(), noted);
+        let cut = bytes.len() + 1 + cut.index(31);
+        prop_assert!(BlockRow::from_bytes(&longer[..cut]).is_err());
     }
 }
 

@@ -267,6 +267,7 @@ fn update<'a>(height: u64, accounts: &'a AccountRows, receipts: &'a [Receipt]) -
         registry: &[],
         results: Digest([5; 32]),
         receipts_root: Digest([6; 32]),
+        registry_root: None,
         accounts,
         keys: &[],
         receipts,

@@ -189,6 +189,7 @@ fn a_state_from_elsewhere_takes_the_place_of_the_old_one() {
         results: tx(2),
         receipts_root: tx(3),
         outcomes: Vec::new(),
+        registry_root: None,
     };
     // Interrupted: the old state stays.
     let mut installer = StateInstaller::create(dir.path(), &config()).unwrap();

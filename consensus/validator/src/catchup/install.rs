@@ -123,6 +123,7 @@ pub fn install(data: &Path, config: &StoreConfig, chain: &Chain) -> Result<(), C
         // Receipts below the snapshot are not here, so nothing is proven with it.
         receipts_root: Digest::ZERO,
         outcomes: Vec::new(),
+        registry_root: None,
     };
     installer.replace(height, &row)?;
     tracing::info!(height = height.0, accounts, "installed a snapshot");

@@ -92,6 +92,7 @@ impl States {
                 registry: &[],
                 results: roots.results,
                 receipts_root: roots.receipts,
+                registry_root: None,
                 accounts: &rows,
                 keys: &[],
                 receipts: &[],

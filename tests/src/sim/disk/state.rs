@@ -37,13 +37,20 @@ pub struct State {
     registry: BTreeMap<RowId, Bytes>,
     /// Of the heights that are kept.
     pub roots: BTreeMap<Height, StateRoots>,
+    /// Of those from the last height of an epoch until the next one begins.
+    pub registry_roots: BTreeMap<Height, Digest>,
     /// Transactions of the heights that are kept.
     settled: BTreeMap<TxId, Height>,
 }
 
 impl State {
     /// Writes what a block changed, and forgets what lies below the kept history.
-    pub fn apply(&mut self, result: &BlockResult, history_heights: u64) {
+    pub fn apply(
+        &mut self,
+        result: &BlockResult,
+        registry_root: Option<Digest>,
+        history_heights: u64,
+    ) {
         assert_eq!(
             result.height,
             self.height.next(),
@@ -59,11 +66,14 @@ impl State {
             };
         }
         self.roots.insert(result.height, result.roots);
+        let noted = registry_root.map(|root| (result.height, root));
+        self.registry_roots.extend(noted);
         let receipts = result.receipts.iter();
         let settled = receipts.map(|receipt| (receipt.tx_id, result.height));
         self.settled.extend(settled);
         if let Some(below) = result.height.0.checked_sub(history_heights) {
             self.roots = self.roots.split_off(&Height(below));
+            self.registry_roots = self.registry_roots.split_off(&Height(below));
             self.settled.retain(|_, height| height.0 >= below);
         }
     }

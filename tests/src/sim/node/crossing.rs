@@ -194,6 +194,7 @@ impl Live {
         let log = Log {
             disk: context.disk,
             roots: &self.roots,
+            registry_roots: &self.state.registry_roots,
         };
         let next = self.handover.next(
             (self.chain.id, &self.chain.genesis.params),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use falconet_epochs::reporter::provable;
-use falconet_epochs::{EndWatch, Handover, Reporter, Timeline};
+use falconet_epochs::{Handover, Reporter, Timeline};
 use falconet_hotstuff::HotStuff;
 use falconet_ledger::{BlockResult, Ledger};
 use falconet_mempool::{Mempool, Offered, Payload};
@@ -42,7 +42,6 @@ pub struct Live {
     pub ledger: Ledger,
     pub(super) timeline: Timeline,
     pub(super) handover: Handover<usize>,
-    pub(super) end_watch: EndWatch,
     pub(super) reporter: Reporter,
     /// Nodes that it has a connection with.
     pub(super) linked: BTreeSet<usize>,
@@ -258,13 +257,18 @@ impl Live {
         let result = execute(&mut self.ledger, header, ends, batches);
         self.commitments.insert(result.height, result.commitment());
         self.roots.insert(result.height, result.roots);
-        self.state.apply(&result, params.history_heights());
         let past_end = self.timeline.is_past_end(params, header);
-        self.end_watch.executed(&self.ledger, past_end);
+        let registry_root =
+            past_end.then(|| falconet_ledger::Application::registry_root(&self.ledger));
+        self.state
+            .apply(&result, registry_root, params.history_heights());
         if self.timeline.is_over(params, header) {
-            let roots = &self.roots;
-            let log = Log { disk, roots };
-            let ending = sure(self.end_watch.ending(&self.ledger, &log, header));
+            let log = Log {
+                disk,
+                roots: &self.roots,
+                registry_roots: &self.state.registry_roots,
+            };
+            let ending = sure(falconet_epochs::ending(&self.ledger, &log, header));
             self.handover.ending = ending.map(Box::new);
         }
         result

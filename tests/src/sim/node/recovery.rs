@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use falconet_epochs::{
-    EndWatch, Handover, Reporter, Timeline, cut_after, parent_cut, payload_of, unsettled,
-};
+use falconet_epochs::{Handover, Reporter, Timeline, cut_after, parent_cut, payload_of, unsettled};
 use falconet_hotstuff::HotStuff;
 use falconet_ledger::{Application, BlockResult, Ledger};
 use falconet_mempool::Mempool;
@@ -28,7 +26,6 @@ struct Replayed {
     ledger: Ledger,
     results: Vec<BlockResult>,
     roots: BTreeMap<Height, falconet_types::receipt::StateRoots>,
-    end_watch: EndWatch,
     state: State,
     /// The state from which it was executed again.
     from: (Height, Digest),
@@ -60,12 +57,11 @@ impl Node {
             ledger,
             results,
             roots,
-            end_watch,
             state,
             from,
         } = self.replay(chain, &timeline)?;
         settle(&mut timeline, ledger.height());
-        self.finish_epoch(chain, &mut timeline, &ledger, &roots, &end_watch);
+        self.finish_epoch(chain, &mut timeline, &ledger, &roots, &state);
 
         let params = &chain.genesis.params;
         let info = Arc::clone(timeline.current());
@@ -75,6 +71,7 @@ impl Node {
         let log = Log {
             disk: &self.disk,
             roots: &roots,
+            registry_roots: &state.registry_roots,
         };
         let cut = sure(cut_after(&info, &log, executed));
         let committed = self.disk.last_committed().0;
@@ -148,7 +145,6 @@ impl Node {
             names: Names::new(&info.set, timeline.newest()),
             timeline,
             handover,
-            end_watch,
             reporter,
             linked: BTreeSet::new(),
             genesis_commitment: ledger.genesis_commitment(),
@@ -200,13 +196,10 @@ impl Node {
         let state = self.disk.files.state();
         let state = state.map_or_else(State::default, |state| State::clone(state));
         let ledger = state.ledger(&chain.genesis)?;
-        let header = self.disk.header_at(state.height);
-        let past_end = header.is_some_and(|header| timeline.is_past_end(params, header));
         let mut replayed = Replayed {
             from: (state.height, ledger.commitment()),
             results: Vec::new(),
             roots: state.roots.clone(),
-            end_watch: EndWatch::starting(&ledger, past_end),
             ledger,
             state,
         };
@@ -216,6 +209,7 @@ impl Node {
             let log = Log {
                 disk: &self.disk,
                 roots: &replayed.roots,
+                registry_roots: &replayed.state.registry_roots,
             };
             let before: Cut = sure(parent_cut(&log, header));
             let Some(batches) = sure(payload_of(&log, header, &before)) else {
@@ -224,9 +218,11 @@ impl Node {
             let ends = timeline.ends_epoch(params, header);
             let result = execute(&mut replayed.ledger, header, ends, batches);
             let past_end = timeline.is_past_end(params, header);
-            replayed.end_watch.executed(&replayed.ledger, past_end);
+            let registry_root = past_end.then(|| replayed.ledger.registry_root());
             replayed.roots.insert(result.height, result.roots);
-            replayed.state.apply(&result, params.history_heights());
+            replayed
+                .state
+                .apply(&result, registry_root, params.history_heights());
             replayed.results.push(result);
         }
         Ok(replayed)
@@ -239,7 +235,7 @@ impl Node {
         timeline: &mut Timeline,
         ledger: &Ledger,
         roots: &BTreeMap<Height, falconet_types::receipt::StateRoots>,
-        end_watch: &EndWatch,
+        state: &State,
     ) {
         let params = &chain.genesis.params;
         let Some(last) = self.disk.header_at(ledger.height()) else {
@@ -252,8 +248,9 @@ impl Node {
         let log = Log {
             disk: &self.disk,
             roots,
+            registry_roots: &state.registry_roots,
         };
-        let Some(ending) = sure(end_watch.ending(ledger, &log, last)) else {
+        let Some(ending) = sure(falconet_epochs::ending(ledger, &log, last)) else {
             return;
         };
         let made = falconet_epochs::prove(chain.id, params, &current, &log, last, &ending);

@@ -35,6 +35,7 @@ pub enum History {
 pub(super) struct Log<'a> {
     pub(super) disk: &'a Disk,
     pub(super) roots: &'a BTreeMap<Height, StateRoots>,
+    pub(super) registry_roots: &'a BTreeMap<Height, Digest>,
 }
 
 impl Chronicle for Log<'_> {
@@ -69,6 +70,9 @@ impl Chronicle for Log<'_> {
     }
     fn roots_at(&self, height: Height) -> Result<Option<StateRoots>, Infallible> {
         Ok(self.roots.get(&height).copied())
+    }
+    fn registry_root_at(&self, height: Height) -> Result<Option<Digest>, Infallible> {
+        Ok(self.registry_roots.get(&height).copied())
     }
 }
 
@@ -146,6 +150,7 @@ impl Node {
         let log = Log {
             disk: &self.disk,
             roots: &BTreeMap::new(),
+            registry_roots: &BTreeMap::new(),
         };
         let mut offer = SnapshotOffer {
             horizon: sure(serving::horizon(&log, self.disk.first_of_last_run())),
