@@ -514,8 +514,8 @@ impl Core {
         let metrics = &self.metrics;
         metrics.round.set(hotstuff.round.0 as i64);
         metrics
-            .round_timer_base_us
-            .set(hotstuff.round_base_us as i64);
+            .round_timer_base
+            .set(hotstuff.round_base_us as f64 / 1e6);
         metrics
             .committed_height
             .set(hotstuff.committed_height.0 as i64);

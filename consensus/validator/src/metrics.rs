@@ -11,6 +11,7 @@ pub mod latency;
 pub mod publish;
 pub mod stages;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 use falconet_dataplane::{StatsSnapshot, StoqHandle};
@@ -128,6 +129,11 @@ impl Metric for Gauge {
     const LABELS: &'static [&'static str] = &[];
 }
 
+impl Metric for Gauge<f64, AtomicU64> {
+    const KIND: Kind = Kind::Gauge;
+    const LABELS: &'static [&'static str] = &[];
+}
+
 impl Metric for Counter {
     const KIND: Kind = Kind::Counter;
     const LABELS: &'static [&'static str] = &[];
@@ -230,8 +236,8 @@ metrics! {
     rounds_timed_out: Counter = Counter::default(), Plain, Consensus;
     /// Rounds given up at once because rounds of the same leader failed of late (of those that timed out).
     rounds_passed_over: Counter = Counter::default(), Plain, Consensus;
-    /// Base of the round timer, which follows what rounds take, in microseconds.
-    round_timer_base_us: Gauge = Gauge::default(), Plain, Consensus;
+    /// Base of the round timer, which follows what rounds take.
+    round_timer_base: Gauge<f64, AtomicU64> = Gauge::default(), Seconds, Consensus;
     /// Blocks committed, by either rule.
     blocks_committed: Counter = Counter::default(), Plain, Consensus;
     /// Blocks committed by commit votes, before the 2-chain above them could (of those committed).

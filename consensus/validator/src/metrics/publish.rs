@@ -410,7 +410,7 @@ fn grafana_unit(row: &Row) -> &'static str {
         (Kind::Counter, Seconds) => "percentunit",
         (Kind::Counter, Plain) => "cps",
         (_, Bytes) => "bytes",
-        (_, Seconds) if row.kind == Kind::Gauge => "dateTimeAsIso",
+        (Kind::Gauge, Seconds) if row.name.ends_with("_start_time") => "dateTimeAsIso",
         (_, Seconds) => "s",
         (_, Plain) => "short",
     }
