@@ -175,7 +175,7 @@ impl Records {
                 height: Height(0),
                 root: Digest([3; 32]),
             },
-            evidence_root: Digest::ZERO,
+            ended_by: Digest::ZERO,
             author: ValidatorIndex(0),
         };
         let header = SignedHeader::sign(header, CHAIN, &signer);

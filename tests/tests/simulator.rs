@@ -2,7 +2,7 @@
 //! at S.
 
 use falconet_hotstuff::{HotStuff, Misbehaviour};
-use falconet_tests::sim::campaign::Plan;
+use falconet_tests::sim::campaign::{Kind, Plan};
 use falconet_tests::sim::{Outcome, Scenario, World, share};
 
 /// Seeds that run without being asked for.
@@ -22,6 +22,17 @@ fn many_seeds_agree_and_recover() {
     // The seeds must do something, or they prove nothing.
     assert!(report.sum(|o| o.height) > 20 * runs);
     assert!(runs < 50 || report.sum(|o| o.crashes) > runs / 2);
+}
+
+/// A sync that a slow disk had begun before calm lasted on, and with it the node was away for more
+/// rounds than calm allows.
+#[test]
+fn a_sync_that_was_slow_ends_with_the_fault() {
+    let plan = Plan {
+        kind: Kind::Twins,
+        ..Plan::default()
+    };
+    share::holds(&plan, 39_500_055);
 }
 
 #[test]

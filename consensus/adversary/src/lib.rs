@@ -22,11 +22,13 @@
 //! | [`Kind::SelectiveSender`] | each message reaches one half of the peers; certificates are kept | no |
 //! | [`Kind::Replayer`] | says again what it and others said, long ago and just now | no |
 //! | [`Kind::Flooder`] | votes and timeouts of the far future, forged signatures, requests without end | no |
+//! | [`Kind::Hoarder`] | says what history it has, and gives next to nothing of it away | no |
 //! | [`Kind::SlowLoris`] | everything, but as late as it just still counts | no |
 
 mod equivocator;
 mod flooder;
 mod forker;
+mod hoarder;
 mod liar;
 mod loris;
 mod replayer;
@@ -45,6 +47,7 @@ use falconet_types::time::Now;
 use falconet_types::validators::ValidatorSet;
 use falconet_types::{ChainId, ValidatorIndex};
 
+pub use hoarder::hoarded;
 pub use stage::Sending;
 use stage::Stage;
 
@@ -67,11 +70,13 @@ pub enum Kind {
     Flooder,
     /// Sends everything too late.
     SlowLoris,
+    /// Says what it has, and gives next to nothing of it away.
+    Hoarder,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Equivocator,
         Self::Withholder,
         Self::LaneForker,
@@ -80,6 +85,7 @@ impl Kind {
         Self::Replayer,
         Self::Flooder,
         Self::SlowLoris,
+        Self::Hoarder,
     ];
 
     /// The name on a command line.
@@ -94,6 +100,7 @@ impl Kind {
             Self::Replayer => "replayer",
             Self::Flooder => "flooder",
             Self::SlowLoris => "slow-loris",
+            Self::Hoarder => "hoarder",
         }
     }
 
@@ -202,6 +209,7 @@ impl Byzantine {
             Kind::Replayer => Box::new(replayer::Replayer::default()),
             Kind::Flooder => Box::new(flooder::Flooder::new(config.flood_per_s)),
             Kind::SlowLoris => Box::new(loris::SlowLoris),
+            Kind::Hoarder => Box::new(hoarder::Hoarder),
         };
         Self {
             random: fastrand::Rng::with_seed(config.seed),

@@ -94,7 +94,7 @@ impl Scene {
                 height: Height::ZERO,
                 root: Digest::ZERO,
             },
-            evidence_root: Digest::ZERO,
+            ended_by: Digest::ZERO,
             author: ME,
         };
         SignedHeader::sign(header, CHAIN, &self.key)
@@ -293,6 +293,44 @@ fn the_flooder_sends_its_rate_to_everybody_from_nothing() {
     assert_eq!(sent.len(), 3 * 10);
     let vote = PeerMessage::Vote(scene.vote(Round(3), Digest([3; 32])));
     assert_eq!(scene.says(vote).len(), 1, "and takes part");
+}
+
+/// It answers everything, with nothing.
+#[test]
+fn the_hoarder_keeps_what_it_is_asked_for() {
+    use falconet_types::snapshot::{Chunk, SnapshotOffer};
+    let scene = Scene::new(Kind::Hoarder, 4);
+    let to = Some(ValidatorIndex(2));
+    let mut actor = scene.actor;
+    let mut answer = |to, message| {
+        let mut out = Vec::new();
+        actor.says(NOW, to, message, &mut out);
+        out.into_iter()
+            .map(|sending| sending.message)
+            .collect::<Vec<_>>()
+    };
+    let batch = PeerMessage::Batch(Bytes::from_static(b"a batch"));
+    assert_eq!(answer(to, batch.clone()), vec![]);
+    assert_eq!(
+        answer(None, batch.clone()),
+        vec![batch],
+        "its own go to all"
+    );
+    let offer = PeerMessage::Snapshot(Box::new(SnapshotOffer {
+        horizon: Height(5),
+        heights: vec![Height(8)],
+        manifest: None,
+    }));
+    assert_eq!(answer(to, offer.clone()), vec![offer]);
+    let chunk = PeerMessage::Chunk(Chunk {
+        height: Height(8),
+        first: 0,
+        last: 9,
+        left: vec![],
+        right: vec![],
+        rows: Bytes::new(),
+    });
+    assert_eq!(answer(to, chunk), vec![]);
 }
 
 #[test]

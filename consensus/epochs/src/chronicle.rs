@@ -166,11 +166,18 @@ pub fn prove<C: Chronicle>(
     let commit = log.commit_proof(last.height).map_err(ProveError::Log)?;
     let (certified, qc) = commit.ok_or(missing("the commit proof"))?;
     let mut headers = vec![certified.header().clone()];
-    while headers.last().expect("at least one").parent_id != last.id() {
-        if headers.len() >= HEADERS_MAX {
+    // Down to the last block, or to one of consecutive rounds above it, which names it (rule N9).
+    let mut commits = false;
+    loop {
+        let lowest = headers.last().expect("at least one");
+        commits |= lowest.parent_round.next() == lowest.round;
+        if lowest.parent_id == last.id() || (commits && lowest.ended_by == last.id()) {
+            break;
+        }
+        if headers.len() >= HEADERS_MAX - 2 {
             return Err(missing("a commit proof that is short enough"));
         }
-        let parent = headers.last().expect("at least one").parent_id;
+        let parent = lowest.parent_id;
         let parent = log.header(&parent).map_err(ProveError::Log)?;
         headers.push(parent.ok_or(missing("a header"))?.header().clone());
     }
@@ -289,7 +296,7 @@ mod tests {
                 height: Height(5),
                 root: Digest::ZERO,
             },
-            evidence_root: Digest::ZERO,
+            ended_by: Digest::ZERO,
             author: ValidatorIndex(0),
         };
         let last = SignedHeader::sign(header, chain, &key(0));

@@ -528,6 +528,8 @@ pub struct Counters {
     pub rounds_passed_over: u64,
     /// Certificates asked of peers.
     pub certificates_pulled: u64,
+    /// Requests for proposals that did not reach this node (rule Y6).
+    pub proposals_pulled: u64,
     /// Requests for headers sent.
     pub block_requests: u64,
     /// Messages dropped because a limit on a peer's share was reached.

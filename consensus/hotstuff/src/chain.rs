@@ -98,16 +98,18 @@ impl HotStuff {
         if self.take_past(&headers) {
             return;
         }
+        self.take_proposal(now, from, &headers, out);
         let Some(mut walk) = self.walk.take() else {
             return;
         };
-        let mut taken = false;
+        let blocks_per_answer = self.blocks_per_answer();
+        let mut taken = 0;
         for header in headers.into_iter().take(BLOCKS_PER_ANSWER_MAX) {
             if self.tree.contains(&walk.cursor) {
                 break;
             }
             match walk.step(Arc::new(header.into_inner())) {
-                Step::Taken => taken = true,
+                Step::Taken => taken += 1,
                 Step::Other => break,
                 Step::Broken => {
                     self.conflict(&walk, out);
@@ -115,9 +117,23 @@ impl HotStuff {
                 }
             }
         }
-        if taken {
+        if taken > 0 {
             walk.failures = 0;
-            walk.source = Some(from);
+            walk.asked.clear();
+            if taken * 2 >= blocks_per_answer || self.tree.contains(&walk.cursor) {
+                walk.source = Some(from);
+                walk.tried.clear();
+                if let Some(peer) = self.peers.get_mut(from.at()) {
+                    peer.kept_back = 0;
+                }
+            } else {
+                // It ends where the peer's memory does, or the peer leads this node on by a header
+                // at a time: somebody else goes on.
+                walk.source = None;
+                if !walk.tried.contains(&from) {
+                    walk.tried.push(from);
+                }
+            }
             walk.due_us = now.mono_us;
         }
         self.walk = Some(walk);
@@ -126,24 +142,29 @@ impl HotStuff {
     /// Sends the requests that are due: certificates and headers.
     pub(crate) fn ask(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.ask_for_certificates(now, out);
-        let stop_height = self.tree.root().height;
-        let times = self.times;
-        let Some(walk) = &mut self.walk else { return };
-        if walk.due_us > now.mono_us {
-            return;
+        self.ask_for_proposal(now, out);
+        if let Some(mut walk) = self.walk.take_if(|walk| walk.due_us <= now.mono_us) {
+            self.ask_for_headers(now, &mut walk, out);
+            self.walk = Some(walk);
         }
+    }
+
+    fn ask_for_headers(&mut self, now: Now, walk: &mut Walk, out: &mut Vec<Effect>) {
         let request = GetBlocks {
             from: walk.cursor,
-            stop_height,
+            stop_height: self.tree.root().height,
             max: u16::try_from(BLOCKS_PER_ANSWER_MAX).expect("fits"),
         };
-        let wait = times.retry_us() << walk.failures.min(8);
-        walk.due_us = now.mono_us + wait.min(times.round_us);
+        let wait = self.times.retry_us() << walk.failures.min(8);
+        walk.due_us = now.mono_us + wait.min(self.times.round_us);
         let attempt = walk.failures;
         walk.failures = walk.failures.saturating_add(1);
         // First whoever answered last, or the author; then voters of the certificate, two at a
         // time; then everybody in turn: those outside the set too, among whom are, for a node that
-        // is behind by epochs, the validators of today.
+        // is behind by epochs, the validators of today. Whoever kept something back of late comes
+        // after those who did not. Who voted for a block holds it.
+        let voted = |peer: &ValidatorIndex| walk.target.votes.iter().any(|(v, _)| v == peer);
+        self.note_kept_back(std::mem::take(&mut walk.asked).into_iter().filter(voted));
         let author = self.config.set.leader(walk.target.round); // a guess
         let first = walk.source.unwrap_or(author);
         let voters = walk.target.votes.iter().map(|(voter, _)| *voter);
@@ -156,9 +177,13 @@ impl HotStuff {
                 order.push(peer);
             }
         }
-        let asked = if attempt == 0 { 1 } else { 2 };
-        for i in 0..asked.min(order.len()) {
-            let to = order[(attempt as usize + i) % order.len()];
+        if order.iter().all(|peer| walk.tried.contains(peer)) {
+            walk.tried.clear();
+        }
+        order.sort_by_key(|p| (walk.tried.contains(p), self.peers[p.at()].kept_back));
+        for to in order.into_iter().take(if attempt == 0 { 1 } else { 2 }) {
+            walk.asked.push(to);
+            walk.tried.push(to);
             self.counters.block_requests += 1;
             let message = PeerMessage::GetBlocks(request);
             out.push(Effect::Send { to, message });

@@ -22,6 +22,7 @@ use crate::commit_votes::CommitVotes;
 use crate::limits::{ROUNDS_AHEAD_MAX, ROUNDS_BEHIND_MAX, STEPS_PER_INPUT_MAX, Times};
 use crate::misbehaviour::Misbehaviour;
 use crate::patience::Patience;
+use crate::proposals::Overlooked;
 use crate::pulls::Pulls;
 use crate::reputation::Reputation;
 use crate::rules::SafetyRules;
@@ -131,6 +132,8 @@ pub struct HotStuff {
     /// A peer's proof that the current epoch is over: the certificate of a block that commits the
     /// last one.
     pub(crate) end_shown: Option<Arc<Qc>>,
+    /// A proposal of the current round that did not reach this node.
+    pub(crate) overlooked: Option<Overlooked>,
     pub(crate) peers: Vec<Peer>,
     pub(crate) pace: Pace,
     pub(crate) patience: Patience,
@@ -175,6 +178,7 @@ impl HotStuff {
             self.propose_due_us,
             self.pulls.next_due_us(),
             self.walk.as_ref().map(|walk| walk.due_us),
+            self.overlooked.as_ref().map(|overlooked| overlooked.due_us),
             self.past_due_us(),
         ]
         .into_iter()
@@ -303,10 +307,18 @@ impl HotStuff {
             }
             Input::Qc { from, qc } => {
                 self.on_other_epoch(now, from, qc.epoch, out);
+                self.note_answer(from, |cert| match cert {
+                    CertRef::Qc { block_id, .. } => *block_id == qc.block_id,
+                    CertRef::Tc { round, .. } => *round < qc.round,
+                });
                 self.on_qc(now, Arc::new(qc.into_inner()), out);
             }
             Input::Tc { from, tc } => {
                 self.on_other_epoch(now, from, tc.epoch, out);
+                self.note_answer(from, |cert| match cert {
+                    CertRef::Qc { .. } => false,
+                    CertRef::Tc { round, .. } => *round <= tc.round,
+                });
                 self.on_tc(now, Arc::new(tc.into_inner()), out);
             }
             Input::CertRefs { from, refs } => self.on_cert_refs(now, from, &refs, out),
@@ -373,7 +385,7 @@ impl HotStuff {
 
     // What peers say.
 
-    fn on_header(
+    pub(crate) fn on_header(
         &mut self,
         now: Now,
         from: ValidatorIndex,
@@ -470,6 +482,9 @@ impl HotStuff {
         }
         if let Some(timeout) = self.timeouts.of(vote.voter).cloned() {
             self.look_for_violation(&timeout, out);
+        }
+        if vote.round == self.pace.round {
+            self.look_for_proposal(now, &vote.block_id);
         }
         let held = self.certificates.qc(vote.round, &vote.block_id).is_some();
         if !held && let Some(qc) = self.votes.qc(&vote, &self.config.set) {
@@ -611,6 +626,14 @@ impl HotStuff {
         }
         self.pace.round = round;
         self.arm(now);
+        let voted: BTreeSet<BlockId> = self
+            .votes
+            .in_round(round)
+            .map(|vote| vote.block_id)
+            .collect();
+        for id in voted {
+            self.look_for_proposal(now, &id);
+        }
         self.votes.prune_below(self.window_start());
         self.commit_votes.prune_below(self.window_start());
         self.timeouts.prune_below(round);

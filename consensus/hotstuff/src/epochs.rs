@@ -81,6 +81,7 @@ impl HotStuff {
         self.shelf.clear();
         self.pulls = Pulls::default();
         self.walk = None;
+        self.overlooked = None;
         self.dead_target = None;
         self.end_shown = None;
         self.commit_may_advance = false;

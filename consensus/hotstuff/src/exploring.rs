@@ -72,6 +72,7 @@ impl HotStuff {
             shelf: self.shelf.clone(),
             pulls: self.pulls.clone(),
             walk: self.walk.clone(),
+            overlooked: self.overlooked.clone(),
             commit_may_advance: self.commit_may_advance,
             dead_target: self.dead_target,
             end_shown: self.end_shown.clone(),

@@ -19,7 +19,7 @@ impl HotStuff {
         let passed_over = self.leader_is_passed_over(now, leader);
         self.counters.rounds_passed_over += u64::from(passed_over);
         let skip =
-            passed_over || self.is_silent(now, leader, round) || self.leader_is_punished(round);
+            passed_over || self.is_silent(now, leader, round) || self.leader_is_punished(leader);
         let (failed, times) = (self.pace.failed_rounds, &self.times);
         let (timer_us, limit_us) = if skip {
             (0, 0)
@@ -235,7 +235,8 @@ impl HotStuff {
     }
 
     /// Rule P7: nothing was heard of the leader for whole cycles of leaders and for the longest base,
-    /// while a quorum was heard of. Only this node's patience depends on it, never the choice of the leader.
+    /// while a quorum was heard of. Only this node's patience depends on it, never the choice of the
+    /// leader.
     fn is_silent(&self, now: Now, leader: ValidatorIndex, round: Round) -> bool {
         let set = &self.config.set;
         if leader == self.config.me {
@@ -254,8 +255,7 @@ impl HotStuff {
 
     /// Rule P7: the ledger has punished the leader for misbehaviour in this epoch. As long as those
     /// who were punished are less than a weak quorum, the others need nobody's patience with them.
-    pub(crate) fn leader_is_punished(&self, round: Round) -> bool {
-        let leader = self.leader_of(round);
+    pub(crate) fn leader_is_punished(&self, leader: ValidatorIndex) -> bool {
         let set = &self.config.set;
         leader != self.config.me
             && self.punished.contains(&leader)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use falconet_types::block::{Executed, Header, HeaderKind, SignedHeader};
 use falconet_types::message::PeerMessage;
 use falconet_types::time::Now;
-use falconet_types::{Digest, Height, Round};
+use falconet_types::{Height, Round};
 
 use crate::api::{Effect, Payload};
 use crate::core::{HotStuff, Slot};
@@ -164,7 +164,7 @@ impl HotStuff {
             cut,
             time_ms: now.wall_ms.max(parent.time_ms.saturating_add(1)),
             executed: self.executed_to_name(parent, settled, payload),
-            evidence_root: Digest::ZERO,
+            ended_by: self.ended_by(parent),
             author: self.config.me,
         }
     }

@@ -34,6 +34,7 @@ mod leading;
 mod limits;
 mod misbehaviour;
 mod patience;
+mod proposals;
 mod pulls;
 mod recovery;
 mod reputation;

@@ -16,6 +16,10 @@ pub(crate) const PULLS_PER_PEER_MAX: usize = 4;
 /// Times that a certificate is asked of each peer that should hold it, before the wish is dropped
 /// (it returns with the next message that names the certificate).
 pub(crate) const PULL_ATTEMPTS_MAX: u32 = 3;
+/// Peers that are asked for one certificate at one time: one at first, then twice as many each time.
+pub(crate) const PULL_ASKED_AT_ONCE_MAX: usize = 8;
+/// Times that are counted in which a peer did not hand over what it must hold.
+pub(crate) const KEPT_BACK_MAX: u32 = 8;
 /// Answers to one peer in one answer interval.
 pub(crate) const ANSWERS_PER_INTERVAL_MAX: u32 = 32;
 /// Bytes of headers in one answer.
@@ -98,9 +102,12 @@ impl Times {
     }
 
     /// First wait for an answer to a request; doubles up to genesis' round timer. The base is at
-    /// least [`BASE_ROUNDS`] round trips.
+    /// least [`BASE_ROUNDS`] round trips. Half of one is enough for most answers, and who waits for
+    /// one that does not come, after the grace, has lost less than the base can bear: rounds in which
+    /// faulty holders keep something back must take less than a part in [`BASE_ROUNDS`] of it, or
+    /// the base would never come down.
     pub(crate) fn retry_us(&self) -> u64 {
-        (self.base_us / BASE_ROUNDS).min(self.round_us / 8).max(1)
+        (self.base_us / (2 * BASE_ROUNDS)).max(1)
     }
 
     /// In a round that lasts longer, the last messages are sent again, over and over.

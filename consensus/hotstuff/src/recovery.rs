@@ -109,6 +109,7 @@ impl HotStuff {
             shelf,
             pulls: Pulls::default(),
             walk: None,
+            overlooked: None,
             commit_may_advance: true,
             dead_target: None,
             end_shown: None,

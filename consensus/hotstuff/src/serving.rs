@@ -10,7 +10,7 @@ use falconet_types::{Round, ValidatorIndex};
 
 use crate::api::Effect;
 use crate::core::HotStuff;
-use crate::limits::{ANSWER_BYTES_MAX, ANSWERS_PER_INTERVAL_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, ANSWERS_PER_INTERVAL_MAX, KEPT_BACK_MAX};
 
 /// Bytes of a header besides its cut, and of one lane in the cut; upper bounds.
 const HEADER_BYTES: usize = 1_600;
@@ -33,6 +33,9 @@ pub(crate) struct Peer {
     interval_us: u64,
     /// Answers given in it.
     answers: u32,
+    /// Times that it did not hand over in time what it must hold, since it last did; at most
+    /// [`KEPT_BACK_MAX`].
+    pub kept_back: u32,
 }
 
 impl HotStuff {
@@ -115,6 +118,12 @@ impl HotStuff {
         }
     }
 
+    /// Headers in a full answer.
+    pub(crate) fn blocks_per_answer(&self) -> usize {
+        let header_bytes = HEADER_BYTES + LANE_BYTES * self.config.set.len();
+        BLOCKS_PER_ANSWER_MAX.clamp(1, (ANSWER_BYTES_MAX / header_bytes).max(1))
+    }
+
     /// A peer asks for headers: from memory as far as they are held, else from the store.
     pub(crate) fn on_get_blocks(
         &mut self,
@@ -126,11 +135,9 @@ impl HotStuff {
         if !self.may_answer(now, from) {
             return;
         }
-        let header_bytes = HEADER_BYTES + LANE_BYTES * self.config.set.len();
-        let max = usize::from(request.max)
-            .min(BLOCKS_PER_ANSWER_MAX)
-            .min(ANSWER_BYTES_MAX / header_bytes)
-            .max(1);
+        let max = self
+            .blocks_per_answer()
+            .min(usize::from(request.max).max(1));
         let mut headers: Vec<SignedHeader> = Vec::new();
         let mut id = request.from;
         while headers.len() < max {
@@ -202,7 +209,8 @@ impl HotStuff {
         header: &SignedHeader,
     ) {
         let due_us = now.mono_us + self.times.grace_us();
-        let current = header.round == self.pace.round;
+        // A node that lacks the parent's QC may still be in the parent's round.
+        let current = [self.pace.round, self.pace.round.next()].contains(&header.round);
         let parent = CertRef::Qc {
             epoch: header.epoch,
             round: header.parent_round,
@@ -227,16 +235,36 @@ impl HotStuff {
     pub(crate) fn ask_for_certificates(&mut self, now: Now, out: &mut Vec<Effect>) {
         let mut pulls = std::mem::take(&mut self.pulls);
         pulls.retain(|cert| self.useful(cert));
-        let times = &self.times;
-        for (to, cert) in pulls.due(now.mono_us, times.retry_us(), times.round_us) {
-            if to == self.config.me {
-                continue;
-            }
+        let waits_us = (self.times.retry_us(), self.times.round_us);
+        let peer = |index: ValidatorIndex| &self.peers[index.at()];
+        let due = pulls.due(
+            now.mono_us,
+            waits_us,
+            |index| index != self.config.me && peer(index).up,
+            |index| peer(index).kept_back,
+        );
+        self.note_kept_back(due.kept_back);
+        for (to, cert) in due.requests {
             self.counters.certificates_pulled += 1;
             let message = PeerMessage::GetCert(cert);
             out.push(Effect::Send { to, message });
         }
         self.pulls = pulls;
+    }
+
+    /// These peers did not hand over in time what they must hold.
+    pub(crate) fn note_kept_back(&mut self, peers: impl IntoIterator<Item = ValidatorIndex>) {
+        for peer in peers.into_iter().filter(|_| self.patience.learns()) {
+            let count = &mut self.peers[peer.at()].kept_back;
+            *count = (*count + 1).min(KEPT_BACK_MAX);
+        }
+    }
+
+    /// A certificate came from a peer: the answer to a request, if it is `answers`.
+    pub(crate) fn note_answer(&mut self, from: ValidatorIndex, answers: impl Fn(&CertRef) -> bool) {
+        if self.pulls.asked(from, answers) {
+            self.peers[from.at()].kept_back = 0;
+        }
     }
 
     /// True when the certificate could change anything here.

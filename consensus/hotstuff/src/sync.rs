@@ -43,8 +43,12 @@ pub(crate) struct Walk {
     pub failures: u32,
     /// When to ask (again).
     pub due_us: u64,
-    /// Who answered usefully last.
+    /// Who gave a full answer last.
     pub source: Option<ValidatorIndex>,
+    /// Who was asked by the last request.
+    pub asked: Vec<ValidatorIndex>,
+    /// Who was asked since the last full answer; everybody once before anybody is again.
+    pub tried: Vec<ValidatorIndex>,
 }
 
 /// What came of a header.
@@ -72,6 +76,8 @@ impl Walk {
             failures: 0,
             due_us,
             source: None,
+            asked: Vec::new(),
+            tried: Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use falconet_types::certificate::{Qc, Tc, TcEntry, Timeout, Vote};
 use falconet_types::validators::ValidatorSet;
-use falconet_types::{Round, ValidatorIndex};
+use falconet_types::{BlockId, Round, ValidatorIndex};
 
 use crate::certificates::Certificates;
 use crate::misbehaviour::{Misbehaving, Misbehaviour};
@@ -120,6 +120,24 @@ impl Votes {
         self.rounds
             .values()
             .filter_map(move |round| round.get(&voter).map(|slot| &slot.vote))
+    }
+
+    /// Who voted for a block of a round.
+    pub(crate) fn voters(
+        &self,
+        round: Round,
+        id: &BlockId,
+    ) -> impl Iterator<Item = ValidatorIndex> {
+        let votes = self
+            .in_round(round)
+            .filter(move |vote| vote.block_id == *id);
+        votes.map(|vote| vote.voter)
+    }
+
+    /// The votes of a round.
+    pub(crate) fn in_round(&self, round: Round) -> impl Iterator<Item = &Vote> {
+        let slots = self.rounds.get(&round).into_iter().flatten();
+        slots.map(|(_, slot)| &slot.vote)
     }
 
     pub(crate) fn prune_below(&mut self, round: Round) {

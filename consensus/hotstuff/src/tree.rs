@@ -24,6 +24,8 @@ pub(crate) struct Parent {
     pub cut: Cut,
     /// `None` for genesis, whose commitment only the application knows.
     pub executed: Option<Executed>,
+    /// As its header has it.
+    pub ended_by: BlockId,
 }
 
 impl Parent {
@@ -36,6 +38,7 @@ impl Parent {
             time_ms: start.time_ms,
             cut: Cut::empty(lanes),
             executed: start.executed,
+            ended_by: BlockId::ZERO,
         }
     }
 
@@ -47,6 +50,7 @@ impl Parent {
             time_ms: header.time_ms,
             cut: header.cut.clone(),
             executed: Some(header.executed),
+            ended_by: header.ended_by,
         }
     }
 }

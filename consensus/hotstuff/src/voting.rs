@@ -3,7 +3,7 @@
 use falconet_types::block::{Executed, HeaderKind, SignedHeader};
 use falconet_types::message::PeerMessage;
 use falconet_types::time::Now;
-use falconet_types::{Digest, Height};
+use falconet_types::{BlockId, Digest, Height};
 
 use crate::api::{Alarm, Effect, Payload, Record};
 use crate::core::HotStuff;
@@ -105,7 +105,10 @@ impl HotStuff {
             Some(_) => {}
         }
         // V1: well-formed against the parent.
-        if !well_formed(header, &parent) || !self.may_carry(header, &parent) {
+        if !well_formed(header, &parent)
+            || header.ended_by != self.ended_by(&parent)
+            || !self.may_carry(header, &parent)
+        {
             return Verdict::Refuse;
         }
         // V4: the parent is of the round before, or a TC says that nothing above it can be
@@ -152,6 +155,20 @@ impl HotStuff {
     pub(crate) fn is_past_end(&self, parent: &Parent) -> bool {
         let end = self.config.start.end(&self.config.params);
         end.is_some_and(|end| parent.height >= end)
+    }
+
+    /// Rule N9: what a child of `parent` says of the block that ends the epoch.
+    pub(crate) fn ended_by(&self, parent: &Parent) -> BlockId {
+        let end = self.config.start.end(&self.config.params);
+        let ends = |parent: &Parent| {
+            let named = parent.executed.map_or(Height::ZERO, |named| named.height);
+            end.is_some_and(|end| named >= end)
+        };
+        if parent.ended_by == BlockId::ZERO && ends(parent) {
+            parent.id
+        } else {
+            parent.ended_by
+        }
     }
 
     fn judge_state(
@@ -205,7 +222,6 @@ fn well_formed(header: &SignedHeader, parent: &Parent) -> bool {
         && header.parent_round == parent.round
         && header.time_ms > parent.time_ms
         && header.cut.extends(&parent.cut)
-        && header.evidence_root == Digest::ZERO
 }
 
 /// The state that a parent names; genesis names its own.

@@ -12,10 +12,14 @@
 //! stream was heard of lately ([`STREAM_ALIVE_US`]), and while batches of its owner wait to be
 //! verified, as the shell says, for at most [`ARRIVING_US_MAX`].
 //!
-//! One request a lane, a second to another peer when the first makes no progress. Peers are tried
-//! in this order: not demoted lately; known to hold the data; the lane's owner; anybody else;
-//! among equals those with the fewest requests, in rotation. A peer that has nothing costs a
-//! time-out and is asked last for a while; so is one that sent another branch.
+//! One request a lane, a second to another peer when the first makes no progress, or takes long and
+//! makes much less than answers of late did: whoever sends a batch now and then is no better than one
+//! that sends none. A node that is busy is slow itself, so this takes as long as a request that has
+//! failed. Peers are tried in this order: not demoted lately; known to hold the data; the lane's
+//! owner; anybody else; among equals those with the fewest requests, in rotation. A peer that has
+//! nothing costs a time-out and is asked last for a while; so is one that sent another branch.
+
+use std::collections::VecDeque;
 
 use falconet_types::ids::FOLLOWERS_MAX;
 use falconet_types::message::{GetBatches, PeerMessage};
@@ -26,9 +30,10 @@ use falconet_types::{Seq, ValidatorIndex};
 use crate::api::{Effect, OwnLaneState};
 use crate::delivery::Segment;
 use crate::limits::{
-    ARRIVING_US_MAX, EARLY_BATCHES_MAX, EARLY_BYTES_MAX, PAYLOAD_WINDOW_FULL_BLOCKS,
+    ARRIVING_US_MAX, EARLY_BATCHES_MAX, EARLY_BYTES_MAX, PACES_MAX, PAYLOAD_WINDOW_FULL_BLOCKS,
     PEER_DEMOTED_US, REPAIR_AFTER_US, REQUEST_BATCHES_MAX, REQUEST_HEDGE_US, REQUEST_TIMEOUT_US,
-    REQUESTS_MAX, REQUESTS_PER_LANE_MAX, RETRY_US, RETRY_US_MAX, SERVE_BYTES_MAX, STREAM_ALIVE_US,
+    REQUESTS_MAX, REQUESTS_PER_LANE_MAX, RETRY_US, RETRY_US_MAX, SERVE_BYTES_MAX, SLOW_FACTOR,
+    STREAM_ALIVE_US,
 };
 use crate::mempool::Mempool;
 
@@ -46,9 +51,43 @@ struct Request {
     lane: ValidatorIndex,
     first: Seq,
     last: Seq,
+    sent_us: u64,
     /// When it was sent, or last brought a batch.
     progress_us: u64,
     bytes: u64,
+}
+
+impl Request {
+    fn overlaps(&self, want: Want) -> bool {
+        self.first <= want.last && self.last >= want.first
+    }
+}
+
+/// How fast answers of late came, whoever gave them: microseconds for each KiB.
+#[derive(Debug, Default)]
+struct Paces(VecDeque<u64>);
+
+fn kib(bytes: u64) -> u64 {
+    bytes.div_ceil(1_024).max(1)
+}
+
+impl Paces {
+    fn add(&mut self, took_us: u64, bytes: u64) {
+        if self.0.len() == PACES_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(took_us / kib(bytes));
+    }
+
+    /// When a request that brought so much until now is too slow, after it was sent, microseconds;
+    /// `None` while nothing was measured.
+    fn slow_after_us(&self, bytes: u64) -> Option<u64> {
+        let mut paces: Vec<u64> = self.0.iter().copied().collect();
+        paces.sort_unstable();
+        let median = paces.get(paces.len() / 2)?;
+        let usual_us = median.saturating_mul(kib(bytes));
+        Some(REQUEST_TIMEOUT_US.saturating_add(usual_us.saturating_mul(SLOW_FACTOR)))
+    }
 }
 
 /// What a lane lacks.
@@ -89,6 +128,7 @@ impl LaneState {
 
 pub(crate) struct Fetch {
     requests: Vec<Request>,
+    paces: Paces,
     lanes: Vec<LaneState>,
     /// Until when each peer is asked last.
     demoted_until_us: Vec<u64>,
@@ -102,6 +142,7 @@ impl Fetch {
     pub(crate) fn new(validators: usize) -> Self {
         Self {
             requests: Vec::with_capacity(REQUESTS_MAX),
+            paces: Paces::default(),
             lanes: vec![LaneState::default(); validators],
             demoted_until_us: vec![0; VALIDATORS_MAX + FOLLOWERS_MAX],
             connected: vec![false; VALIDATORS_MAX + FOLLOWERS_MAX],
@@ -158,7 +199,8 @@ impl Fetch {
         request.progress_us = now.mono_us;
         // The answer ends at the oldest batch or at the answer's bound.
         if seq == request.first || request.bytes >= SERVE_BYTES_MAX {
-            self.requests.remove(index);
+            let request = self.requests.remove(index);
+            self.paces.add(now.mono_us - request.sent_us, request.bytes);
         }
         true
     }
@@ -208,6 +250,19 @@ impl Fetch {
         expired
     }
 
+    /// When a request is too slow, although it may make progress.
+    fn slow_us(&self, request: &Request) -> Option<u64> {
+        let after_us = self.paces.slow_after_us(request.bytes)?;
+        Some(request.sent_us.saturating_add(after_us))
+    }
+
+    /// When a request is given a second one beside it.
+    fn hedge_us(&self, request: &Request) -> u64 {
+        let silent_us = request.progress_us.saturating_add(REQUEST_HEDGE_US);
+        let slow_us = self.slow_us(request);
+        slow_us.map_or(silent_us, |slow_us| silent_us.min(slow_us))
+    }
+
     fn note_deadline(&mut self, at_us: u64) {
         self.deadline_us = Some(self.deadline_us.map_or(at_us, |other| other.min(at_us)));
     }
@@ -224,7 +279,17 @@ impl Mempool {
             let index = (offset + self.fetch.turn) % lanes;
             let lane = ValidatorIndex(u16::try_from(index).expect("VALIDATORS_MAX fits u16"));
             match committed[index].or_else(|| self.repair_want(now, lane)) {
-                Some(want) => self.ask(now, lane, want, out),
+                Some(want) => {
+                    // Others brought what it was for. An answer may still be on its way: what is
+                    // dropped at once would be asked for twice.
+                    let requests = &mut self.fetch.requests;
+                    requests.retain(|request| {
+                        let is_old =
+                            request.sent_us.saturating_add(REQUEST_TIMEOUT_US) <= now.mono_us;
+                        request.lane != lane || request.overlaps(want) || !is_old
+                    });
+                    self.ask(now, lane, want, out);
+                }
                 // What is still in flight is not needed any more.
                 None => {
                     self.fetch.lanes[index].wanted_since_us = None;
@@ -339,23 +404,24 @@ impl Mempool {
             // Another branch than the one here is not in the stream.
             false => state.next_us,
         };
-        let mut newest_us = None;
-        let mut open = 0;
-        for request in self
-            .fetch
-            .requests
-            .iter()
-            .filter(|request| request.lane == lane)
-        {
-            open += 1;
-            newest_us = newest_us.max(Some(request.progress_us));
-        }
-        let due_us = match newest_us {
-            None => next_us,
-            Some(progress_us) if open < REQUESTS_PER_LANE_MAX => {
-                progress_us.saturating_add(REQUEST_HEDGE_US).max(next_us)
+        let of_lane = |request: &&Request| request.lane == lane;
+        let mut open = self.fetch.requests.iter().filter(of_lane);
+        let due_us = match (open.next().copied(), open.count()) {
+            (None, _) => next_us,
+            (Some(first), others) if 1 + others < REQUESTS_PER_LANE_MAX => {
+                let due_us = self.fetch.hedge_us(&first);
+                if self
+                    .fetch
+                    .slow_us(&first)
+                    .is_some_and(|at| at <= now.mono_us)
+                {
+                    // Asked last for a while. One that is silent until now may answer still.
+                    let until_us = now.mono_us.saturating_add(PEER_DEMOTED_US);
+                    self.fetch.demoted_until_us[first.peer.at()] = until_us;
+                }
+                due_us.max(next_us)
             }
-            Some(_) => return,
+            (Some(_), _) => return,
         };
         if due_us > now.mono_us {
             self.fetch.note_deadline(due_us);
@@ -375,6 +441,7 @@ impl Mempool {
             lane,
             first,
             last,
+            sent_us: progress_us,
             progress_us,
             bytes: 0,
         });

@@ -114,6 +114,11 @@ pub const REQUESTS_PER_LANE_MAX: usize = 2;
 pub const REQUEST_BATCHES_MAX: u64 = 64;
 /// A request without progress for this long is given a second one beside it, microseconds.
 pub const REQUEST_HEDGE_US: u64 = 150_000;
+/// So is one that takes [`REQUEST_TIMEOUT_US`] and, beyond that, this many times as long as requests
+/// of late did for as much.
+pub const SLOW_FACTOR: u64 = 4;
+/// Latest requests that say how fast answers come.
+pub const PACES_MAX: usize = 16;
 /// A request without progress for this long has failed, microseconds.
 pub const REQUEST_TIMEOUT_US: u64 = 500_000;
 /// A lane waits this long after a failed request, microseconds, doubled for each further failure.

@@ -5,6 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use falconet_types::stake::RowId;
@@ -15,10 +16,12 @@ use redb::{
     WriteTransaction,
 };
 
+use crate::backend::Backend;
 use crate::config::StoreConfig;
 use crate::error::StoreError;
 use crate::generation::Generation;
 use crate::places::{self, CHUNK_PLACES, MERGED_PLACES_MAX, Place};
+use crate::snapshot::SnapshotFiles;
 use crate::state::{BlockRow, TxLocation, pick};
 
 /// Heights whose transactions share a table.
@@ -86,13 +89,33 @@ pub(crate) struct StateFile {
 impl StateFile {
     /// Opens the file or makes one; says at which height it stands.
     pub(crate) fn open(path: &Path, config: &StoreConfig) -> Result<(Self, Height), StoreError> {
-        let db = Database::builder()
-            .set_cache_size(config.state_cache_bytes)
-            .create(path)
-            .map_err(|e| StoreError::State {
-                path: path.to_owned(),
-                source: e.into(),
-            })?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(config.state_cache_bytes);
+        Self::of(builder.create(path), path, config)
+    }
+
+    /// Makes the file by way of `files`.
+    pub(crate) fn create(
+        path: &Path,
+        config: &StoreConfig,
+        files: &Arc<dyn SnapshotFiles>,
+    ) -> Result<(Self, Height), StoreError> {
+        let backend = Backend::create(path, files);
+        let backend = backend.map_err(|e| StoreError::io("create", path, e))?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(config.state_cache_bytes);
+        Self::of(builder.create_with_backend(backend), path, config)
+    }
+
+    fn of(
+        db: Result<Database, redb::DatabaseError>,
+        path: &Path,
+        config: &StoreConfig,
+    ) -> Result<(Self, Height), StoreError> {
+        let db = db.map_err(|e| StoreError::State {
+            path: path.to_owned(),
+            source: e.into(),
+        })?;
         let file = Self {
             db,
             path: path.to_owned(),

@@ -2,6 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::path::Path;
+
+use crate::error::StoreError;
 
 /// Writes and syncs segment files. Shared by the writer and by recovery.
 pub trait Disk: Send + Sync {
@@ -22,6 +25,16 @@ impl Disk for SystemDisk {
     fn sync(&self, file: &File) -> io::Result<()> {
         Ok(rustix::fs::fdatasync(file)?)
     }
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// The same, for whoever has nothing to add to an error but the directory.
+pub(crate) fn make_names_durable(dir: &Path) -> Result<(), StoreError> {
+    sync_dir(dir).map_err(|e| StoreError::io("sync directory", dir, e))
 }
 
 /// Writes all of `bufs`, however often the system writes short.

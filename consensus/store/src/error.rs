@@ -125,7 +125,9 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(crate) fn io(call: &'static str, path: &Path, source: io::Error) -> Self {
+    /// A call on a file failed; with what to do, where that is known.
+    #[must_use]
+    pub fn io(call: &'static str, path: &Path, source: io::Error) -> Self {
         let remedy = match source.kind() {
             io::ErrorKind::PermissionDenied => "; the validator's user must own the data directory",
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on the disk",

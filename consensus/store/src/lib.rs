@@ -15,6 +15,7 @@
 //! for recovery are in `docs/file-format.md`, the choice of log and database in
 //! `docs/decisions/0003-store.md`.
 
+mod backend;
 mod config;
 mod database;
 mod disk;
@@ -45,7 +46,7 @@ pub use database::{BUCKET_HEIGHTS, StateImage};
 pub use disk::{Disk, SystemDisk};
 pub use error::StoreError;
 pub use generation::AccountRows;
-pub use install::{INSTALL_BYTES, StateInstaller};
+pub use install::{BuiltState, INSTALL_BYTES, StateInstaller};
 pub use log::LogWriter;
 pub use open::Store;
 pub use prune::{CARRY_BYTES_MAX, Pruned};

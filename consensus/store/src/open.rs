@@ -11,7 +11,7 @@ use falconet_types::{ChainId, Digest, Epoch, Height, Round};
 use parking_lot::RwLock;
 
 use crate::config::{Recovered, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Safety, StoreConfig};
-use crate::disk::write_all_at;
+use crate::disk::{make_names_durable, write_all_at};
 use crate::error::StoreError;
 use crate::frame::FRAME_HEADER_LEN;
 use crate::index::{Entry, Index, decode_table};
@@ -20,7 +20,7 @@ use crate::reader::{Reader, Shared};
 use crate::record::{Committed, Kind};
 use crate::replace::replace;
 use crate::scan::{Scan, scan};
-use crate::segment::{SEGMENT_HEADER_LEN, SPARES_MAX, Segment, number_of, sync_dir};
+use crate::segment::{SEGMENT_HEADER_LEN, SPARES_MAX, Segment, number_of};
 use crate::state::StateDb;
 
 const META_MAGIC: &[u8; 8] = b"FALCDATA";
@@ -299,7 +299,7 @@ fn list(
     }
     if !spares.is_empty() {
         // Whoever gave them these names may have been killed before that was durable.
-        sync_dir(log_dir)?;
+        make_names_durable(log_dir)?;
     }
     numbers.sort_unstable();
     if numbers.is_empty() {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use falconet_types::Height;
 use falconet_types::block::SignedHeader;
 
+use crate::disk::make_names_durable;
 use crate::error::StoreError;
 use crate::index::{Entry, Key, Location, decode_table};
 use crate::log::LogWriter;
 use crate::record::Kind;
-use crate::segment::{SPARES_MAX, spare_name, sync_dir};
+use crate::segment::{SPARES_MAX, spare_name};
 
 /// Most bytes of batches that one call carries forward out of old segments; a segment that holds
 /// more live bytes stays.
@@ -112,7 +113,7 @@ impl LogWriter {
                 }
             }
         }
-        sync_dir(&self.shared.log_dir)?;
+        make_names_durable(&self.shared.log_dir)?;
         // Not before their old names are gone for good: a crash must not bring back an old segment
         // with the records of a new one in it.
         self.spares.append(&mut spares);

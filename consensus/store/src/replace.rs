@@ -1,10 +1,12 @@
 //! Small files that are written whole: whoever reads one finds what it held before or what it holds
 //! now, also after a crash, and once [`replace`] returns the new content survives a power failure.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+
+use crate::disk::sync_dir;
 
 /// Gives a file new content, and makes its directory if that is not there. Only the owner may read
 /// either. The content is written beside the file first, under its name with the extension `tmp`;
@@ -25,12 +27,11 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
-    File::open(dir)?.sync_all()?;
+    sync_dir(dir)?;
     // The directory itself may be new, made here or by a process that was killed before this line.
     // Where its parent is not ours to open, somebody else made the directory.
-    match parent_of(dir).map(File::open) {
+    match parent_of(dir).map(sync_dir) {
         Some(Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
-        Some(Ok(parent)) => parent.sync_all(),
         _ => Ok(()),
     }
 }

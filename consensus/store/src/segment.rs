@@ -34,7 +34,7 @@ use bytes::Bytes;
 use falconet_types::{ChainId, Digest};
 use rustix::fs::FallocateFlags;
 
-use crate::disk::{Disk, write_all_at};
+use crate::disk::{Disk, make_names_durable, write_all_at};
 use crate::error::StoreError;
 use crate::frame::{FRAME_HEADER_LEN, Found, Frame, NONCE_LEN, Nonce, padding};
 use crate::record::Kind;
@@ -99,7 +99,7 @@ impl Segment {
         file.sync_all()
             .map_err(|e| StoreError::io("sync", &temporary, e))?;
         std::fs::rename(&temporary, &path).map_err(|e| StoreError::io("rename", &path, e))?;
-        sync_dir(log_dir)?;
+        make_names_durable(log_dir)?;
         Ok(Self {
             number,
             path,
@@ -314,13 +314,6 @@ pub(crate) fn number_of(name: &str) -> Option<u64> {
 /// Name of the file of an old segment that waits for reuse.
 pub(crate) fn spare_name(number: u64) -> String {
     format!("{number:010}.old")
-}
-
-/// Makes the entries of a directory durable.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|e| StoreError::io("sync directory", dir, e))
 }
 
 /// Reserves space, so that appending changes no file size and cannot run out of space.

@@ -199,7 +199,9 @@ impl<P: Copy + Ord> Catchup<P> {
     }
 
     /// A proof that a peer showed made `newest` known. Whoever knew of this end may know of the next.
-    pub fn learned(&self, from: P, newest: &EpochInfo, out: &mut Vec<Effect<P>>) {
+    pub fn learned(&mut self, now: Now, from: P, newest: &EpochInfo, out: &mut Vec<Effect<P>>) {
+        self.newest = newest.start.epoch;
+        self.asking.learned(now);
         let message = PeerMessage::GetEpochProof(newest.start.epoch);
         out.push(Effect::Send { to: from, message });
     }
@@ -208,8 +210,8 @@ impl<P: Copy + Ord> Catchup<P> {
     #[must_use]
     pub fn next_deadline_us(&self) -> u64 {
         let progress_us = self.progress_us + PROGRESS_INTERVAL_US;
-        let download_us = self.download.next_deadline_us();
-        download_us.map_or(progress_us, |at| at.min(progress_us))
+        let due = [self.download.next_deadline_us(), self.asking.due_us()];
+        due.into_iter().flatten().fold(progress_us, u64::min)
     }
 
     /// For status pages.

@@ -9,16 +9,17 @@ use falconet_ledger::snapshot::{ChunkError, Head, verify_chunk};
 use falconet_types::genesis::Genesis;
 use falconet_types::message::PeerMessage;
 use falconet_types::signing::Verified;
-use falconet_types::snapshot::{Chunk, GetChunk, GetSnapshot, Manifest, SnapshotOffer};
+use falconet_types::snapshot::{CHUNK_BYTES_TARGET, Chunk, GetChunk, Manifest, SnapshotOffer};
 use falconet_types::time::Now;
 use falconet_types::validators::ValidatorSet;
 use falconet_types::{Digest, Height, ValidatorIndex};
 
 use crate::hedging::AnswerTimes;
 use crate::limits::{
-    ANSWER_TIMEOUT_US, ASK_AFTER_US, ASK_INTERVAL_US, DEMOTED_US, PATIENCE_US, REQUESTS_MAX,
-    REQUESTS_PER_PEER_MAX, SILENT_US, SILENT_US_MAX,
+    ANSWER_TIMEOUT_US, DEMOTED_US, PATIENCE_US, REQUESTS_MAX, REQUESTS_PER_PEER_MAX, SILENT_US,
+    SILENT_US_MAX,
 };
+use crate::manifest::ManifestRequests;
 use crate::misbehaviour::unchecked;
 use crate::target::{Request, Target};
 
@@ -154,32 +155,35 @@ pub struct Status {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Peer {
-    up: bool,
+pub(crate) struct Peer {
+    pub(crate) up: bool,
     /// What it said last.
-    offer: Option<SnapshotOffer>,
-    asked_us: Option<u64>,
+    pub(crate) offer: Option<SnapshotOffer>,
+    pub(crate) asked_us: Option<u64>,
+    /// When it was asked what it has, while it has not said so.
+    pub(crate) awaited_us: Option<u64>,
     /// Not asked before this time.
-    shunned_until_us: u64,
+    pub(crate) shunned_until_us: u64,
     /// It sent wrong bytes, which is why.
-    demoted: bool,
-    /// Requests that it did not answer, since the last that it did.
-    silences: u32,
+    pub(crate) demoted: bool,
+    /// Requests for a manifest or a part that it did not answer, since the last that it did.
+    pub(crate) silences: u32,
+    /// Parts that ended early although they were short: a correct server fills a part up.
+    pub(crate) shorts: u32,
 }
 
 /// See the crate.
 #[derive(Debug)]
 pub struct Download {
     pub(crate) config: Config,
-    peers: Vec<Peer>,
-    executed: Height,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) executed: Height,
     /// Since when this node is behind without executing anything.
-    stuck_since_us: Option<u64>,
+    pub(crate) stuck_since_us: Option<u64>,
     pub(crate) target: Option<Target>,
     pub(crate) answer_times: AnswerTimes,
-    /// Who was asked for a manifest, and when.
-    manifest_asked: Option<(ValidatorIndex, u64)>,
-    deadline_us: Option<u64>,
+    pub(crate) manifests: ManifestRequests,
+    pub(crate) deadline_us: Option<u64>,
 }
 
 impl Download {
@@ -192,7 +196,7 @@ impl Download {
             stuck_since_us: None,
             target: None,
             answer_times: AnswerTimes::default(),
-            manifest_asked: None,
+            manifests: ManifestRequests::default(),
             deadline_us: None,
         };
         if let Some(Resume { manifest, held }) = resume {
@@ -292,9 +296,10 @@ impl Download {
         }
     }
 
-    /// Rule Z3: peers of weight F1, of whom one is correct, do not have the next block any more;
-    /// or those who claim to have it did not deliver for long.
-    fn is_needed(&self, now: Now) -> bool {
+    /// Rule Z3: peers of weight F1, of whom one is correct, do not have the next block any more; or
+    /// all others, where this node weighs so much that they do not weigh F1; or those who claim to
+    /// have it did not deliver for long.
+    pub(crate) fn is_needed(&self, now: Now) -> bool {
         let Some(since_us) = self.stuck_since_us else {
             return false;
         };
@@ -303,8 +308,10 @@ impl Download {
             let offer = self.peers[peer.at()].offer.as_ref();
             offer.is_some_and(|offer| offer.horizon > next)
         });
-        self.config.set.weight_of(without) >= self.config.set.weak_weight()
-            || now.mono_us >= since_us.saturating_add(PATIENCE_US)
+        let set = &self.config.set;
+        let others = set.total_weight() - set.weight_of([self.config.me]);
+        let enough = set.weak_weight().min(others.max(1));
+        set.weight_of(without) >= enough || now.mono_us >= since_us.saturating_add(PATIENCE_US)
     }
 
     fn offer(
@@ -322,13 +329,17 @@ impl Download {
             heights,
             manifest,
         } = offer;
-        peer.silences = 0;
+        if let Some(asked_us) = peer.awaited_us.take() {
+            self.manifests.measured(now.mono_us - asked_us);
+        }
+        // One that has the snapshot and shows no manifest answers an earlier question, or lies:
+        // either way somebody else is asked before long.
+        self.manifests.keep(from, &heights);
         peer.offer = Some(SnapshotOffer {
             horizon,
             heights,
             manifest: None,
         });
-        let asked = self.manifest_asked.take_if(|(peer, _)| *peer == from);
         // What it no longer has it is not asked for; having nothing is no fault.
         if let Some(target) = &self.target
             && !self.has(from, target.height)
@@ -340,13 +351,14 @@ impl Download {
             self.demote(now, from, format!("manifest of a snapshot: {error}"), out);
             return;
         }
-        if asked.is_none()
-            || self.target.is_some()
-            || manifest.height() <= self.executed
-            || !self.is_needed(now)
-        {
+        if !self.manifests.answered(from, manifest.height()) {
             return;
         }
+        self.peers[from.at()].silences = 0;
+        if self.target.is_some() || manifest.height() <= self.executed || !self.is_needed(now) {
+            return;
+        }
+        self.manifests.clear();
         self.target = Some(Target::new(&manifest));
         out.push(Effect::Begin(Box::new(manifest)));
         self.finish(out);
@@ -376,10 +388,15 @@ impl Download {
         target.requests.retain(|other| other.first != request.first);
         if chunk.last < request.last {
             target.missing.give_back(chunk.last + 1, request.last);
+        } else {
+            target.adapt_width(chunk.rows.len());
         }
         target.bytes += chunk.rows.len() as u64;
         self.answer_times.add(now.mono_us - request.sent_us);
-        self.peers[from.at()].silences = 0;
+        let short = chunk.last < request.last && chunk.rows.len() < CHUNK_BYTES_TARGET / 2;
+        let peer = &mut self.peers[from.at()];
+        peer.silences = 0;
+        peer.shorts = peer.shorts.saturating_add(short.into());
         if let Some(slower) = slower {
             self.pass_over(now, slower);
         }
@@ -398,7 +415,7 @@ impl Download {
         }
     }
 
-    fn abandon(&mut self, out: &mut Vec<Effect>) {
+    pub(crate) fn abandon(&mut self, out: &mut Vec<Effect>) {
         self.target = None;
         out.push(Effect::Abandon);
     }
@@ -414,7 +431,7 @@ impl Download {
 
     /// Takes back what a peer was asked for.
     fn release(&mut self, peer: ValidatorIndex) {
-        self.manifest_asked.take_if(|(asked, _)| *asked == peer);
+        self.manifests.release(peer);
         if let Some(target) = &mut self.target {
             target.drop_requests(|request| request.peer != peer);
         }
@@ -439,100 +456,18 @@ impl Download {
             }
         }
         let late = |sent_us: u64| sent_us.saturating_add(ANSWER_TIMEOUT_US) <= now.mono_us;
-        let asked = self.manifest_asked.filter(|(_, sent)| late(*sent));
+        let (asked, _) = self.manifests.late(now.mono_us, ANSWER_TIMEOUT_US);
         let requests = self.target.iter().flat_map(|target| &target.requests);
         let mut silent: Vec<ValidatorIndex> = requests
             .filter(|request| late(request.sent_us))
             .map(|request| request.peer)
-            .chain(asked.map(|(peer, _)| peer))
+            .chain(asked)
             .collect();
         silent.sort_unstable();
         silent.dedup();
         for peer in silent {
             self.pass_over(now, peer);
         }
-    }
-
-    /// Asks peers what they have, and one of them for a manifest.
-    fn ask(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.deadline_us = None;
-        if self.target.as_ref().is_some_and(|target| target.complete) {
-            return;
-        }
-        let due_us = match (&self.target, self.stuck_since_us) {
-            (Some(_), _) => now.mono_us,
-            (None, Some(since_us)) => since_us.saturating_add(ASK_AFTER_US),
-            (None, None) => return,
-        };
-        if due_us > now.mono_us {
-            self.note_deadline(due_us);
-            return;
-        }
-        // A snapshot that nobody offers any more is given up once somebody offers another.
-        let height = self.target.as_ref().map(|target| target.height);
-        let sources = |height: Height| {
-            let members = self.config.set.iter().map(|v| v.index);
-            members.filter(|peer| self.has(*peer, height)).count()
-        };
-        if height.is_some_and(|height| sources(height) == 0) && self.best_height().is_some() {
-            self.abandon(out);
-        }
-        let wanted = match self.target {
-            None if self.manifest_asked.is_none() && self.is_needed(now) => self.best_height(),
-            _ => None,
-        };
-        let me = self.config.me;
-        for index in 0..self.peers.len() {
-            let to = ValidatorIndex(u16::try_from(index).expect("VALIDATORS_MAX fits u16"));
-            let has = wanted.is_some_and(|height| self.has(to, height));
-            let peer = &mut self.peers[index];
-            if !peer.up || to == me {
-                continue;
-            }
-            let usable = peer.shunned_until_us <= now.mono_us;
-            let manifest_of = wanted.filter(|_| has && usable && self.manifest_asked.is_none());
-            let due_us = peer.asked_us.map_or(0, |at| at + ASK_INTERVAL_US);
-            if due_us > now.mono_us && manifest_of.is_none() {
-                self.note_deadline(due_us);
-                continue;
-            }
-            peer.asked_us = Some(now.mono_us);
-            if manifest_of.is_some() {
-                self.manifest_asked = Some((to, now.mono_us));
-            }
-            self.note_deadline(now.mono_us + ASK_INTERVAL_US);
-            let height = manifest_of.unwrap_or(Height::ZERO);
-            let message = PeerMessage::GetSnapshot(GetSnapshot { height });
-            out.push(Effect::Send { to, message });
-        }
-        if let Some((_, sent_us)) = self.manifest_asked {
-            self.note_deadline(sent_us + ANSWER_TIMEOUT_US);
-        }
-        if let Some(since_us) = self.stuck_since_us {
-            let patience_us = since_us.saturating_add(PATIENCE_US);
-            if patience_us > now.mono_us {
-                self.note_deadline(patience_us);
-            }
-        }
-    }
-
-    /// Rule Z4: the snapshot that most peers have, the newest among those.
-    fn best_height(&self) -> Option<Height> {
-        let offers = self.peers.iter().filter(|peer| peer.up && !peer.demoted);
-        let offers = offers.filter_map(|peer| peer.offer.as_ref());
-        let mut heights: Vec<Height> = offers.flat_map(|o| o.heights.iter().copied()).collect();
-        heights.retain(|height| *height > self.executed);
-        heights.sort_unstable();
-        let runs = heights.chunk_by(|a, b| a == b);
-        runs.max_by_key(|run| (run.len(), run[0])).map(|run| run[0])
-    }
-
-    fn has(&self, peer: ValidatorIndex, height: Height) -> bool {
-        let Some(state) = self.peers.get(peer.at()) else {
-            return false;
-        };
-        let offer = state.offer.as_ref();
-        state.up && !state.demoted && offer.is_some_and(|offer| offer.heights.contains(&height))
     }
 
     /// Asks for chunks, several at a time, of several peers.
@@ -567,7 +502,10 @@ impl Download {
         let oldest_us = requests.map(|request| request.sent_us).min();
         let shunned = self.peers.iter().map(|peer| peer.shunned_until_us);
         let back_us = shunned.filter(|at| *at > now.mono_us).min();
-        let waits = self.target.as_ref().is_some_and(|t| !t.missing.is_empty());
+        let waits = match &self.target {
+            Some(target) => !target.missing.is_empty(),
+            None => self.stuck_since_us.is_some(),
+        };
         if let Some(sent_us) = oldest_us {
             self.note_deadline(sent_us + ANSWER_TIMEOUT_US);
         }
@@ -596,7 +534,10 @@ impl Download {
                 && self.peers[peer.at()].shunned_until_us <= now.mono_us
                 && load(peer) < REQUESTS_PER_PEER_MAX
         });
-        free.min_by_key(|p| (load(p), self.peers[p.at()].silences))
+        free.min_by_key(|p| {
+            let peer = &self.peers[p.at()];
+            (load(p), peer.silences, peer.shorts)
+        })
     }
 
     pub(crate) fn note_deadline(&mut self, at_us: u64) {

@@ -41,10 +41,19 @@ impl AnswerTimes {
 }
 
 impl Download {
+    /// Requests for parts and for manifests that were not answered yet.
     #[cfg(test)]
-    pub(crate) fn requests_in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> (usize, usize) {
         let target = self.target.iter();
-        target.map(|target| target.requests.len()).sum()
+        let parts = target.map(|target| target.requests.len()).sum();
+        (parts, self.manifests.len())
+    }
+
+    /// Ranges that are missing and asked of nobody.
+    #[cfg(test)]
+    pub(crate) fn fragments(&self) -> usize {
+        let target = self.target.iter();
+        target.map(|target| target.missing.fragments()).sum()
     }
 
     /// Asks for parts a second time that take long, and notes when the next one will.

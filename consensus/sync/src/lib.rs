@@ -19,12 +19,16 @@
 //! | [`download`] | which snapshot, from whom, in which parts |
 //! | [`installing`] | what goes into the log before the new state takes the old one's place |
 //! | [`serving`] | what a node has to offer, and what proves it |
+//! | [`keeping`] | which snapshots and how much history a node keeps for others |
 
+mod asking;
 pub mod catchup;
 pub mod download;
 mod hedging;
 pub mod installing;
+pub mod keeping;
 pub mod limits;
+mod manifest;
 mod misbehaviour;
 mod ranges;
 pub mod serving;

@@ -10,6 +10,14 @@ pub const ASK_INTERVAL_US: u64 = 2_000_000;
 pub const PATIENCE_US: u64 = 30_000_000;
 /// A question without an answer for this long is asked of somebody else, microseconds.
 pub const ANSWER_TIMEOUT_US: u64 = 3_000_000;
+/// Peers that may be asked for a manifest at one time. Each further one is asked when those before
+/// it took too long, after twice the time of the one before.
+pub const MANIFEST_REQUESTS_MAX: usize = 4;
+/// That time for the second peer while nothing was measured, microseconds.
+pub const MANIFEST_HEDGE_US: u64 = 250_000;
+/// A snapshot that peers of less than weight F1 offer, while another is offered by weight F1, is
+/// fetched for this long still, microseconds: those who offer it may be faulty, and deliver little.
+pub const DOUBTED_US: u64 = 10_000_000;
 /// A part is asked of a second peer too when its answer takes this many times as long as answers
 /// of late did.
 pub const HEDGE_FACTOR: u64 = 4;
@@ -39,5 +47,8 @@ pub const PROGRESS_INTERVAL_US: u64 = 250_000;
 pub const EPOCHS_ASK_AFTER_US: u64 = 500_000;
 /// Time between two rounds of that question, microseconds.
 pub const EPOCHS_ASK_INTERVAL_US: u64 = 1_000_000;
+/// The same after an epoch was learned of, microseconds: whoever told of it was asked for the next
+/// one at once, and may be faulty and keep silent.
+pub const EPOCHS_HEDGE_US: u64 = 150_000;
 /// Peers that are asked in one round.
 pub const EPOCHS_ASKED: usize = 3;

@@ -49,6 +49,11 @@ impl Ranges {
         self.0.is_empty()
     }
 
+    #[cfg(test)]
+    pub(crate) fn fragments(&self) -> usize {
+        self.0.len()
+    }
+
     /// Number of buckets.
     pub(crate) fn len(&self) -> u64 {
         let len = |(a, b): &(u16, u16)| u64::from(*b) - u64::from(*a) + 1;

@@ -57,6 +57,12 @@ fn has_payload<A: Archive>(archive: &A, height: Height) -> Result<bool, A::Error
     Ok(true)
 }
 
+/// True when the snapshot of a height can be proven: it has a manifest.
+pub fn is_proven<A: Archive>(archive: &A, height: Height) -> Result<bool, A::Error> {
+    let found = committed_headers(archive, height, MANIFEST_HEADERS_MAX)?;
+    Ok(found.is_some_and(|(_, _, named)| named == height))
+}
+
 /// What proves the snapshot of a height; `None` while its state is not named by a committed header.
 pub fn manifest<A: Archive>(
     archive: &A,

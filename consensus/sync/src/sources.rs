@@ -6,7 +6,7 @@ use falconet_types::epoch::EpochInfo;
 use falconet_types::time::Now;
 use falconet_types::{Digest, Epoch, Height, ValidatorIndex};
 
-use crate::limits::{EPOCHS_ASK_AFTER_US, EPOCHS_ASK_INTERVAL_US, EPOCHS_ASKED};
+use crate::limits::{EPOCHS_ASK_AFTER_US, EPOCHS_ASK_INTERVAL_US, EPOCHS_ASKED, EPOCHS_HEDGE_US};
 
 /// When to ask whether epochs are over.
 #[derive(Debug)]
@@ -14,7 +14,8 @@ pub(crate) struct Asking {
     executed: Height,
     /// Since when this node is behind without executing anything.
     stuck_since_us: Option<u64>,
-    asked_us: Option<u64>,
+    /// When to ask (again).
+    due_us: u64,
     turn: usize,
 }
 
@@ -23,7 +24,7 @@ impl Asking {
         Self {
             executed: Height::ZERO,
             stuck_since_us: None,
-            asked_us: None,
+            due_us: 0,
             turn: now.wall_ms as usize,
         }
     }
@@ -44,15 +45,23 @@ impl Asking {
     }
 
     pub(crate) fn is_due(&self, now: Now) -> bool {
-        let due = self
-            .asked_us
-            .is_none_or(|at| now.mono_us >= at + EPOCHS_ASK_INTERVAL_US);
-        due && self.is_stuck(now)
+        now.mono_us >= self.due_us && self.is_stuck(now)
+    }
+
+    /// When to ask next, should this node be stuck then, microseconds.
+    pub(crate) fn due_us(&self) -> Option<u64> {
+        self.stuck_since_us
+            .map(|since_us| self.due_us.max(since_us + EPOCHS_ASK_AFTER_US))
+    }
+
+    /// An epoch was learned of: whoever told of it was asked for the next, others are before long.
+    pub(crate) fn learned(&mut self, now: Now) {
+        self.due_us = self.due_us.min(now.mono_us + EPOCHS_HEDGE_US);
     }
 
     /// Whom to ask now: others each time.
     pub(crate) fn choose<P: Copy + Ord>(&mut self, now: Now, sources: &Sources<P>) -> Vec<P> {
-        self.asked_us = Some(now.mono_us);
+        self.due_us = now.mono_us + EPOCHS_ASK_INTERVAL_US;
         let all: Vec<P> = sources.key_of.keys().copied().collect();
         let first = self.turn;
         self.turn = first.wrapping_add(EPOCHS_ASKED);

@@ -28,6 +28,8 @@ pub(crate) struct Target {
     pub requests: Vec<Request>,
     pub bytes: u64,
     pub complete: bool,
+    /// Since when peers of less than weight F1 offer it, and others another one.
+    pub doubted_since_us: Option<u64>,
 }
 
 impl Target {
@@ -47,6 +49,15 @@ impl Target {
             requests: Vec::new(),
             bytes: 0,
             complete: false,
+            doubted_since_us: None,
+        }
+    }
+
+    /// A whole answer to a request had so many bytes. How many buckets make a part was computed from
+    /// a length that nobody proves: whoever overstates it would have each bucket asked for by itself.
+    pub(crate) fn adapt_width(&mut self, rows: usize) {
+        if rows < CHUNK_BYTES_TARGET / 2 {
+            self.width = (self.width * 2).min(REQUEST_BUCKETS_MAX);
         }
     }
 

@@ -145,8 +145,8 @@ pub struct Header {
     pub time_ms: u64,
     /// An executed ancestor and its state commitment.
     pub executed: Executed,
-    /// Commitment to evidence of misbehaviour; zero when there is none.
-    pub evidence_root: Digest,
+    /// Above the block that ends an epoch (rule N9): that block. Else zero.
+    pub ended_by: BlockId,
     /// The leader.
     pub author: ValidatorIndex,
 }
@@ -171,7 +171,7 @@ impl Wire for Header {
         out.extend_from_slice(&self.time_ms.to_le_bytes());
         out.extend_from_slice(self.parent_id.as_ref());
         self.executed.encode(out);
-        out.extend_from_slice(self.evidence_root.as_ref());
+        out.extend_from_slice(self.ended_by.as_ref());
         self.cut.encode(out);
     }
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -195,7 +195,7 @@ impl Wire for Header {
         let time_ms = r.u64()?;
         let parent_id = r.digest()?;
         let executed = Executed::decode(r)?;
-        let evidence_root = r.digest()?;
+        let ended_by = r.digest()?;
         let cut = Cut::decode(r)?;
         Ok(Self {
             epoch,
@@ -207,7 +207,7 @@ impl Wire for Header {
             cut,
             time_ms,
             executed,
-            evidence_root,
+            ended_by,
             author,
         })
     }

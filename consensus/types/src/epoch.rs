@@ -35,6 +35,8 @@ const VERSION: u8 = 1;
 /// Most headers in the proof of an epoch. Three are the rule; each certified block above the last
 /// one whose round does not follow its parent's adds one.
 pub const HEADERS_MAX: usize = 512;
+/// Where the epoch's last block stands among them, above its parent.
+const LAST: usize = 1;
 
 /// What an epoch starts from: the parent of its first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +143,8 @@ impl EpochInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EpochProof {
     /// The parent of the epoch's last block, that block, and its descendants up to a certified one,
-    /// by ascending height. Without signatures: the id in the certificate pins them.
+    /// all or from one on that names it, by ascending height. Without signatures: the id in the
+    /// certificate pins them.
     pub headers: Vec<Header>,
     /// The certificate of the last header.
     pub qc: Qc,
@@ -231,21 +234,29 @@ impl EpochProof {
         if self.headers.len() < 3 || self.headers.len() > HEADERS_MAX {
             return Err(EpochProofError::Headers(self.headers.len()));
         }
-        for pair in self.headers.windows(2) {
+        for (at, pair) in self.headers.windows(2).enumerate() {
             let (parent, child) = (&pair[0], &pair[1]);
-            let follows = child.parent_id == parent.id()
-                && child.parent_round == parent.round
-                && child.height.0.checked_sub(1) == Some(parent.height.0)
-                && child.epoch == expected
-                && parent.epoch == expected;
-            if !follows {
+            let is_child = || {
+                child.parent_id == parent.id()
+                    && child.parent_round == parent.round
+                    && child.height.0.checked_sub(1) == Some(parent.height.0)
+            };
+            // Rule N9: who voted for a header above the last block knows that it is above it.
+            let is_above = || {
+                at == LAST
+                    && child.ended_by == parent.id()
+                    && child.height > parent.height.next()
+                    && child.round > parent.round
+            };
+            let in_epoch = child.epoch == expected && parent.epoch == expected;
+            if !in_epoch || !(is_child() || is_above()) {
                 return Err(EpochProofError::Broken(child.height));
             }
         }
         if epoch.start.end(params).is_none() {
             return Err(EpochProofError::NoEpochs);
         }
-        let (before, last) = (&self.headers[0], &self.headers[1]);
+        let (before, last) = (&self.headers[0], &self.headers[LAST]);
         if epoch.start.is_over(params, before) || !epoch.start.is_over(params, last) {
             return Err(EpochProofError::NotLast(last.height));
         }

@@ -312,7 +312,7 @@ impl ValidatorSet {
     /// Q: the least weight above 2W/3. Two quorums share an honest validator.
     #[must_use]
     pub fn quorum_weight(&self) -> u64 {
-        self.total_weight * 2 / 3 + 1
+        quorum_of(self.total_weight)
     }
 
     /// F1: the least weight above W/3. Such a group has an honest member.
@@ -357,6 +357,11 @@ impl std::fmt::Debug for ValidatorSet {
     }
 }
 
+/// The least weight above two thirds of it all.
+fn quorum_of(total_weight: u64) -> u64 {
+    total_weight * 2 / 3 + 1
+}
+
 /// A commit takes two rounds in a row with correct leaders. In any order of turns of one round there
 /// are such while at most every third leader is faulty. But those who may be faulty are counted by
 /// weight: many small validators may be more than a third of all heads. Where that is so, each
@@ -364,7 +369,7 @@ impl std::fmt::Debug for ValidatorSet {
 fn turn_rounds(validators: &[Validator], total_weight: u64) -> u64 {
     let mut weights: Vec<u64> = validators.iter().map(|v| v.weight).collect();
     weights.sort_unstable();
-    let mut left = total_weight - (total_weight * 2 / 3 + 1);
+    let mut left = total_weight - quorum_of(total_weight);
     let bearable = weights.iter().take_while(|weight| {
         let bears = **weight <= left;
         left = left.saturating_sub(**weight);

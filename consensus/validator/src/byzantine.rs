@@ -2,12 +2,13 @@
 //! in all others [`Danger`] and [`Bent`] are empty and the compiler removes what calls them.
 //!
 //! The actor ([`falconet_adversary`]) sits between the core and the log: it hears peers before the
-//! cores do, and a turn's messages become what it makes of them, some of them later.
+//! cores do, and a turn's messages become what it makes of them, some of them later. What the thread
+//! of history answers goes past the cores; of it [`Hoard`] keeps back what a hoarder does.
 
 #[cfg(feature = "danger-byzantine")]
-pub use danger::{Bent, Danger};
+pub use danger::{Bent, Danger, Hoard};
 #[cfg(not(feature = "danger-byzantine"))]
-pub use honest::{Bent, Danger};
+pub use honest::{Bent, Danger, Hoard};
 
 #[cfg(feature = "danger-byzantine")]
 mod danger {
@@ -31,6 +32,28 @@ mod danger {
     /// Which actor a process is, if any.
     #[derive(Debug, Clone, Copy, Default)]
     pub struct Danger(pub Option<Kind>);
+
+    /// What becomes of answers from history.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Hoard(bool);
+
+    impl Hoard {
+        /// What becomes of them where `danger` acts.
+        #[must_use]
+        pub fn new(danger: Danger) -> Self {
+            Self(danger.0 == Some(Kind::Hoarder))
+        }
+
+        /// What is left of an answer.
+        #[must_use]
+        pub fn left(self, answer: PeerMessage) -> Option<PeerMessage> {
+            if self.0 {
+                falconet_adversary::hoarded(answer)
+            } else {
+                Some(answer)
+            }
+        }
+    }
 
     /// The actor around a core, if there is one.
     #[derive(Default)]
@@ -129,6 +152,25 @@ mod honest {
     /// Nothing: this build has no actors.
     #[derive(Debug, Clone, Copy, Default)]
     pub struct Danger {}
+
+    /// Nothing: this build has no actors.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Hoard;
+
+    impl Hoard {
+        /// Nothing.
+        #[must_use]
+        pub fn new(_: Danger) -> Self {
+            Self
+        }
+
+        /// All of an answer.
+        #[inline]
+        #[must_use]
+        pub fn left(self, answer: PeerMessage) -> Option<PeerMessage> {
+            Some(answer)
+        }
+    }
 
     /// Nothing: this build has no actors.
     #[derive(Default)]

@@ -2,16 +2,16 @@
 //! what it hands out under `data/sync`, and asks for a restart of the stages when a snapshot is
 //! complete. [`install`] then puts it into the store, before anything else is opened.
 
-use std::io::{self};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::RecvTimeoutError;
 use falconet_dataplane::{ConnId, FrameLease};
-use falconet_store::StoreError;
-use falconet_sync::Knowledge;
+use falconet_store::{SnapshotFiles, StoreError, SystemFiles};
 use falconet_sync::catchup::{Catchup, Effect, Input};
+use falconet_sync::{Knowledge, Status};
 use falconet_types::Height;
 use falconet_types::epoch::EpochProof;
 use falconet_types::signing::Verified;
@@ -29,12 +29,21 @@ use crate::status::StatusBoard;
 
 use self::incoming::Incoming;
 pub use self::install::{forfeited, install};
+pub use self::queue::{
+    CATCHUP_QUEUE_MAX, CatchupReceiver, CatchupSender, INPUTS_PER_PEER_MAX, queue,
+};
 
 mod incoming;
 mod install;
+mod queue;
+#[cfg(test)]
+mod tests;
 
-/// Inputs that may wait for the thread; chunks beyond it are dropped and asked for again.
-pub const CATCHUP_QUEUE_MAX: usize = 64;
+/// After a file failed nothing is gathered for this long, doubled for each further time.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Longest such time.
+const PAUSE_MAX: Duration = Duration::from_secs(600);
+
 /// What reaches the thread.
 pub enum CatchupInput {
     /// A node that proved its key is connected.
@@ -66,20 +75,22 @@ pub enum CatchupInput {
     },
 }
 
+impl CatchupInput {
+    /// The peer whose words these are; `None` for what the endpoint says of a connection.
+    fn said_by(&self) -> Option<ConnId> {
+        match self {
+            Self::PeerUp(_) | Self::PeerDown(_) => None,
+            Self::Offer { conn, .. } | Self::Chunk { conn, .. } | Self::EpochProof { conn, .. } => {
+                Some(*conn)
+            }
+        }
+    }
+}
+
 /// Why catching up by snapshot failed. The node goes on without.
 #[derive(Debug, thiserror::Error)]
 pub enum CatchupError {
     /// A file under `data/sync` failed.
-    #[error("cannot {what} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// An epoch's proof cannot be kept.
@@ -94,7 +105,7 @@ pub struct CatchupThread {
     /// The chain.
     pub chain: Arc<Chain>,
     /// What happens.
-    pub inputs: Receiver<CatchupInput>,
+    pub inputs: CatchupReceiver,
     /// The way out.
     pub outbound: Outbound,
     /// Who is connected.
@@ -110,17 +121,50 @@ pub struct CatchupThread {
 }
 
 impl CatchupThread {
-    /// Runs until nobody can send to it. Without a usable directory the node goes on as if no
+    /// Runs until nobody can send to it. When a file fails, what was gathered is deleted, for the log
+    /// needs the room, and a while later all of it begins anew; the node goes on meanwhile as if no
     /// peer had a snapshot.
     pub fn run(self) {
-        if let Err(error) = self.serve() {
-            tracing::error!(%error, "catching up by snapshot is off until the next start");
-            while self.inputs.recv().is_ok() {}
+        let mut connected = BTreeSet::new();
+        let mut pause = PAUSE;
+        loop {
+            let files: Arc<dyn SnapshotFiles> = Arc::new(SystemFiles);
+            let start = Instant::now();
+            let Err(error) = self.serve(files.clone(), &mut connected) else {
+                return;
+            };
+            let mut incoming = Incoming::new(&self.data, files);
+            if incoming.is_ready() {
+                tracing::error!(%error, "a snapshot waits for the next start of the validator");
+                return self.inputs.drain();
+            }
+            if start.elapsed() > PAUSE_MAX {
+                pause = PAUSE;
+            }
+            let pause_s = pause.as_secs();
+            tracing::error!(%error, pause_s, "what was gathered of a snapshot is deleted");
+            if let Err(error) = incoming.discard() {
+                tracing::error!(%error, "some of it stays on the disk");
+            }
+            *self.board.catchup.lock() = Status::default();
+            let end = Instant::now() + pause;
+            pause = (pause * 2).min(PAUSE_MAX);
+            loop {
+                match self.inputs.recv_deadline(end) {
+                    Ok(input) => note(&mut connected, &input),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
         }
     }
 
-    fn serve(&self) -> Result<(), CatchupError> {
-        let mut incoming = Incoming::load(&self.data, &self.chain)?;
+    fn serve(
+        &self,
+        files: Arc<dyn SnapshotFiles>,
+        connected: &mut BTreeSet<ConnId>,
+    ) -> Result<(), CatchupError> {
+        let mut incoming = Incoming::load(&self.data, files, &self.chain)?;
         let mut effects = Vec::new();
         let mut machine = Catchup::new(
             self.clock.now(),
@@ -130,12 +174,23 @@ impl CatchupThread {
             incoming.resume(),
             &mut effects,
         );
+        // Whoever connected before a pause.
+        for conn in connected.iter().copied() {
+            if let Some(key) = self.peers.key(conn) {
+                let up = Input::PeerUp(conn, key);
+                machine.handle(self.clock.now(), up, &mut effects);
+            }
+        }
         self.carry_out(&mut incoming, &mut effects)?;
         loop {
             let wait_us = machine.next_deadline_us();
             let wait_us = wait_us.saturating_sub(self.clock.now().mono_us);
-            let next = self.inputs.recv_timeout(Duration::from_micros(wait_us));
+            let end = Instant::now() + Duration::from_micros(wait_us);
+            let next = self.inputs.recv_deadline(end);
             let now = self.clock.now();
+            if let Ok(input) = &next {
+                note(connected, input);
+            }
             // An epoch may have begun, or be known by now.
             let asked = self.chain.epochs.newest_with_others(&self.chain.key);
             machine.progress(now, self.knowledge(), &asked, &mut effects);
@@ -152,7 +207,7 @@ impl CatchupThread {
                 Ok(CatchupInput::EpochProof { conn, proof }) => {
                     if machine.wants_epochs(now) && self.learn(&proof)? {
                         let newest = self.chain.epochs.newest_known();
-                        machine.learned(conn, &newest, &mut effects);
+                        machine.learned(now, conn, &newest, &mut effects);
                     }
                     (None, None)
                 }
@@ -216,7 +271,7 @@ impl CatchupThread {
                 Effect::Store(chunk) => incoming.store(&chunk)?,
                 Effect::Abandon => {
                     tracing::info!("the snapshot that was being fetched is given up");
-                    incoming.abandon()?;
+                    incoming.discard()?;
                 }
                 Effect::Complete => {
                     incoming.complete()?;
@@ -236,5 +291,18 @@ impl CatchupThread {
             }
         }
         Ok(())
+    }
+}
+
+/// Keeps in mind who is connected.
+fn note(connected: &mut BTreeSet<ConnId>, input: &CatchupInput) {
+    match input {
+        CatchupInput::PeerUp(conn) => {
+            connected.insert(*conn);
+        }
+        CatchupInput::PeerDown(conn) => {
+            connected.remove(conn);
+        }
+        _ => {}
     }
 }

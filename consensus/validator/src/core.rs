@@ -39,14 +39,15 @@ use crate::trace;
 use crate::verdicts::VerdictTable;
 
 mod effects;
+mod executions;
 mod intake;
+
+pub use executions::Executions;
 
 /// Inputs that share one turn, and so one fsync.
 const TURN_INPUTS_MAX: usize = 256;
 /// A message about a round that is so many behind the present one is late.
 const LATE_ROUNDS: u64 = 16;
-/// State commitments that are remembered to check headers against.
-pub const COMMITMENTS_MAX: usize = 4096;
 
 /// Everything the core thread owns.
 pub struct Core {
@@ -112,36 +113,6 @@ pub struct Waiting {
     unsealed: usize,
 }
 
-/// The state commitments that headers may name.
-pub struct Executions {
-    by_height: BTreeMap<Height, Digest>,
-    genesis: Digest,
-}
-
-impl Executions {
-    /// What is known at start: genesis, the block that execution stands at, and `recent` blocks
-    /// before it. Headers that may still be judged or proposed name states as old as those that
-    /// the last committed header names, so these must be among them.
-    #[must_use]
-    pub fn new(
-        genesis: Digest,
-        recent: impl IntoIterator<Item = (Height, Digest)>,
-        height: Height,
-        commitment: Digest,
-    ) -> Self {
-        let mut by_height: BTreeMap<_, _> = recent.into_iter().collect();
-        by_height.insert(height, commitment);
-        Self { by_height, genesis }
-    }
-
-    fn add(&mut self, executed: &Executed) {
-        self.by_height.insert(executed.height, executed.commitment);
-        if self.by_height.len() > COMMITMENTS_MAX {
-            self.by_height.pop_first();
-        }
-    }
-}
-
 /// What HotStuff asks of the layers beside it.
 struct Layers<'a> {
     mempool: &'a Mempool,
@@ -162,21 +133,10 @@ impl falconet_hotstuff::Payload for Layers<'_> {
         self.mempool.available(parent, cut)
     }
     fn executed(&self) -> block::Executed {
-        let (height, root) = self
-            .executions
-            .by_height
-            .last_key_value()
-            .expect("there is always the last executed block");
-        block::Executed {
-            height: *height,
-            root: *root,
-        }
+        self.executions.last()
     }
     fn commitment_at(&self, height: Height) -> Option<Digest> {
-        if height == Height::ZERO {
-            return Some(self.executions.genesis);
-        }
-        self.executions.by_height.get(&height).copied()
+        self.executions.at(height)
     }
 }
 
@@ -435,7 +395,7 @@ impl Core {
     }
 
     fn executed(&mut self, now: Now, result: &Executed, turn: &mut Turn) {
-        self.executions.add(result);
+        self.executions.add(result.height, result.commitment);
         // "Durably" for the mempool: the log holds the block and its batches, from which a
         // restart executes again.
         let height = result.height;

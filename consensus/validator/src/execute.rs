@@ -10,6 +10,7 @@ use falconet_mempool::Payload;
 use falconet_probes as probes;
 use falconet_probes::id;
 use falconet_store::{AccountRows, Reader, StateDb, StateUpdate, StoreError};
+use falconet_sync::keeping;
 use falconet_types::batch::Batch;
 use falconet_types::block::{Cut, SignedHeader};
 use falconet_types::genesis::ApplicationKind;
@@ -414,7 +415,8 @@ impl ExecuteThread {
         }
         let height = result.height.0;
         if height % PRUNE_INTERVAL_HEIGHTS == 0 && height > self.history_heights {
-            self.executor.prune(Height(height - self.history_heights));
+            let below = keeping::forget_below(&header, self.history_heights);
+            self.executor.prune(below);
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::byzantine::Hoard;
 use crate::chain::Chain;
 use crate::epochs::Log;
 use crate::execute::{parent_cut, payload_of};
@@ -318,6 +319,8 @@ pub struct HistoryThread {
     pub requests: Receiver<HistoryRequest>,
     /// The way out.
     pub outbound: Outbound,
+    /// What an actor keeps back.
+    pub hoard: Hoard,
     /// Where this thread's time goes.
     pub stage: Clock,
 }
@@ -331,13 +334,12 @@ impl HistoryThread {
             match request {
                 HistoryRequest::Blocks { to, request } => {
                     if let Some(headers) = logged(self.history.blocks(&request)) {
-                        self.outbound.send(to, &PeerMessage::Blocks(headers));
+                        self.send(to, PeerMessage::Blocks(headers));
                     }
                 }
                 HistoryRequest::EpochProof { to, epoch } => {
                     if let Some(proof) = self.history.chain.epochs.proof(epoch) {
-                        let message = PeerMessage::EpochProof(Box::new(proof));
-                        self.outbound.send(to, &message);
+                        self.send(to, PeerMessage::EpochProof(Box::new(proof)));
                     }
                 }
                 HistoryRequest::ClientEpochProof { conn, epoch } => {
@@ -353,7 +355,7 @@ impl HistoryThread {
                     last,
                     bytes_max,
                 } => {
-                    let send = |bytes| self.outbound.send(to, &PeerMessage::Batch(bytes));
+                    let send = |bytes| self.send(to, PeerMessage::Batch(bytes));
                     logged(
                         self.history
                             .batches((epoch, lane), first, last, bytes_max, send),
@@ -361,8 +363,7 @@ impl HistoryThread {
                 }
                 HistoryRequest::Snapshot { to, request } => {
                     if let Some(offer) = logged(self.history.offer(request.height)) {
-                        let message = PeerMessage::Snapshot(Box::new(offer));
-                        self.outbound.send(to, &message);
+                        self.send(to, PeerMessage::Snapshot(Box::new(offer)));
                     }
                 }
                 HistoryRequest::Chunk { to, request } => self.chunk(to, &request, &mut allowances),
@@ -372,6 +373,12 @@ impl HistoryThread {
                         .client(conn, &ClientMessage::Proof { tx_id, proof });
                 }
             }
+        }
+    }
+
+    fn send(&self, to: ValidatorIndex, answer: PeerMessage) {
+        if let Some(answer) = self.hoard.left(answer) {
+            self.outbound.send(to, &answer);
         }
     }
 
@@ -396,12 +403,11 @@ impl HistoryThread {
         match logged(self.history.chunk(request)) {
             Some(Some(chunk)) => {
                 allowance.bytes -= chunk.rows.len() as i64;
-                self.outbound.send(to, &PeerMessage::Chunk(chunk));
+                self.send(to, PeerMessage::Chunk(chunk));
             }
             Some(None) => {
                 if let Some(offer) = logged(self.history.offer(Height::ZERO)) {
-                    self.outbound
-                        .send(to, &PeerMessage::Snapshot(Box::new(offer)));
+                    self.send(to, PeerMessage::Snapshot(Box::new(offer)));
                 }
             }
             None => {}

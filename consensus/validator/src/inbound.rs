@@ -11,7 +11,7 @@ use falconet_types::message::{ClientMessage, PeerMessage, kind};
 use falconet_types::signing::Verified;
 use falconet_types::wire::WireError;
 
-use crate::catchup::CatchupInput;
+use crate::catchup::{CatchupInput, CatchupSender};
 use crate::chain::Chain;
 use crate::filter::Guard;
 use crate::metrics::Metrics;
@@ -56,7 +56,7 @@ pub struct Inbound {
     /// Everything that needs no signature check.
     pub core: Sender<CoreInput>,
     /// The thread that catches up by snapshot.
-    pub catchup: Sender<CatchupInput>,
+    pub catchup: CatchupSender,
     /// Requests of clients for proofs, of peers for snapshots.
     pub history: Sender<HistoryRequest>,
     /// The filter before the network stack, if there is one.
@@ -102,8 +102,7 @@ impl Inbound {
                     if let Some(guard) = &self.guard {
                         guard.validator_up(conn, *addr.ip());
                     }
-                    // An error means that the process stops.
-                    let _ = self.catchup.send(CatchupInput::PeerUp(conn));
+                    self.catchup.connection(CatchupInput::PeerUp(conn));
                     self.to_core(CoreInput::PeerUp(conn))
                 }
                 Remote::Anonymous => {
@@ -134,7 +133,7 @@ impl Inbound {
                     Some(_) => tracing::info!(follower = index.0, %reason, "disconnected"),
                     None => tracing::info!(validator = index.0, %reason, "disconnected"),
                 }
-                let _ = self.catchup.send(CatchupInput::PeerDown(conn));
+                self.catchup.connection(CatchupInput::PeerDown(conn));
                 self.to_core(CoreInput::PeerDown(conn))
             }
             Event::Frame {
@@ -238,9 +237,8 @@ impl Inbound {
             }
             PeerMessage::Chunk(chunk) => {
                 // One that finds no place is asked for again.
-                let _ = self
-                    .catchup
-                    .try_send(CatchupInput::Chunk { conn, chunk, lease });
+                let input = CatchupInput::Chunk { conn, chunk, lease };
+                self.catchup.said(input);
                 Some(())
             }
             // Validators do not follow.

@@ -42,6 +42,8 @@ pub mod door;
 pub mod epochs;
 mod execute;
 mod filter;
+#[cfg(test)]
+mod fixtures;
 mod handover;
 pub mod history;
 pub mod http;
@@ -59,6 +61,8 @@ pub mod peers;
 pub mod pipeline;
 mod preflight;
 mod privileges;
+#[cfg(test)]
+mod recorded;
 pub mod room;
 pub mod shelf;
 pub mod snapshots;

@@ -12,6 +12,7 @@ use falconet_mempool::Payload;
 use falconet_probes as probes;
 use falconet_probes::{NOBODY, id};
 use falconet_store::{LogWriter, Record, StoreError};
+use falconet_types::Height;
 use falconet_types::message::{Admission, ClientMessage, PeerMessage};
 
 use crate::chain::Chain;
@@ -21,6 +22,7 @@ use crate::metrics::stages::{Clock, Queue};
 use crate::outbound::Outbound;
 use crate::pipeline::{HistoryRequest, ReplyTo, TURN_QUEUE_MAX, To, Turn};
 use crate::shelf::Shelf;
+use crate::snapshots::Snapshots;
 use crate::status::StatusBoard;
 use crate::trace;
 
@@ -55,6 +57,8 @@ pub struct LogThread {
     pub stage: Clock,
     /// Evidence that is not in a block yet.
     pub shelf: Shelf,
+    /// What history must outlast.
+    pub snapshots: Arc<Snapshots>,
 }
 
 impl LogThread {
@@ -157,11 +161,26 @@ impl LogThread {
             self.stage.depth(Queue::History, self.history.len());
         }
         if let Some(height) = turn.prune
-            && let Err(error) = self.writer.prune(height)
+            && let Err(error) = self.prune(height)
         {
             tracing::error!(%error, height = height.0, "old segments could not be deleted");
             self.board.fail(error.to_string());
         }
+    }
+
+    /// Lets go of what lies below a height, as far as no snapshot needs it that can be proven.
+    fn prune(&mut self, wanted: Height) -> Result<(), StoreError> {
+        let below = self.snapshots.prune_below(wanted)?;
+        let held = i64::try_from(wanted.0 - below.0).unwrap_or(i64::MAX);
+        let before = self.metrics.history_held_heights.set(held);
+        if held > 0 && before == 0 {
+            tracing::warn!(
+                wanted = wanted.0,
+                below = below.0,
+                "history is kept for longer: no newer snapshot can be proven yet"
+            );
+        }
+        self.writer.prune(below).map(drop)
     }
 
     fn reply(&self, reply: ReplyTo, results: Vec<Admission>) {

@@ -234,7 +234,8 @@ metrics! {
     clients_connected: Gauge = Gauge::default(), Plain, Network;
     /// Rounds that ended by a timeout certificate.
     rounds_timed_out: Counter = Counter::default(), Plain, Consensus;
-    /// Rounds given up at once because rounds of the same leader failed of late (of those that timed out).
+    /// Rounds given up at once because rounds of the same leader failed of late (of those that timed
+    /// out).
     rounds_passed_over: Counter = Counter::default(), Plain, Consensus;
     /// Base of the round timer, which follows what rounds take.
     round_timer_base: Gauge<f64, AtomicU64> = Gauge::default(), Seconds, Consensus;
@@ -278,6 +279,9 @@ metrics! {
     fsync_turns: Histogram = Histogram::new(SIZES), Plain, Disk;
     /// Bytes appended to the log.
     log_written: Counter = Counter::default(), Bytes, Disk;
+    /// Heights that are kept beyond the history that genesis asks for, because no newer snapshot
+    /// can be proven yet; 0 as a rule.
+    history_held_heights: Gauge = Gauge::default(), Plain, Disk;
     /// Time to execute one block.
     execute_time: Histogram = Histogram::new(LATENCY_S), Seconds, Stages;
     /// Time to hand one block's state to the store.

@@ -48,8 +48,8 @@ impl Neighbours {
     ///
     /// Everybody dials all, because not everybody may know where everybody is: a validator whose key was
     /// rotated to another machine finds those who look for it at the old one. Of two connections
-    /// between the same the transport keeps one, and seldom makes two. Keys of earlier epochs stay trusted as far as they are remembered: their
-    /// nodes serve what they know, and ask.
+    /// between the same the transport keeps one, and seldom makes two. Keys of earlier epochs stay
+    /// trusted as far as they are remembered: their nodes serve what they know, and ask.
     pub fn reach(&self, chain: &Chain) {
         let known = chain.epochs.newest();
         let current = chain.info();

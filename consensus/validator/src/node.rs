@@ -345,7 +345,7 @@ impl Node {
         for (_, conn) in self.peers.present() {
             // An error means that a stage has failed, which the board shows.
             let _ = stages.core.send(CoreInput::PeerUp(conn));
-            let _ = stages.catchup.send(CatchupInput::PeerUp(conn));
+            stages.catchup.connection(CatchupInput::PeerUp(conn));
         }
         self.stages = Some(stages);
         Ok(self)

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,11 +26,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::chain::Chain;
 
+mod keeping;
 #[cfg(test)]
 mod tests;
 
-/// Snapshots that are kept. The older one serves those who began with it.
-pub const SNAPSHOTS_KEPT: usize = 2;
 /// Heads of states whose image has not arrived yet.
 const HEADS_MAX: usize = 4;
 /// A snapshot is written at most so fast, bytes a second: the log's disk is the same.
@@ -77,6 +76,8 @@ pub struct Served {
     pub head: StateHead,
     file: SnapshotFile,
     tree: LeafTree,
+    /// A committed header was seen to prove it.
+    proven: AtomicBool,
 }
 
 impl Served {
@@ -94,7 +95,12 @@ impl Served {
                 expected: head.head.tree_root,
             });
         }
-        Ok(Self { head, file, tree })
+        Ok(Self {
+            head,
+            file,
+            tree,
+            proven: AtomicBool::new(false),
+        })
     }
 
     /// Its height.
@@ -172,10 +178,15 @@ pub struct Snapshots {
     /// Newest first.
     served: RwLock<Vec<Arc<Served>>>,
     stopping: AtomicBool,
+    /// The last attempt to take a snapshot failed.
+    failing: AtomicBool,
+    /// The log, once it is recovered.
+    reader: OnceLock<falconet_store::Reader>,
 }
 
 impl Snapshots {
-    /// Finds the snapshots below a data directory. A damaged one is deleted.
+    /// Finds the snapshots below a data directory. A damaged one is deleted; which of the others
+    /// go is decided once there is a log ([`Snapshots::attach`]).
     pub fn open(data: &Path, chain: Arc<Chain>) -> Result<Self, StoreError> {
         Self::open_in(SnapshotDir::new(data, chain.id), chain)
     }
@@ -183,10 +194,6 @@ impl Snapshots {
     fn open_in(dir: SnapshotDir, chain: Arc<Chain>) -> Result<Self, StoreError> {
         let mut served = Vec::new();
         for height in dir.heights()?.into_iter().rev() {
-            if served.len() == SNAPSHOTS_KEPT {
-                dir.delete(height)?;
-                continue;
-            }
             match Served::open(&dir, height) {
                 Ok(snapshot) => served.push(Arc::new(snapshot)),
                 Err(error) => {
@@ -201,6 +208,8 @@ impl Snapshots {
             heads: Mutex::default(),
             served: RwLock::new(served),
             stopping: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
+            reader: OnceLock::new(),
         })
     }
 
@@ -229,6 +238,18 @@ impl Snapshots {
     /// Ends the writing of a snapshot early.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// As [`Snapshots::take`]. A failure costs this node nothing: others have their snapshots.
+    fn take_and_note(&self, image: &StateImage) {
+        let taken = self.take(image);
+        let failed = !matches!(taken, Ok(()) | Err(SnapshotError::Stopping));
+        self.failing.store(failed, Ordering::Relaxed);
+        if let Err(error) = taken
+            && failed
+        {
+            tracing::error!(height = image.height().0, %error, "no snapshot was taken");
+        }
     }
 
     /// Writes the snapshot of an image and serves it from then on.
@@ -292,18 +313,15 @@ impl Snapshots {
                 return Err(error);
             }
         };
-        let gone = {
+        {
             let mut served = self.served.write();
             // One that has its name already: the new file has just taken its place.
             served.retain(|other| other.height() != height);
             served.insert(0, Arc::new(snapshot));
-            let kept = served.len().min(SNAPSHOTS_KEPT);
-            served.split_off(kept)
-        };
-        for old in gone {
-            if let Err(error) = self.dir.delete(old.height()) {
-                tracing::warn!(%error, "an old snapshot stays until the next start");
-            }
+        }
+        match self.newest_proven() {
+            Ok(proven) => self.tidy(proven),
+            Err(error) => tracing::error!(%error, "which snapshots can go is unknown: all stay"),
         }
         tracing::info!(
             height = height.0,
@@ -389,13 +407,7 @@ impl SnapshotThread {
     /// Runs until the state database is closed.
     pub fn run(self) {
         while let Ok(image) = self.images.recv() {
-            match self.snapshots.take(&image) {
-                Ok(()) | Err(SnapshotError::Stopping) => {}
-                // The node needs no snapshots itself: others have theirs.
-                Err(error) => {
-                    tracing::error!(height = image.height().0, %error, "no snapshot was taken");
-                }
-            }
+            self.snapshots.take_and_note(&image);
         }
     }
 }

@@ -30,7 +30,7 @@ use falconet_types::snapshot::SnapshotOffer;
 use falconet_types::transaction::{Body, SignedTransaction};
 use falconet_types::{Epoch, ValidatorIndex, transaction};
 
-use crate::catchup::CatchupInput;
+use crate::catchup::{CatchupInput, CatchupSender};
 use crate::chain::Chain;
 use crate::door::Door;
 use crate::metrics::Metrics;
@@ -70,7 +70,7 @@ pub struct VerifyWorker {
     /// Where verified things go.
     pub core: Sender<CoreInput>,
     /// Where offers of snapshots go.
-    pub catchup: Sender<CatchupInput>,
+    pub catchup: CatchupSender,
     /// Where this thread's time goes.
     pub stage: Clock,
 }
@@ -247,7 +247,9 @@ impl VerifyWorker {
         };
         match signing::verify(offer, self.chain.id, &info.set, verifier) {
             // One that finds no place is asked for again.
-            Ok(offer) => drop(self.catchup.try_send(CatchupInput::Offer { conn, offer })),
+            Ok(offer) => {
+                self.catchup.said(CatchupInput::Offer { conn, offer });
+            }
             Err(error) => {
                 self.metrics.refused("signature");
                 self.standing.fault(from, fault_of(&error), 1);
@@ -282,9 +284,7 @@ impl VerifyWorker {
         if is_newest {
             let proof = Verified::trusted(proof.clone());
             // One that finds no place is asked for again.
-            let _ = self
-                .catchup
-                .try_send(CatchupInput::EpochProof { conn, proof });
+            self.catchup.said(CatchupInput::EpochProof { conn, proof });
         }
         if !is_current {
             return Ok(());

@@ -1,6 +1,7 @@
 //! The share of the seeds that tests run.
 
-use super::campaign::{Campaign, Plan, Report};
+use super::campaign::{self, Campaign, Plan, Report};
+use super::world::Outcome;
 
 /// The first seed and their number: as many as `FALCONET_SEEDS` says, from `FALCONET_SEED_FIRST`
 /// on; without being asked `otherwise`, from 1.
@@ -59,4 +60,16 @@ pub fn run(plan: Plan, otherwise: u64) -> Report {
     );
     assert!(report.failures.is_empty(), "{} fail", report.failures.len());
     report
+}
+
+/// Runs one seed of a plan: what came of it.
+///
+/// # Panics
+/// If it fails.
+#[track_caller]
+pub fn holds(plan: &Plan, seed: u64) -> Outcome {
+    match campaign::run(plan, seed) {
+        Ok(outcome) => outcome,
+        Err(violation) => panic!("seed {seed}: {violation}"),
+    }
 }

@@ -212,6 +212,8 @@ pub struct World {
     sent: Option<Vec<Sent>>,
     /// Nonce of the last transaction about stake.
     stake_nonce: u64,
+    /// All that faulty validators have at stake, or ever had.
+    faulty_stake: u64,
     log: Hasher,
     telling: Telling,
     setup: Setup,

@@ -6,8 +6,11 @@ use falconet_tests::sim::keys::STAKE_UNIT;
 use falconet_tests::sim::scenario::CrashPoint;
 use falconet_tests::sim::{Fault, Outcome, Scenario, World, keys};
 use falconet_types::Epoch;
+use falconet_types::epoch::HEADERS_MAX;
+use falconet_types::message::PeerMessage;
 
 use super::DEATHS;
+use super::snapshots::{NoLeader, no_two_rounds_in_a_row};
 
 /// A run of four seconds with epochs of sixteen heights, a few of which pass each second.
 fn scripted(seed: u64, n: usize, joiners: usize) -> Scenario {
@@ -182,4 +185,38 @@ fn s22_every_actor_under_random_faults_while_the_set_changes() {
             }
         }
     }
+}
+
+/// One dies when the last block of the epoch is proposed and not committed, and another leads badly,
+/// so that no two rounds in a row succeed: above the last block more blocks are certified than a
+/// proof may have headers, and none is committed. When the dead one comes back, the epoch ends.
+#[test]
+fn s21_an_epoch_ends_however_many_blocks_lie_above_its_last_one() {
+    let scenario = no_two_rounds_in_a_row(1)
+        .with_epochs(24, 0)
+        .calm_at(60_000_000);
+    let mut world = World::builder(scenario).actor(1, NoLeader).record().build();
+    let last_is_proposed = |world: &World| {
+        world.sent().iter().any(|sent| {
+            matches!(&sent.message, PeerMessage::Header(header) if header.executed.height.0 >= 24)
+        })
+    };
+    assert_eq!(world.run_until(1_000_000, last_is_proposed), Ok(true));
+    world.apply(Fault::Crash(3, CrashPoint::Soon(0))).unwrap();
+    let highest = |world: &World| {
+        let headers = world.sent().iter().filter_map(|sent| match &sent.message {
+            PeerMessage::Header(header) => Some(header.height.0),
+            _ => None,
+        });
+        headers.max().unwrap_or(0)
+    };
+    let rounds = 3 * HEADERS_MAX as u64;
+    let grown = world.run_until(59_000_000, |world| world.highest_round().0 > rounds);
+    assert_eq!(grown, Ok(true), "blocks are certified");
+    assert!(highest(&world) > world.committed(0) + HEADERS_MAX as u64);
+    assert_eq!(world.eras().changes(), 0, "and none ends the epoch");
+    world.apply(Fault::Restart(Some(3))).unwrap();
+    let over = world.run_until(59_900_000, |world| world.eras().changes() > 0);
+    assert_eq!(over, Ok(true), "the epoch ends");
+    run(&mut world);
 }

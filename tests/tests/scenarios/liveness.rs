@@ -5,7 +5,7 @@ use falconet_adversary::Kind;
 use falconet_tests::actors::Named;
 use falconet_tests::sim::network::{Loss, Profile};
 use falconet_tests::sim::scenario::CrashPoint;
-use falconet_tests::sim::{Fault, Pass, World};
+use falconet_tests::sim::{Fault, Pass, Scenario, World};
 use falconet_types::message::{PeerMessage, kind};
 
 use super::{leader, order, round_of, run, scripted};
@@ -179,6 +179,38 @@ fn s11_a_selective_sender_hides_no_certificate() {
             .build();
         let outcome = run(&mut world);
         assert!(outcome.height > 15, "height {}", outcome.height);
+    }
+}
+
+/// What they keep back is fetched from others at once: all their rounds bring blocks, and the timer,
+/// which begins at a second, soon is what the network needs.
+#[test]
+fn s11_selective_senders_cost_no_round() {
+    for n in [4, 7] {
+        let scenario = Scenario::scripted(9, n)
+            .calm_at(6_000_000)
+            .with_params(|params| {
+                params.round_timeout_ms = 1_000;
+                params.block_interval_ms_idle = params.block_interval_ms_min;
+            });
+        let mut builder = World::builder(scenario);
+        for validator in 0..(n - 1) / 3 {
+            builder = builder.actor(validator, Named::new(Kind::SelectiveSender));
+        }
+        let mut world = builder.build();
+        let mut at = |us| {
+            let over = world.run_until(us, |_| false);
+            assert!(!over.expect("nobody disagrees"));
+            (world.highest_round().0, world.committed(n - 1))
+        };
+        let (begin, end) = (at(3_000_000), at(6_000_000));
+        let (rounds, blocks) = (end.0 - begin.0, end.1 - begin.1);
+        println!("n = {n}: {rounds} rounds, {blocks} blocks");
+        assert!(blocks > 200, "{blocks} blocks in three seconds");
+        assert!(
+            rounds * 20 < blocks * 21,
+            "{rounds} rounds, {blocks} blocks"
+        );
     }
 }
 

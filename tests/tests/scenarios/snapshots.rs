@@ -1,10 +1,12 @@
 //! Group 19: old history goes; whoever needs it gets a snapshot instead.
 
+use falconet_adversary::Kind as ActorOf;
+use falconet_tests::actors::Named;
 use falconet_tests::sim::campaign::{self, Kind, Plan};
 use falconet_tests::sim::keys::STAKE_UNIT;
 use falconet_tests::sim::mutator::Mutator;
 use falconet_tests::sim::scenario::CrashPoint;
-use falconet_tests::sim::{Fault, Outcome, Pass, Scenario, World};
+use falconet_tests::sim::{Actor, Fault, Outcome, Pass, Scenario, Stage, World};
 use falconet_types::Epoch;
 use falconet_types::message::PeerMessage;
 
@@ -105,6 +107,57 @@ fn s19_servers_that_lie_and_stall_do_not_keep_a_node_from_its_snapshot() {
     }
 }
 
+/// What the first of the servers does.
+#[derive(Debug, Clone, Copy)]
+enum Server {
+    Honest,
+    /// Says what it has and gives nothing of it away, or a header at a time.
+    Hoards,
+    /// Says what it has, and then nothing.
+    Stalls,
+}
+
+/// Virtual milliseconds from a sleeper's start to the blocks after its snapshot.
+fn ms_to_catch_up(seed: u64, server: Server) -> u64 {
+    let builder = World::builder(sleeper(seed).calm_at(30_000_000));
+    let builder = match server {
+        Server::Honest => builder,
+        Server::Hoards => builder.actor(0, Named::new(ActorOf::Hoarder)),
+        Server::Stalls => builder.filter(|passing| match (passing.from, passing.message) {
+            (0, PeerMessage::Snapshot(offer)) if offer.manifest.is_some() => Pass::Drop,
+            (0, PeerMessage::Chunk(_) | PeerMessage::Blocks(_)) => Pass::Drop,
+            _ => Pass::On,
+        }),
+    };
+    let mut world = builder.build();
+    world.run_until(4_000_000, |_| false).unwrap();
+    world.apply(Fault::Restart(Some(3))).unwrap();
+    let start_us = world.now_us();
+    let target = world.node(1).disk.last_committed();
+    let caught_up = world.run_until(29_000_000, |world| {
+        let status = world.status(3);
+        status.is_some_and(|status| status.committed_height >= target)
+    });
+    assert_eq!(caught_up, Ok(true), "seed {seed}");
+    let ms = (world.now_us() - start_us) / 1_000;
+    assert!(run(&mut world).snapshots >= 1, "seed {seed}: by a snapshot");
+    ms
+}
+
+#[test]
+fn s19_who_serves_next_to_nothing_costs_a_sleeper_less_than_a_second() {
+    for seed in 1..=6 {
+        let alone = ms_to_catch_up(seed, Server::Honest);
+        for server in [Server::Hoards, Server::Stalls] {
+            let beside = ms_to_catch_up(seed, server);
+            assert!(
+                beside < alone + 1_000,
+                "seed {seed}: {beside} ms where one {server:?}, {alone} ms without"
+            );
+        }
+    }
+}
+
 #[test]
 fn s19_a_joiner_that_missed_epochs_begins_with_a_snapshot_and_signs_later() {
     for seed in 1..=3 {
@@ -128,6 +181,56 @@ fn s19_a_joiner_that_missed_epochs_begins_with_a_snapshot_and_signs_later() {
         assert_eq!(joined, Ok(true), "seed {seed}: it has a place and signs");
         let outcome = run(&mut world);
         assert!(outcome.snapshots >= 1, "seed {seed}: {outcome:?}");
+    }
+}
+
+/// Votes like everybody, and its proposals reach nobody.
+pub(super) struct NoLeader;
+
+impl Actor for NoLeader {
+    fn name(&self) -> &'static str {
+        "no-leader"
+    }
+
+    fn on_send(&mut self, stage: &mut Stage<'_>, to: Option<usize>, message: PeerMessage) {
+        let own = matches!(&message, PeerMessage::Header(header) if header.author == stage.me);
+        if !own {
+            stage.send_after(0, to, message);
+        }
+    }
+}
+
+/// One leads badly, another sleeps, and the two others never lead one after the other: commit votes
+/// commit, nothing else does.
+pub(super) fn no_two_rounds_in_a_row(seed: u64) -> Scenario {
+    Scenario::scripted(seed, 4)
+        .with_history(HISTORY)
+        .with_params(|params| {
+            params.commit_votes = true;
+            params.block_interval_ms_min = 5;
+            params.block_interval_ms_idle = 10;
+            params.round_timeout_ms = 20;
+            params.round_timeout_ms_max = 40;
+        })
+}
+
+/// Nobody can prove a newer snapshot then, and the sleeper is the one who is needed for that: what it
+/// can begin with stays, with the blocks above it.
+#[test]
+fn s19_who_slept_while_commit_votes_alone_committed_finds_what_it_needs() {
+    for seed in 1..=3 {
+        let scenario = no_two_rounds_in_a_row(seed).calm_at(8_000_000);
+        let mut world = World::builder(scenario).actor(1, NoLeader).build();
+        let grown = |heights| move |world: &World| world.committed(0) > heights;
+        assert_eq!(world.run_until(2_000_000, grown(2 * HISTORY)), Ok(true));
+        world.apply(Fault::Crash(3, CrashPoint::AfterSync)).unwrap();
+        let asleep = world.run_until(7_900_000, grown(5 * HISTORY));
+        assert_eq!(asleep, Ok(true), "seed {seed}: commits go on");
+        let (committed, proven) = (world.committed(0), world.node(0).newest_proven());
+        let kept = world.node(0).disk.first_of_last_run();
+        assert!(proven.is_some_and(|proven| proven.0 + 2 * HISTORY < committed && kept <= proven));
+        let outcome = run(&mut world);
+        assert!(outcome.height > committed, "seed {seed}: {outcome:?}");
     }
 }
 

@@ -226,6 +226,34 @@ fn y2_a_node_that_was_away_catches_up() {
     assert!(exchanges <= 6, "{exchanges} requests for 300 headers");
 }
 
+/// Whoever answers at once, with a header at a time, is asked first once.
+#[test]
+fn y2_nobody_leads_a_node_on_by_a_header_at_a_time() {
+    let mut solo = Solo::follower([1]);
+    let chain = solo.maker.chain(1..=600);
+    solo.qc(&chain[599]);
+    // Whoever is asked first is the one.
+    let mut dripping = None;
+    let mut exchanges = 0;
+    while solo.core.status().syncing || exchanges == 0 {
+        let asked = requests(&solo.said());
+        for (to, request) in asked {
+            exchanges += 1;
+            let mut headers = serve(&chain, &request);
+            if *dripping.get_or_insert(to) == to {
+                headers.truncate(1);
+            }
+            blocks(&mut solo, to, headers);
+        }
+        let due = solo.core.next_deadline_us().unwrap();
+        if solo.effects.is_empty() {
+            solo.now.mono_us = solo.now.mono_us.max(due);
+            solo.input(Input::Tick);
+        }
+    }
+    assert!(exchanges <= 600 / 64 + 4, "{exchanges} requests");
+}
+
 /// A walk longer than the run limit is committed in pieces, from the bottom, in bounded memory.
 #[test]
 fn y3_a_very_long_walk_keeps_checkpoints_only() {

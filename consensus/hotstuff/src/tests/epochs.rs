@@ -83,16 +83,49 @@ fn n1_above_the_end_of_the_epoch_no_header_carries_payload() {
     }
 }
 
-/// A chain of blocks to height 20, of which that at 19 ends the epoch; nothing names its state before.
-fn to_the_end(solo: &Solo) -> Vec<SignedHeader> {
+/// A chain of blocks to `height`, of which that at 19 ends the epoch; nothing names its state before.
+fn past_the_end(solo: &Solo, height: u64) -> Vec<SignedHeader> {
     let mut chain = solo.maker.chain(1..=18);
-    for round in 19..=20 {
+    for round in 19..=height {
         let mut draft = solo.maker.draft(chain.last(), round);
         draft.executed.height = Height(16);
         draft.executed.root = state(Height(16));
+        draft.ended_by = chain.get(18).map_or(Digest::ZERO, SignedHeader::id);
         chain.push(solo.maker.sign(draft));
     }
     chain
+}
+
+/// Block 19 is the first that names the state of the end: each above it names 19, none below does.
+#[test]
+fn n9_above_the_last_block_a_header_names_it_or_gets_no_vote() {
+    for (height, right) in [(18, None), (19, None), (20, Some(19))] {
+        let solo = solo_with_epochs(Solo::follower([height]).me(), Recovered::default());
+        let mut chain = past_the_end(&solo, height);
+        let last = chain.pop().expect("it is there");
+        let ids = [
+            None,
+            Some(chain[16].id()),
+            chain.get(17).map(SignedHeader::id),
+            chain.get(18).map(SignedHeader::id),
+        ];
+        let right = right.map(|at: usize| chain[at - 1].id());
+        for named in ids {
+            let mut solo = solo_with_epochs(solo.me(), Recovered::default());
+            solo.payload.executed = Height(20);
+            solo.feed(&chain);
+            solo.said();
+            let mut draft = last.header().clone();
+            draft.ended_by = named.unwrap_or(Digest::ZERO);
+            solo.header(&solo.maker.sign(draft));
+            let votes = solo.said().votes();
+            assert_eq!(
+                !votes.is_empty(),
+                named == right,
+                "{height} names {named:?}"
+            );
+        }
+    }
 }
 
 /// What those say who have gone on because block 20 is certified.
@@ -144,7 +177,7 @@ fn is_shown_the_end(solo: &mut Solo, chain: &[SignedHeader]) {
 #[test]
 fn n5_the_end_is_found_beside_the_highest_certified_block() {
     let mut solo = solo_with_epochs(Solo::follower([1]).me(), Recovered::default());
-    let chain = to_the_end(&solo);
+    let chain = past_the_end(&solo, 20);
     solo.feed(&chain[..19]);
     let mut draft = solo.maker.draft(Some(&chain[18]), 22);
     draft.executed = chain[18].executed;
@@ -160,7 +193,7 @@ fn n5_the_end_is_found_beside_the_highest_certified_block() {
 #[test]
 fn n5_the_end_is_fetched_before_a_block_that_nobody_has_any_more() {
     let mut solo = solo_with_epochs(Solo::follower([1]).me(), Recovered::default());
-    let chain = to_the_end(&solo);
+    let chain = past_the_end(&solo, 20);
     solo.feed(&chain[..10]);
     let far = solo.maker.header(chain.last(), 23);
     solo.qc(&far);
@@ -171,14 +204,7 @@ fn n5_the_end_is_fetched_before_a_block_that_nobody_has_any_more() {
 #[test]
 fn n2_commits_stop_at_the_first_block_that_names_the_state_of_the_end() {
     let mut solo = solo_with_epochs(Solo::follower([1]).me(), Recovered::default());
-    let mut chain = solo.maker.chain(1..=18);
-    // The headers of heights 19 and above name height 16.
-    for round in 19..=23 {
-        let mut draft = solo.maker.draft(chain.last(), round);
-        draft.executed.height = Height(16);
-        draft.executed.root = state(Height(16));
-        chain.push(solo.maker.sign(draft));
-    }
+    let chain = past_the_end(&solo, 23);
     solo.feed(&chain);
     let said = solo.said();
     assert_eq!(said.committed_heights(), (1..=19).collect::<Vec<_>>());

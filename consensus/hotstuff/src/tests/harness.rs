@@ -206,7 +206,7 @@ impl Maker {
             cut,
             time_ms: time + 1,
             executed,
-            evidence_root: Digest::ZERO,
+            ended_by: Digest::ZERO,
             author: self.set.leader(round),
         }
     }

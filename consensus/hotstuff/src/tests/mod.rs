@@ -9,6 +9,7 @@ mod following;
 mod harness;
 mod leading;
 mod patience;
+mod pulls;
 mod reputation;
 mod rounds;
 mod safety;

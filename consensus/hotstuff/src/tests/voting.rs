@@ -30,7 +30,7 @@ fn v1_headers_that_contradict_their_parent_get_no_vote() {
         ("time", |h| h.time_ms -= 1),
         ("cut back", |h| h.cut.0[0] = tip(0)),
         ("cut sideways", |h| h.cut.0[0].hash = Digest([1; 32])),
-        ("evidence", |h| h.evidence_root = Digest([1; 32])),
+        ("the end of another epoch", |h| h.ended_by = Digest([1; 32])),
         ("other state of the same height", |h| {
             h.executed.root = Digest([1; 32])
         }),

@@ -121,7 +121,7 @@ pub fn header(height: u64, cut: Cut) -> Arc<SignedHeader> {
             height: Height::ZERO,
             root: Digest::ZERO,
         },
-        evidence_root: Digest::ZERO,
+        ended_by: Digest::ZERO,
         author: v(0),
     };
     Arc::new(SignedHeader::sign(header, CHAIN, &FakeSigner(v(0))))

@@ -400,6 +400,87 @@ fn small_blocks_are_fetched_together() {
     assert_eq!(heights, (2..=40).collect::<Vec<_>>());
 }
 
+/// Whoever sends a batch now and then keeps a lane waiting no longer than one that sends none.
+#[test]
+fn a_peer_that_drips_is_helped_and_asked_last() {
+    const LATE_US: u64 = REQUEST_HEDGE_US - 10_000;
+    let mut node = connected();
+    let batches = chain(1, GENESIS, 1, 200);
+    // How fast answers come: a round trip of ten milliseconds.
+    for batch in &batches[..20] {
+        let asked = requests(&node.commit(&[(1, batch.tip())]));
+        let (peer, _, first, last) = asked[0];
+        assert_eq!((first, last), (batch.header().seq.0, batch.header().seq.0));
+        node.wait(10_000);
+        node.batch(peer, batch);
+    }
+    let mut asked = Vec::new();
+    for batch in &batches[20..80] {
+        asked.extend(requests(&node.commit(&[(1, batch.tip())])));
+    }
+    let (peer, _, _, _) = asked[0];
+    let out = node.batch(peer, &batches[20]);
+    let (dripping, _, first, last) = requests(&out)[0];
+    assert_eq!((first, last), (22, 80));
+    let mut second = Vec::new();
+    let mut waited_us = 0;
+    for batch in batches[21..80].iter().rev() {
+        second = requests(&node.wait(LATE_US));
+        waited_us += LATE_US;
+        if !second.is_empty() {
+            break;
+        }
+        second = requests(&node.batch(dripping, batch));
+        if !second.is_empty() {
+            break;
+        }
+    }
+    assert!(
+        waited_us <= REQUEST_TIMEOUT_US + 4 * LATE_US,
+        "{waited_us} us"
+    );
+    let (other, _, first, last) = second[0];
+    assert_ne!(other, dripping);
+    assert_eq!(first, 22);
+    for batch in batches[21..last as usize].iter().rev() {
+        node.batch(other, batch);
+    }
+    assert_eq!(node.core.status().delivered, Height(80));
+    // What it was asked for nobody waits for any more, and others come first.
+    for batch in &batches[80..] {
+        let asked = requests(&node.commit(&[(1, batch.tip())]));
+        assert_eq!(asked.len(), 1, "at once");
+        assert_ne!(asked[0].0, dripping);
+        node.batch(asked[0].0, batch);
+    }
+    assert_eq!(node.core.status().delivered, Height(200));
+}
+
+/// A link that is slow for everybody makes nobody ask twice.
+#[test]
+fn answers_that_are_slow_everywhere_are_asked_for_once() {
+    let mut node = connected();
+    let batches = chain(1, GENESIS, 1, 240);
+    let mut number = 0;
+    for part in batches.chunks(20) {
+        let mut asked = Vec::new();
+        for batch in part {
+            asked.extend(requests(&node.commit(&[(1, batch.tip())])));
+        }
+        while let Some((peer, _, first, last)) = asked.pop() {
+            assert_eq!(asked, vec![], "one at a time");
+            number += 1;
+            for seq in (first..=last).rev() {
+                // Each batch takes this long on the link.
+                let out = node.wait(REQUEST_HEDGE_US - 10_000);
+                assert_eq!(requests(&out), vec![], "{number} requests so far");
+                asked = requests(&node.batch(peer, &batches[seq as usize - 1]));
+            }
+        }
+    }
+    assert_eq!(node.core.status().delivered, Height(240));
+}
+
 #[test]
 fn requests_are_served_newest_first_capped_and_rate_limited() {
     let mut params = params();

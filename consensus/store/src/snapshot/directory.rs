@@ -1,10 +1,11 @@
 //! The directory of snapshots, and what is done to its files, behind a trait: so that a test knows
-//! each step of taking and deleting a snapshot, and what a crash after it may leave.
+//! each step of taking, gathering, installing and deleting a snapshot, and what a crash after it may
+//! leave.
 
 use std::fmt::Debug;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,14 +15,21 @@ use crate::error::StoreError;
 
 use super::{SnapshotFile, SnapshotWriter};
 
-/// Whatever changes the directory of snapshots or a file in it. Reading goes past this.
+/// Whatever changes a directory of snapshots, taken or gathered, a file in it, or the state that is
+/// made of one. Reading goes past this.
 pub trait SnapshotFiles: Debug + Send + Sync {
     /// Makes a directory, and those above it, if it is not there.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes an empty file, or empties the one that is there.
     fn create(&self, path: &Path) -> io::Result<File>;
-    /// Appends all of `bytes` to a file that was just made.
+    /// Opens a file that is there, to append to it.
+    fn open(&self, path: &Path) -> io::Result<File>;
+    /// Appends all of `bytes` to a file that was just made or opened.
     fn append(&self, path: &Path, file: &mut File, bytes: &[u8]) -> io::Result<()>;
+    /// Writes all of `bytes` at an offset.
+    fn write_at(&self, path: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Cuts a file, or makes it longer by zeros.
+    fn set_len(&self, path: &Path, file: &File, len: u64) -> io::Result<()>;
     /// Makes a file's content durable.
     fn sync(&self, path: &Path, file: &File) -> io::Result<()>;
     /// Gives a file another name in its directory.
@@ -43,8 +51,17 @@ impl SnapshotFiles for SystemFiles {
     fn create(&self, path: &Path) -> io::Result<File> {
         File::create(path)
     }
+    fn open(&self, path: &Path) -> io::Result<File> {
+        File::options().append(true).open(path)
+    }
     fn append(&self, _: &Path, file: &mut File, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)
+    }
+    fn write_at(&self, _: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+    fn set_len(&self, _: &Path, file: &File, len: u64) -> io::Result<()> {
+        file.set_len(len)
     }
     fn sync(&self, _: &Path, file: &File) -> io::Result<()> {
         file.sync_all()
@@ -56,7 +73,7 @@ impl SnapshotFiles for SystemFiles {
         std::fs::remove_file(path)
     }
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+        crate::disk::sync_dir(dir)
     }
 }
 

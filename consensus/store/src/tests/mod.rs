@@ -120,7 +120,7 @@ impl Chain {
                     height: Height(0),
                     root: Digest::ZERO,
                 },
-                evidence_root: Digest::ZERO,
+                ended_by: Digest::ZERO,
                 author: ValidatorIndex(0),
             },
             CHAIN,

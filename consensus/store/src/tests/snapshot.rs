@@ -1,13 +1,14 @@
 //! Images of the state, snapshot files, and states that come from elsewhere.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use falconet_types::{Digest, Height};
 
 use super::{Chain, apply, config, open, rows, tx, update};
 use crate::{
     BlockRow, SNAPSHOT_BUCKETS, SnapshotDir, SnapshotFile, StateImage, StateInstaller, Store,
-    StoreError,
+    StoreError, SystemFiles,
 };
 
 const CHAIN: Digest = Digest([7; 32]);
@@ -192,20 +193,24 @@ fn a_state_from_elsewhere_takes_the_place_of_the_old_one() {
         registry_root: None,
     };
     // Interrupted: the old state stays.
-    let mut installer = StateInstaller::create(dir.path(), &config()).unwrap();
+    let mut installer =
+        StateInstaller::create(dir.path(), &config(), Arc::new(SystemFiles)).unwrap();
     installer.account(tx(50), b"half", None).unwrap();
     drop(installer);
+    assert!(!dir.path().join("state.redb.new").exists());
     let (store, recovered) = open(dir.path());
     assert_eq!(recovered.state_height, Height(4));
     drop(store);
-    let mut installer = StateInstaller::create(dir.path(), &config()).unwrap();
+    let mut installer =
+        StateInstaller::create(dir.path(), &config(), Arc::new(SystemFiles)).unwrap();
     for account in [60, 50] {
         let key = (account == 60).then_some(&[7; 1_793][..]);
         installer
             .account(tx(account), &[account as u8; 100], key)
             .unwrap();
     }
-    installer.replace(Height(9), &row).unwrap();
+    let built = installer.finish(Height(9), &row).unwrap();
+    built.put_in_place().unwrap();
     let (mut store, recovered): (Store, _) = open(dir.path());
     assert_eq!(recovered.state_height, Height(9));
     let mut accounts = Vec::new();

@@ -71,6 +71,22 @@ fn one_liar_cannot_make_a_node_take_a_snapshot() {
     assert!(world.complete, "those who claim to have history serve none");
 }
 
+/// A node that weighs so much that the others together do not weigh F1 asks all of them: one that
+/// claims to have history is enough to wait, none of them is left to say otherwise.
+#[test]
+fn all_others_are_enough_where_they_weigh_little() {
+    let state = state(2_560);
+    let mut world = World::weighing(5, vec![honest(&state), honest(&state)]);
+    world.behind(10);
+    world.run(PATIENCE_US / 1_000_000 - 5);
+    assert!(world.complete, "both say that history is gone");
+
+    let mut world = World::weighing(5, vec![honest(&state), Kind::Claims]);
+    world.behind(10);
+    world.run(PATIENCE_US / 1_000_000 - 5);
+    assert!(!world.complete && world.begun == 0);
+}
+
 #[test]
 fn wrong_bytes_demote_and_cost_nothing_else() {
     let (right, other) = (state(2_560), state(2_304));

@@ -37,17 +37,39 @@ impl Signer for FakeSigner {
     }
 }
 
+/// A header with something in the form of a signature.
+pub fn signed(header: Header) -> SignedHeader {
+    SignedHeader::sign(header, CHAIN, &FakeSigner)
+}
+
+/// A certificate of a block, without votes.
+pub fn qc_of(header: &SignedHeader) -> Qc {
+    Qc {
+        epoch: header.epoch,
+        round: header.round,
+        block_id: header.id(),
+        parent_round: header.parent_round,
+        votes: Vec::new(),
+    }
+}
+
 pub fn v(index: usize) -> ValidatorIndex {
     ValidatorIndex(u16::try_from(index).expect("few"))
 }
 
 pub fn set(n: usize) -> Arc<ValidatorSet> {
+    weighted(&vec![1; n])
+}
+
+/// Validators of these weights, by index.
+fn weighted(weights: &[u64]) -> Arc<ValidatorSet> {
     static KEYS: OnceLock<Vec<KeyPair>> = OnceLock::new();
     let keys = KEYS.get_or_init(|| {
         let key = |i| KeyPair::from_seed(Scheme::Falcon512, &[i; 32]);
         (0..7).map(key).collect()
     });
-    let members: Vec<_> = keys[..n].iter().map(|k| (k.public().clone(), 1)).collect();
+    let members = keys.iter().zip(weights);
+    let members: Vec<_> = members.map(|(k, w)| (k.public().clone(), *w)).collect();
     Arc::new(ValidatorSet::new(CHAIN, Epoch::ZERO, &members).expect("a valid set"))
 }
 
@@ -130,19 +152,12 @@ impl State {
                     height: named.0,
                     root: named.1,
                 },
-                evidence_root: Digest::ZERO,
+                ended_by: Digest::ZERO,
                 author: v(0),
             };
-            headers.push(SignedHeader::sign(header, CHAIN, &FakeSigner));
+            headers.push(signed(header));
         }
-        let last = headers.last().expect("six of them");
-        let qc = Qc {
-            epoch: Epoch::ZERO,
-            round: last.round,
-            block_id: last.id(),
-            parent_round: last.parent_round,
-            votes: Vec::new(),
-        };
+        let qc = qc_of(headers.last().expect("six of them"));
         Manifest {
             tree_root: head.tree_root,
             burned: head.burned,
@@ -178,6 +193,10 @@ impl State {
     }
 }
 
+fn is_for_manifest(message: &PeerMessage) -> bool {
+    matches!(message, PeerMessage::GetSnapshot(request) if request.height != Height::ZERO)
+}
+
 /// How a peer behaves.
 #[derive(Clone)]
 pub enum Kind {
@@ -193,6 +212,16 @@ pub enum Kind {
     Stalls(Arc<State>, u64),
     /// Offers, and never serves a chunk.
     Withholds(Arc<State>),
+    /// Offers, and never shows a manifest, though it says something at once.
+    Conceals(Arc<State>),
+    /// Offers the first, and shows the manifest of the second, of which it serves nothing.
+    Misleads(Arc<State>, Arc<State>),
+    /// Serves everything, the manifest only so many microseconds after it was asked for.
+    Dawdles(Arc<State>, u64),
+    /// Its manifest tells of rows without end.
+    Inflates(Arc<State>),
+    /// Serves one bucket of whatever it is asked for.
+    Drips(Arc<State>),
     /// Says nothing.
     Mute,
     /// Has all history, and serves none of it.
@@ -230,9 +259,21 @@ impl World {
     }
 
     pub fn resumed(peers: Vec<Kind>, resume: Option<Resume>) -> Self {
+        let set = set(peers.len() + 1);
+        Self::among(set, peers, resume)
+    }
+
+    /// The machine weighs so much, each of the others 1.
+    pub fn weighing(weight: u64, peers: Vec<Kind>) -> Self {
+        let mut weights = vec![1; peers.len()];
+        weights.push(weight);
+        Self::among(weighted(&weights), peers, None)
+    }
+
+    fn among(set: Arc<ValidatorSet>, peers: Vec<Kind>, resume: Option<Resume>) -> Self {
         let me = v(peers.len());
         let config = Config {
-            set: set(peers.len() + 1),
+            set,
             me,
             genesis: Arc::new(genesis()),
         };
@@ -269,7 +310,7 @@ impl World {
     pub fn input(&mut self, input: Input) {
         let mut out = Vec::new();
         self.machine.handle(self.now, input, &mut out);
-        self.in_flight_max = self.in_flight_max.max(self.machine.requests_in_flight());
+        self.in_flight_max = self.in_flight_max.max(self.machine.in_flight().0);
         self.carry_out(out);
     }
 
@@ -290,6 +331,9 @@ impl World {
                     match (&self.peers[to.at()], answer) {
                         (Kind::Stalls(_, after_us), Some(chunk @ Input::Chunk { .. })) => {
                             self.stalled.push((self.now.mono_us + after_us, chunk));
+                        }
+                        (Kind::Dawdles(_, after_us), Some(offer)) if is_for_manifest(&message) => {
+                            self.stalled.push((self.now.mono_us + after_us, offer));
                         }
                         (_, answer) => self.pending.extend(answer),
                     }
@@ -315,7 +359,20 @@ impl World {
     }
 
     fn answer(&self, from: ValidatorIndex, message: &PeerMessage) -> Option<Input> {
-        let kind = &self.peers[from.at()];
+        self.answer_of(&self.peers[from.at()], from, message)
+    }
+
+    /// What an honest peer in the place of `from` would say, which has this state.
+    pub fn honest_answer(
+        &self,
+        from: usize,
+        message: &PeerMessage,
+        state: &Arc<State>,
+    ) -> Option<Input> {
+        self.answer_of(&Kind::Honest(vec![state.clone()]), v(from), message)
+    }
+
+    fn answer_of(&self, kind: &Kind, from: ValidatorIndex, message: &PeerMessage) -> Option<Input> {
         match message {
             PeerMessage::GetSnapshot(request) => {
                 let states: Vec<&Arc<State>> = match kind {
@@ -323,6 +380,11 @@ impl World {
                     Kind::Garbles(a)
                     | Kind::Withholds(a)
                     | Kind::Stalls(a, _)
+                    | Kind::Conceals(a)
+                    | Kind::Misleads(a, _)
+                    | Kind::Dawdles(a, _)
+                    | Kind::Inflates(a)
+                    | Kind::Drips(a)
                     | Kind::Swaps(a, _)
                     | Kind::Forges(a, _) => vec![a],
                     Kind::Claims => Vec::new(),
@@ -333,10 +395,14 @@ impl World {
                     _ => Height(1_000),
                 };
                 let wanted = states.iter().find(|s| s.height == request.height);
+                let wanted = wanted.filter(|_| !matches!(kind, Kind::Conceals(_)));
                 let manifest = wanted.map(|state| {
                     let mut manifest = state.manifest();
-                    if let Kind::Forges(_, other) = kind {
-                        manifest.tree_root = other.manifest().tree_root;
+                    match kind {
+                        Kind::Forges(_, other) => manifest.tree_root = other.manifest().tree_root,
+                        Kind::Misleads(_, other) => manifest = other.manifest(),
+                        Kind::Inflates(_) => manifest.rows_bytes = u64::MAX,
+                        _ => {}
                     }
                     manifest
                 });
@@ -354,11 +420,23 @@ impl World {
                         let state = states.iter().find(|s| s.height == request.height)?;
                         (state, state)
                     }
-                    Kind::Garbles(a) | Kind::Forges(a, _) | Kind::Stalls(a, _) => (a, a),
+                    Kind::Garbles(a)
+                    | Kind::Forges(a, _)
+                    | Kind::Stalls(a, _)
+                    | Kind::Conceals(a)
+                    | Kind::Dawdles(a, _)
+                    | Kind::Inflates(a)
+                    | Kind::Drips(a) => (a, a),
                     Kind::Swaps(a, b) => (b, a),
-                    Kind::Withholds(_) | Kind::Mute | Kind::Claims => return None,
+                    Kind::Withholds(_) | Kind::Misleads(..) | Kind::Mute | Kind::Claims => {
+                        return None;
+                    }
                 };
-                let mut chunk = state.chunk(request, self.chunk_bytes);
+                let bytes = match kind {
+                    Kind::Drips(_) => 0,
+                    _ => self.chunk_bytes,
+                };
+                let mut chunk = state.chunk(request, bytes);
                 chunk.height = told.height;
                 if let Kind::Garbles(_) = kind {
                     let mut rows = chunk.rows.to_vec();

@@ -139,7 +139,7 @@ impl Chain {
             cut,
             time_ms: parent.time_ms + 10,
             executed,
-            evidence_root: Digest::ZERO,
+            ended_by: Digest::ZERO,
             author: self.set.leader(Round(round)),
         }
     }
@@ -159,7 +159,7 @@ impl Chain {
                 height: Height::ZERO,
                 root: Digest([9; 32]),
             },
-            evidence_root: Digest::ZERO,
+            ended_by: Digest::ZERO,
             author: self.set.leader(Round(1)),
         }
     }

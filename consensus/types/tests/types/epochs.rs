@@ -9,7 +9,7 @@ use falconet_types::receipt::StateRoots;
 use falconet_types::signing::Invalid;
 use falconet_types::validators::{Member, members_digest, validators_root};
 use falconet_types::wire::Wire;
-use falconet_types::{Digest, Epoch, Height};
+use falconet_types::{Digest, Epoch, Height, Round};
 
 use crate::chain::{Chain, genesis, key};
 
@@ -190,4 +190,38 @@ fn n5_a_certified_child_that_skips_a_round_proves_nothing() {
     };
     let refused = world.judge(&proof).expect_err("no commit");
     assert!(matches!(refused, EpochProofError::NotCommitted(_)));
+}
+
+/// A certified block that names the last one is above it: whoever voted for it knows (rule N9).
+#[test]
+fn n9_a_block_that_names_the_last_one_proves_it_from_any_distance() {
+    let world = world();
+    let last = &world.headers[18];
+    let far = |change: &dyn Fn(&mut Header)| {
+        let mut far = world.headers[21].clone();
+        (far.round, far.parent_round) = (Round(900), Round(899));
+        (far.height, far.ended_by) = (Height(700), last.id());
+        far.author = world.chain.set.leader(far.round);
+        change(&mut far);
+        let above = world.chain.header(&far, 905, Cut::empty(4), far.executed);
+        let proof = EpochProof {
+            qc: world.chain.qc(&[0, 1, 2], 905, far.round.0, above.id()),
+            headers: vec![world.headers[17].clone(), last.clone(), far, above],
+            ..world.proof.clone()
+        };
+        world.judge(&proof)
+    };
+    assert_eq!(far(&|_| {}).unwrap().start.height, last.height);
+    let refused = |change: &dyn Fn(&mut Header)| far(change).err();
+    let broken = Some(EpochProofError::Broken(Height(700)));
+    assert_eq!(refused(&|h| h.ended_by = Digest::ZERO), broken);
+    assert_eq!(refused(&|h| h.ended_by = world.headers[17].id()), broken);
+    assert_eq!(refused(&|h| h.epoch = Epoch(1)), broken);
+    let low = refused(&|h| h.height = last.height);
+    assert_eq!(low, Some(EpochProofError::Broken(last.height)));
+    let early = |h: &mut Header| (h.round, h.parent_round) = (last.round, world.headers[17].round);
+    assert_eq!(refused(&early), broken);
+    // It must commit something, as any (C2).
+    let skips = refused(&|h| h.parent_round = Round(898));
+    assert!(matches!(skips, Some(EpochProofError::NotCommitted(_))));
 }

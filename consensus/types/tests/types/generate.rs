@@ -167,7 +167,7 @@ impl Generate for Header {
             cut: g.value(),
             time_ms: g.number(),
             executed: g.value(),
-            evidence_root: g.value(),
+            ended_by: g.value(),
             author: g.value(),
         }
     }

@@ -9,4 +9,5 @@ mod evidence;
 mod generate;
 mod genesis;
 mod proofs;
+mod snapshots;
 mod trails;

@@ -106,7 +106,7 @@ fn headers(info: &EpochInfo, tip: LaneTip, first: Executed, last: Executed) -> V
                 4..12 => first,
                 _ => last,
             },
-            evidence_root: Digest::ZERO,
+            ended_by: Digest::ZERO,
             author: info.set.leader(Round(round)),
         });
     }

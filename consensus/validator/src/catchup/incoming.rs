@@ -5,72 +5,73 @@
 //! data/sync/chunks     u32 length, chunk as on the wire; appended as they arrive, judged again
 //!                      when they are read
 //! ```
+//!
+//! The manifest gets its name when it is whole and durable. Chunks are made durable every
+//! [`SYNC_BYTES`], so a loss of power costs no more than that, and each is judged again by the
+//! manifest: what a crash left in part is cut off. A step that fails costs the whole snapshot
+//! ([`Incoming::discard`]), for the log is on the same disk.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use falconet_crypto::falcon::Verifier;
+use falconet_ledger::snapshot::BUCKET_COUNT;
+use falconet_store::{SnapshotFiles, StoreError};
 use falconet_sync::{Resume, check_manifest, judge};
+use falconet_types::Digest;
 use falconet_types::signing::{self, Verified};
 use falconet_types::snapshot::{CHUNK_BYTES_MAX, Chunk, Manifest};
 use falconet_types::wire::Wire;
 
 use crate::chain::Chain;
 
-use super::CatchupError;
-
 /// Longest manifest on disk, bytes.
 const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 /// Longest chunk on disk, bytes: rows, siblings and the fields around them.
 const FRAME_BYTES_MAX: usize = CHUNK_BYTES_MAX + 4_096;
 
+/// Chunks are made durable whenever so much of them was written, bytes.
+pub(super) const SYNC_BYTES: u64 = 16 << 20;
+/// Whatever may be in the directory, in the order in which it is deleted.
+const NAMES: [&str; 4] = ["ready", "manifest", "manifest.tmp", "chunks"];
+
 /// What is being gathered, on disk.
 pub(super) struct Incoming {
     dir: PathBuf,
+    files: Arc<dyn SnapshotFiles>,
     chunks: Option<File>,
-    end: u64,
+    /// [`SYNC_BYTES`], or what a test says.
+    pub(super) sync_bytes: u64,
+    /// Bytes of chunks that are not durable yet.
+    unsynced: u64,
     manifest: Option<Manifest>,
     /// First and last bucket of each chunk that is held.
     held: Vec<(u16, u16)>,
-    /// Every chunk is there: it waits for the next start of the stages.
-    complete: bool,
 }
 
 impl Incoming {
+    pub(super) fn new(data: &Path, files: Arc<dyn SnapshotFiles>) -> Self {
+        Self {
+            dir: data.join("sync"),
+            files,
+            chunks: None,
+            sync_bytes: SYNC_BYTES,
+            unsynced: 0,
+            manifest: None,
+            held: Vec::new(),
+        }
+    }
+
     /// Whether an earlier run of the stages gathered all of it.
     pub(super) fn is_ready(&self) -> bool {
         self.dir.join("ready").exists()
     }
 
-    pub(super) fn error(&self, what: &'static str, name: &str, source: io::Error) -> CatchupError {
-        CatchupError::File {
-            what,
-            path: self.dir.join(name),
-            source,
-        }
-    }
-
-    pub(super) fn open_chunks(&self) -> io::Result<File> {
-        let path = self.dir.join("chunks");
-        File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-    }
-
-    pub(super) fn new(data: &Path) -> Self {
-        Self {
-            dir: data.join("sync"),
-            chunks: None,
-            end: 0,
-            manifest: None,
-            held: Vec::new(),
-            complete: false,
-        }
+    fn error(&self, call: &'static str, name: &str, source: io::Error) -> StoreError {
+        StoreError::io(call, &self.dir.join(name), source)
     }
 
     /// What there is to go on with.
@@ -83,10 +84,14 @@ impl Incoming {
     }
 
     /// What an earlier process gathered, as far as it is good. Leaves nothing else behind.
-    pub(super) fn load(data: &Path, chain: &Chain) -> Result<Self, CatchupError> {
-        let mut incoming = Self::new(data);
+    pub(super) fn load(
+        data: &Path,
+        files: Arc<dyn SnapshotFiles>,
+        chain: &Chain,
+    ) -> Result<Self, StoreError> {
+        let mut incoming = Self::new(data, files);
         let Some(manifest) = incoming.manifest("manifest", chain)? else {
-            incoming.abandon()?;
+            incoming.discard()?;
             return Ok(incoming);
         };
         let mut held = Vec::new();
@@ -94,12 +99,34 @@ impl Incoming {
             held.push((chunk.first, chunk.last));
             Ok(())
         })?;
-        let file = incoming.open_chunks();
-        let file = file.and_then(|file| file.set_len(end).map(|()| file));
-        incoming.chunks = Some(file.map_err(|e| incoming.error("open", "chunks", e))?);
-        incoming.end = end;
+        // Of an installation that could not delete it, or of a snapshot that was not begun.
+        incoming.remove("ready")?;
+        incoming.remove("manifest.tmp")?;
+        let opened = incoming.open_chunks(end);
+        let file = opened.map_err(|e| incoming.error("open", "chunks", e))?;
+        incoming.chunks = Some(file);
+        // What was read need not be durable: the process may have been killed before a sync.
+        incoming.unsynced = end;
         (incoming.manifest, incoming.held) = (Some(manifest), held);
         Ok(incoming)
+    }
+
+    /// The file of chunks, without what follows the good ones. Making the manifest's name durable
+    /// made this one's durable too; but an older manifest may be back, without it.
+    fn open_chunks(&self, end: u64) -> io::Result<File> {
+        let path = self.dir.join("chunks");
+        let file = match self.files.open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let file = self.files.create(&path)?;
+                self.files.sync_dir(&self.dir)?;
+                file
+            }
+            file => file?,
+        };
+        if file.metadata()?.len() != end {
+            self.files.set_len(&path, &file, end)?;
+        }
+        Ok(file)
     }
 
     /// Reads a manifest and checks it as if a peer had sent it.
@@ -107,7 +134,7 @@ impl Incoming {
         &self,
         name: &str,
         chain: &Chain,
-    ) -> Result<Option<Manifest>, CatchupError> {
+    ) -> Result<Option<Manifest>, StoreError> {
         let path = self.dir.join(name);
         let bytes = match File::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -138,8 +165,8 @@ impl Incoming {
     pub(super) fn for_each_chunk(
         &self,
         manifest: &Manifest,
-        mut visit: impl FnMut(Chunk) -> Result<(), CatchupError>,
-    ) -> Result<u64, CatchupError> {
+        mut visit: impl FnMut(Chunk) -> Result<(), StoreError>,
+    ) -> Result<u64, StoreError> {
         let mut reader = match File::open(self.dir.join("chunks")) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
             file => BufReader::new(file.map_err(|e| self.error("open", "chunks", e))?),
@@ -166,64 +193,93 @@ impl Incoming {
         }
     }
 
-    pub(super) fn begin(&mut self, manifest: &Manifest) -> Result<(), CatchupError> {
-        self.abandon()?;
+    /// Begins to gather another snapshot.
+    pub(super) fn begin(&mut self, manifest: &Manifest) -> Result<(), StoreError> {
+        self.discard()?;
+        let (files, dir) = (&*self.files, &self.dir);
+        let (path, temporary) = (dir.join("manifest"), dir.join("manifest.tmp"));
         let write = || -> io::Result<File> {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.dir)?;
-            let chunks = File::create(self.dir.join("chunks"))?;
-            falconet_store::replace(&self.dir.join("manifest"), &manifest.to_bytes())?;
+            files.create_dir(dir)?;
+            // Or a loss of power would take it with all that is durable in it. Each time: the process
+            // that made it may have been killed before this line.
+            files.sync_dir(dir.parent().expect("it is below a data directory"))?;
+            let chunks = files.create(&dir.join("chunks"))?;
+            let mut file = files.create(&temporary)?;
+            files.append(&temporary, &mut file, &manifest.to_bytes())?;
+            files.sync(&temporary, &file)?;
+            files.rename(&temporary, &path)?;
+            files.sync_dir(dir)?;
             Ok(chunks)
         };
         let chunks = write().map_err(|e| self.error("write", "manifest", e))?;
         self.chunks = Some(chunks);
-        self.end = 0;
         self.manifest = Some(manifest.clone());
         Ok(())
     }
 
-    pub(super) fn store(&mut self, chunk: &Chunk) -> Result<(), CatchupError> {
+    /// Keeps a chunk.
+    pub(super) fn store(&mut self, chunk: &Chunk) -> Result<(), StoreError> {
         let payload = chunk.to_payload();
         let len = u32::try_from(payload.len()).expect("a chunk is small");
         let mut frame = Vec::with_capacity(4 + payload.len());
         frame.extend_from_slice(&len.to_le_bytes());
         frame.extend_from_slice(&payload);
-        let file = self.chunks.as_ref().expect("begun before");
-        file.write_all_at(&frame, self.end)
-            .map_err(|e| self.error("write", "chunks", e))?;
-        self.end += frame.len() as u64;
+        let path = self.dir.join("chunks");
+        let file = self.chunks.as_mut().expect("begun before");
+        let mut written = self.files.append(&path, file, &frame);
+        self.unsynced += frame.len() as u64;
+        if written.is_ok() && self.unsynced >= self.sync_bytes {
+            written = self.files.sync(&path, file);
+            self.unsynced = 0;
+        }
+        written.map_err(|e| self.error("write", "chunks", e))?;
         self.held.push((chunk.first, chunk.last));
         Ok(())
     }
 
     /// Every chunk is there: the next start installs it.
-    pub(super) fn complete(&mut self) -> Result<(), CatchupError> {
+    pub(super) fn complete(&mut self) -> Result<(), StoreError> {
+        let files = &*self.files;
         let end = || -> io::Result<()> {
-            self.open_chunks()?.sync_all()?;
-            std::fs::rename(self.dir.join("manifest"), self.dir.join("ready"))?;
-            File::open(&self.dir)?.sync_all()
+            let file = self.chunks.as_ref().expect("begun before");
+            files.sync(&self.dir.join("chunks"), file)?;
+            files.rename(&self.dir.join("manifest"), &self.dir.join("ready"))?;
+            files.sync_dir(&self.dir)
         };
         end().map_err(|e| self.error("complete", "chunks", e))?;
         self.chunks = None;
-        self.complete = true;
         Ok(())
     }
 
-    pub(super) fn abandon(&mut self) -> Result<(), CatchupError> {
+    /// Forgets all of it and deletes it. After a loss of power some of it may be back: then it is
+    /// judged as anything that is found.
+    pub(super) fn discard(&mut self) -> Result<(), StoreError> {
         self.chunks = None;
-        self.end = 0;
+        self.unsynced = 0;
         self.manifest = None;
         self.held.clear();
-        for name in ["ready", "manifest", "manifest.tmp", "chunks"] {
-            match std::fs::remove_file(self.dir.join(name)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(self.error("delete", name, e));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        NAMES.iter().try_for_each(|name| self.remove(name))
     }
+
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        match self.files.remove(&self.dir.join(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.error("delete", name, e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// True if the chunks, each with its first and last bucket, are all of a snapshot.
+pub(super) fn is_whole(manifest: &Manifest, held: &[(u16, u16)]) -> bool {
+    let mut held = held.to_vec();
+    held.sort_unstable();
+    let mut next = 0;
+    for (first, last) in held {
+        if usize::from(first) > next {
+            return false;
+        }
+        next = next.max(usize::from(last) + 1);
+    }
+    // An application without accounts has no rows.
+    next == BUCKET_COUNT || manifest.tree_root == Digest::ZERO
 }

@@ -195,6 +195,14 @@ pub const ALERTS: &[Alert] = &[
         remedy: "Everything that binds waits for them: give the log a faster or less shared disk.",
     },
     Alert {
+        name: "FalconetHistoryHeld",
+        expression: "falconet_history_held_heights > 0",
+        lasts: "1h",
+        severity: "ticket",
+        summary: "History grows, because no newer snapshot can be proven: blocks commit, but hardly two rounds in a row succeed.",
+        remedy: "`falconet top` over all validators shows who does not lead; whoever is away must come back. Watch the file system meanwhile.",
+    },
+    Alert {
         name: "FalconetSlowCommits",
         expression: "histogram_quantile(0.99, rate(falconet_commit_latency_seconds_bucket[5m])) > 5",
         lasts: "10m",

@@ -13,7 +13,7 @@ use falconet_types::{Digest, Height};
 use crate::catchup;
 use crate::chain::{Chain, ChainError};
 use crate::config::Config;
-use crate::core::COMMITMENTS_MAX;
+use crate::core::Executions;
 use crate::execute::{Executor, cut_after};
 use crate::snapshots::Snapshots;
 
@@ -95,7 +95,7 @@ pub(super) fn recover(
         })?;
         unexecuted.push_back(Arc::new(header));
     }
-    let commitments = recent_commitments(&reader, executed)?;
+    let commitments = recent_commitments(chain, &reader, executed)?;
     let mut batches = Vec::new();
     let set = chain.set();
     for (lane, tip) in set.iter().zip(&cut.0) {
@@ -193,17 +193,17 @@ fn finish_epoch(chain: &Chain, reader: &Reader, executor: &Executor) -> Result<(
 
 /// The commitments from the state that the last executed block names up to its own.
 fn recent_commitments(
+    chain: &Chain,
     reader: &Reader,
     executed: Height,
 ) -> Result<Vec<(Height, Digest)>, StoreError> {
     let named = reader
         .header_at(executed)?
         .map(|header| header.executed.height);
-    let oldest = Height(executed.0.saturating_sub(COMMITMENTS_MAX as u64 - 1));
     let mut commitments = Vec::new();
-    for height in named.unwrap_or(executed).max(oldest).0..executed.0 {
-        let row = reader.block_row(Height(height))?;
-        commitments.extend(row.map(|row| (Height(height), row.commitment)));
+    for height in Executions::worth(&chain.genesis.params, named.unwrap_or(executed), executed) {
+        let row = reader.block_row(height)?;
+        commitments.extend(row.map(|row| (height, row.commitment)));
     }
     Ok(commitments)
 }

@@ -13,8 +13,8 @@ use falconet_mempool::Mempool;
 use tokio::sync::watch;
 
 use crate::busy::BusyMeter;
-use crate::byzantine::{Bent, Danger};
-use crate::catchup::{CATCHUP_QUEUE_MAX, CatchupInput, CatchupThread};
+use crate::byzantine::{Bent, Danger, Hoard};
+use crate::catchup::{self, CatchupSender, CatchupThread};
 use crate::chain::Chain;
 use crate::clients::{ClientTable, ReceiptSender};
 use crate::clock::Clock;
@@ -70,7 +70,7 @@ pub(super) struct Stages {
     pub(super) threads: Vec<JoinHandle<()>>,
     /// The core's inputs; the core ends when all who may send have gone.
     pub(super) core: Sender<CoreInput>,
-    pub(super) catchup: Sender<CatchupInput>,
+    pub(super) catchup: CatchupSender,
     /// Dropped at the stop: then the exporter ends.
     #[cfg(feature = "otel")]
     pub(super) stop_otel: Option<Sender<()>>,
@@ -104,6 +104,7 @@ impl Assembly<'_> {
         let listener = listener.try_clone().map_err(RunError::Control)?;
         let snapshots = Arc::new(Snapshots::open(&self.config.data, Arc::clone(chain))?);
         let found = recover(self.config, chain, self.key, &snapshots)?;
+        snapshots.attach(found.store.reader.clone())?;
         let set = chain.set();
         let peers = Arc::clone(self.peers);
         let metrics = Metrics::new(self.stoq.handle(), self.guard.as_ref());
@@ -136,14 +137,19 @@ impl Assembly<'_> {
         let (payload_in, payload_out) = bounded(EXECUTE_QUEUE_MAX);
         let (executed_in, executed_out) = unbounded();
         let (history_in, history_out) = bounded(HISTORY_QUEUE_MAX);
-        let (catchup_in, catchup_out) = bounded(CATCHUP_QUEUE_MAX);
+        let (catchup_in, catchup_out) = catchup::queue();
         let (stop_inbound, inbound_stopped) = bounded(0);
 
         let application = found.executor.application();
         let height = application.height();
         let commitment = application.commitment();
         let genesis_commitment = application.genesis_commitment();
-        let executions = Executions::new(genesis_commitment, found.commitments, height, commitment);
+        let executions = Executions::new(
+            (chain.genesis.params.clone(), genesis_commitment),
+            found.commitments,
+            height,
+            commitment,
+        );
         let cut = found.mempool.cut.clone();
         let (mut hotstuff, mempool) = self.cores(found.hotstuff, found.mempool)?;
         let room = Room::new(mempool.intake(Clock::new().now()));
@@ -223,6 +229,7 @@ impl Assembly<'_> {
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
             stage: metrics.stages.clock(Stage::Log),
+            snapshots: Arc::clone(&snapshots),
         };
         let execute = ExecuteThread {
             executor: found.executor,
@@ -246,6 +253,7 @@ impl Assembly<'_> {
             history: history.clone(),
             requests: history_out,
             outbound: outbound.clone(),
+            hoard: Hoard::new(self.danger),
             stage: metrics.stages.clock(Stage::History),
         };
         let catchup = CatchupThread {

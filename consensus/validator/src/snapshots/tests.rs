@@ -1,16 +1,15 @@
 //! Taking, sealing and deleting snapshots, with the real code on real files: what a crash after any
 //! step may leave on the disk, and steps that fail.
 
-mod disk;
-
 use std::collections::BTreeSet;
 
 use falconet_store::{AccountRows, StateUpdate, Store, StoreConfig};
-use falconet_types::genesis::{ApplicationKind, Genesis, GenesisValidator, Params, StakeParams};
 use falconet_types::{KeyPair, Scheme};
 
 use super::*;
-use disk::{Left, Steps};
+use crate::fixtures::alone;
+use crate::recorded::{Failure, Left, Steps, temporary};
+use falconet_sync::keeping::{SNAPSHOTS_KEPT, SNAPSHOTS_MAX};
 
 /// Snapshots that are taken in a row: one more than are kept.
 const TAKEN: u64 = SNAPSHOTS_KEPT as u64 + 1;
@@ -19,27 +18,7 @@ const RANDOM_STATES: u64 = 3;
 
 fn chain(dir: &Path) -> Arc<Chain> {
     let key = KeyPair::from_seed(Scheme::Falcon512, &[1; 32]);
-    let genesis = Genesis {
-        name: "test".into(),
-        time_ms: 1_000,
-        application: ApplicationKind::Ledger,
-        params: Params::default(),
-        validators: vec![GenesisValidator {
-            name: "v".into(),
-            key: key.public().clone(),
-            weight: 1,
-            owner: None,
-            address: None,
-        }],
-        stake: StakeParams::default(),
-        accounts: (0..4u8)
-            .map(|n| GenesisAccount {
-                id: Digest([n * 60; 32]),
-                balance: 1_000,
-                key: None,
-            })
-            .collect(),
-    };
+    let genesis = alone(&key, (0..4u8).map(|n| (Digest([n * 60; 32]), 1_000)));
     let path = dir.join("genesis.json");
     std::fs::write(&path, serde_json::to_string(&genesis).unwrap()).unwrap();
     Arc::new(Chain::load(&path, &dir.join("data"), key.public()).unwrap())
@@ -55,7 +34,7 @@ struct States {
 
 impl States {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = temporary();
         let chain = chain(dir.path());
         let config = StoreConfig::new(chain.id, chain.key.id());
         let (mut store, _) = Store::open(&dir.path().join("data"), &config).unwrap();
@@ -181,8 +160,8 @@ fn files_of(heights: &[u64]) -> BTreeSet<String> {
 #[test]
 fn a_crash_after_any_step_costs_no_snapshot_that_was_taken() {
     let states = States::new();
-    let dir = tempfile::tempdir().unwrap();
-    let steps = Steps::recording();
+    let dir = temporary();
+    let steps = Steps::recording(dir.path());
     let snapshots = states.open_on(dir.path(), &steps);
     // How many steps it took to take so many.
     let mut taken = vec![0];
@@ -199,7 +178,7 @@ fn a_crash_after_any_step_costs_no_snapshot_that_was_taken() {
         let ended = taken.iter().filter(|after| **after <= count).count() - 1;
         let random = (0..RANDOM_STATES).map(|n| Left::Random(1_000 * count as u64 + n));
         for left in [Left::Nothing, Left::Everything].into_iter().chain(random) {
-            let after = tempfile::tempdir().unwrap();
+            let after = temporary();
             let found = steps.crash(count, &left, after.path());
             if !seen.insert((ended, found)) {
                 continue;
@@ -207,6 +186,7 @@ fn a_crash_after_any_step_costs_no_snapshot_that_was_taken() {
             let what = format!("{count} steps, {left:?}: {:?}", names(after.path()));
             let before = names(after.path());
             let snapshots = states.open(after.path());
+            snapshots.tidy(None);
             let heights = states.served(&snapshots);
             assert!(heights.len() >= ended.min(SNAPSHOTS_KEPT), "{what}");
             assert!(heights.len() <= SNAPSHOTS_KEPT, "{what}");
@@ -222,14 +202,14 @@ fn a_crash_after_any_step_costs_no_snapshot_that_was_taken() {
 #[test]
 fn who_died_in_the_middle_goes_on() {
     let states = States::new();
-    let dir = tempfile::tempdir().unwrap();
-    let steps = Steps::recording();
+    let dir = temporary();
+    let steps = Steps::recording(dir.path());
     let snapshots = states.open_on(dir.path(), &steps);
     states.take(&snapshots, 1).unwrap();
     let first = steps.count();
     states.take(&snapshots, 2).unwrap();
     for count in first..steps.count() {
-        let after = tempfile::tempdir().unwrap();
+        let after = temporary();
         let _ = steps.crash(count, &Left::Everything, after.path());
         let snapshots = states.open(after.path());
         states.take(&snapshots, 3).unwrap();
@@ -245,18 +225,18 @@ fn who_died_in_the_middle_goes_on() {
 fn a_step_that_fails_leaves_nothing_behind() {
     let states = States::new();
     let count = {
-        let dir = tempfile::tempdir().unwrap();
-        let steps = Steps::recording();
+        let dir = temporary();
+        let steps = Steps::recording(dir.path());
         let snapshots = states.open_on(dir.path(), &steps);
         states.take(&snapshots, 1).unwrap();
         steps.count()
     };
     for failing in 0..count {
-        let dir = tempfile::tempdir().unwrap();
-        let steps = Steps::recording();
+        let dir = temporary();
+        let steps = Steps::recording(dir.path());
         let snapshots = states.open_on(dir.path(), &steps);
         states.take(&snapshots, 1).unwrap();
-        steps.fail_after(failing);
+        steps.fail_after(failing, Failure::Once(std::io::ErrorKind::StorageFull));
         let error = states.take(&snapshots, 2).unwrap_err().to_string();
         assert!(error.contains("free space on the disk"), "{error}");
         assert_eq!(states.served(&snapshots), [1], "step {failing}");
@@ -272,7 +252,7 @@ fn a_step_that_fails_leaves_nothing_behind() {
 #[test]
 fn a_height_that_is_taken_twice_is_served_once() {
     let states = States::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = temporary();
     let snapshots = states.open(dir.path());
     for height in [1, 2, 2, 3] {
         states.take(&snapshots, height).unwrap();
@@ -280,4 +260,57 @@ fn a_height_that_is_taken_twice_is_served_once() {
     assert_eq!(states.served(&snapshots), [3, 2]);
     assert_eq!(names(dir.path()), files_of(&[2, 3]));
     assert_eq!(states.served(&states.open(dir.path())), [3, 2]);
+}
+
+/// The newest snapshot that can be proven stays beside newer ones that cannot, over restarts, and
+/// history with it; it goes once a newer one is proven.
+#[test]
+fn the_newest_proven_snapshot_and_its_history_outlast_newer_ones() {
+    let states = States::new();
+    let dir = temporary();
+    let snapshots = states.open(dir.path());
+    let wanted = Height(2);
+    assert_eq!(snapshots.prune_below(wanted).unwrap(), Height::ZERO);
+    states.take(&snapshots, 1).unwrap();
+    states.take(&snapshots, 2).unwrap();
+    // As the log would say: a committed header names the state of 1, none that of 2.
+    let prove = |snapshots: &Snapshots, height| {
+        let snapshot = snapshots.at(Height(height)).unwrap();
+        snapshot.proven.store(true, Ordering::Relaxed);
+    };
+    prove(&snapshots, 1);
+    states.take(&snapshots, 3).unwrap();
+    assert_eq!(states.served(&snapshots), [3, 2, 1]);
+    assert_eq!(states.served(&snapshots).len(), SNAPSHOTS_MAX);
+    assert_eq!(snapshots.prune_below(Height(1)).unwrap(), Height(1));
+    drop(snapshots);
+    let snapshots = states.open(dir.path());
+    snapshots.tidy(Some(Height(1)));
+    assert_eq!(states.served(&snapshots), [3, 2, 1]);
+    prove(&snapshots, 3);
+    assert_eq!(snapshots.prune_below(wanted).unwrap(), wanted);
+    snapshots.tidy(Some(Height(3)));
+    assert_eq!(states.served(&snapshots), [3, 2]);
+    assert_eq!(names(dir.path()), files_of(&[2, 3]));
+}
+
+/// Who cannot take snapshots holds back no history: others have theirs.
+#[test]
+fn a_node_that_cannot_take_snapshots_prunes() {
+    let states = States::new();
+    let dir = temporary();
+    let steps = Steps::recording(dir.path());
+    let snapshots = Arc::new(states.open_on(dir.path(), &steps));
+    let thread = |snapshots: &Arc<Snapshots>, height: u64| {
+        let (image, head, _) = &states.all[height as usize - 1];
+        snapshots.expect(Height(height), head.clone());
+        snapshots.take_and_note(image);
+    };
+    steps.fail_after(0, Failure::Once(std::io::ErrorKind::StorageFull));
+    thread(&snapshots, 1);
+    assert_eq!(states.served(&snapshots), [0; 0]);
+    assert_eq!(snapshots.prune_below(Height(7)).unwrap(), Height(7));
+    thread(&snapshots, 2);
+    assert_eq!(states.served(&snapshots), [2]);
+    assert_eq!(snapshots.prune_below(Height(7)).unwrap(), Height::ZERO);
 }

@@ -76,7 +76,7 @@ fn header(time_ms: u64) -> SignedHeader {
         cut: Cut::empty(N),
         time_ms,
         executed: genesis_state(),
-        evidence_root: Digest::ZERO,
+        ended_by: Digest::ZERO,
         author: who(),
     };
     SignedHeader::sign(header, CHAIN, &signer(who()))

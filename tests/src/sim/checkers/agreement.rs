@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use falconet_hotstuff::Committed;
 use falconet_ledger::BlockResult;
-use falconet_types::block::{Cut, genesis_id};
+use falconet_types::block::{Cut, SignedHeader, genesis_id};
 use falconet_types::certificate::Qc;
 use falconet_types::message::PeerMessage;
 use falconet_types::{BlockId, ChainId, Digest, Epoch, Height, ValidatorIndex};
@@ -234,7 +234,9 @@ fn proven(
             && child.height >= block.header.height,
         "node {node} commits {id} with something that is no proof"
     );
-    let mut at = child.header();
+    // Signed headers know their ids: who slept commits thousands of blocks by one proof, and each
+    // walks down to its own.
+    let mut at: &SignedHeader = child;
     let mut consecutive = false;
     loop {
         consecutive |= voted(&at.id());
@@ -248,7 +250,7 @@ fn proven(
                 "node {node}: the proof of {id} proves another block"
             ));
         };
-        at = below.header();
+        at = below;
     }
     ensure!(
         consecutive,

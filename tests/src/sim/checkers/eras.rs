@@ -17,6 +17,8 @@ use super::{Check, ensure};
 pub struct Eras {
     chain: Chain,
     eras: Vec<Era>,
+    /// Nodes of validators that may break the rules.
+    faulty: Vec<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -43,7 +45,29 @@ impl Eras {
         Self {
             eras: vec![Era::new(chain.first_epoch())],
             chain: chain.clone(),
+            faulty: Vec::new(),
         }
+    }
+
+    /// These may break the rules. In no epoch but the first, which the run's genesis decides, may
+    /// they weigh a third: then nothing is promised, and the run is of no use.
+    #[must_use]
+    pub fn with_faulty(mut self, nodes: Vec<usize>) -> Self {
+        self.faulty = nodes;
+        self
+    }
+
+    /// What the validators of the newest epoch weigh that keep to the rules.
+    #[must_use]
+    pub fn correct_weight(&self) -> u64 {
+        let era = self.eras.last().expect("epoch 0 is there");
+        era.info.set.total_weight() - self.faulty_weight(era)
+    }
+
+    fn faulty_weight(&self, era: &Era) -> u64 {
+        let members = era.info.set.iter().zip(&era.nodes);
+        let faulty = members.filter(|(_, node)| self.faulty.contains(node));
+        faulty.map(|(validator, _)| validator.weight).sum()
     }
 
     /// Epochs begun so far, epoch 0 not counted.
@@ -102,7 +126,16 @@ impl Eras {
             "node {node} ends epoch {epoch} without a quorum of its validators"
         );
         match self.era(epoch.next()) {
-            None => self.eras.push(Era::new(next)),
+            None => {
+                let era = Era::new(next);
+                let (faulty, total) = (self.faulty_weight(&era), era.info.set.total_weight());
+                self.eras.push(era);
+                ensure!(
+                    faulty * 3 < total,
+                    "the scenario is at fault: faulty validators weigh {faulty} of {total} in epoch {}",
+                    epoch.next()
+                );
+            }
             Some(known) => ensure!(
                 known.info.start.id == next.start.id,
                 "agreement: node {node} begins epoch {} with other validators than others do",

@@ -43,6 +43,44 @@ pub fn pruned(node: usize, height: Height, executed: u64, history_heights: u64) 
     Ok(())
 }
 
+/// Most headers between a snapshot and what commits the one that names it.
+const PROOF_HEADERS_MAX: u64 = 256;
+
+/// Whose first blocks are gone has something for those who need them: a snapshot, with a committed
+/// header that names its state and is of its epoch, and with a certified block above that, which is, or
+/// goes back to, one of the round after its parent's.
+pub fn left(node: usize, disk: &Disk) -> Check {
+    let first = disk.first_of_last_run();
+    let provable = |height: Height| {
+        let within = |from: Height| (from.0..height.0 + PROOF_HEADERS_MAX - 1).map(Height);
+        let epoch = disk.header_at(height)?.epoch;
+        let naming = within(height).find_map(|at| {
+            let header = disk.header_at(at)?;
+            (header.executed.height == height && header.epoch == epoch).then_some(at)
+        })?;
+        within(naming).find(|at| {
+            // A certified block above, and what lies between.
+            let mut above = disk.commit_proof(*at).map(|(child, _)| child);
+            while let Some(header) = above
+                && header.epoch == epoch
+                && header.height > naming
+            {
+                if header.parent_round.next() == header.round {
+                    return true;
+                }
+                above = disk.header(&header.parent_id).cloned();
+            }
+            false
+        })
+    };
+    let mut snapshots = disk.files.snapshots().map(|snapshot| snapshot.height);
+    ensure!(
+        first <= Height(1) || snapshots.any(|at| at >= first && provable(at).is_some()),
+        "node {node} has no block below {first} any more, and no snapshot that it can prove"
+    );
+    Ok(())
+}
+
 /// Nobody votes for a state that it does not know: where a block names another state than its parent,
 /// a correct node that votes for it has executed up to there, or began with a snapshot at or above it.
 /// (What the parent names a quorum has looked at already.)

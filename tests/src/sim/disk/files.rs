@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use falconet_sync::{Resume, check_manifest, judge};
+use falconet_sync::{Resume, check_manifest, judge, keeping};
 use falconet_types::Height;
 use falconet_types::genesis::Genesis;
 use falconet_types::signing::Verified;
 use falconet_types::snapshot::{Chunk, Manifest};
 
 use super::super::rng::Rng;
-use super::state::{SNAPSHOTS_KEPT, Snapshot, State};
+use super::state::{Snapshot, State};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -51,12 +51,18 @@ impl Files {
         }
     }
 
-    /// A snapshot is durable; the oldest goes.
+    /// A snapshot is durable.
     pub fn keep_snapshot(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshots.insert(snapshot.height, snapshot);
-        while self.snapshots.len() > SNAPSHOTS_KEPT {
-            self.snapshots.pop_first();
-        }
+    }
+
+    /// Of the snapshots go those that need not stay, where this is the newest that can be proven.
+    pub fn delete_old(&mut self, proven: Option<Height>) {
+        let mut newer = self.snapshots.len();
+        self.snapshots.retain(|height, _| {
+            newer -= 1;
+            keeping::stays(*height, newer, proven)
+        });
     }
 
     /// The snapshots, newest first.

@@ -20,8 +20,6 @@ use falconet_types::{AccountId, Digest, Height, PublicKey, TxId};
 
 use super::super::keys;
 
-/// Snapshots that a node keeps, as a validator does.
-pub const SNAPSHOTS_KEPT: usize = 2;
 /// Rows in one part of a snapshot, bytes: states are small in here, and should come in parts.
 const CHUNK_BYTES: usize = 3_000;
 /// Trees that a thread remembers: all nodes of a run serve the same states.
@@ -44,12 +42,12 @@ pub struct State {
 }
 
 impl State {
-    /// Writes what a block changed, and forgets what lies below the kept history.
+    /// Writes what a block changed, and forgets what lies below a height.
     pub fn apply(
         &mut self,
         result: &BlockResult,
         registry_root: Option<Digest>,
-        history_heights: u64,
+        forget_below: Height,
     ) {
         assert_eq!(
             result.height,
@@ -71,11 +69,9 @@ impl State {
         let receipts = result.receipts.iter();
         let settled = receipts.map(|receipt| (receipt.tx_id, result.height));
         self.settled.extend(settled);
-        if let Some(below) = result.height.0.checked_sub(history_heights) {
-            self.roots = self.roots.split_off(&Height(below));
-            self.registry_roots = self.registry_roots.split_off(&Height(below));
-            self.settled.retain(|_, height| height.0 >= below);
-        }
+        self.roots = self.roots.split_off(&forget_below);
+        self.registry_roots = self.registry_roots.split_off(&forget_below);
+        self.settled.retain(|_, height| *height >= forget_below);
     }
 
     /// True for a transaction that was executed not too long ago.

@@ -96,10 +96,10 @@ impl Live {
 
     /// The end of the newest known epoch was proven by a peer.
     pub(super) fn learn(&mut self, now: Now, node: usize, proof: &EpochProof, next: EpochInfo) {
-        let Some(catchup) = self.catchup.as_ref().filter(|c| c.wants_epochs(now)) else {
+        let Some(catchup) = self.catchup.as_mut().filter(|c| c.wants_epochs(now)) else {
             return;
         };
-        catchup.learned(node, &next, &mut self.catching);
+        catchup.learned(now, node, &next, &mut self.catching);
         self.timeline.learn(next);
         self.learned.insert(proof.epoch(), Box::new(proof.clone()));
         self.to_keep.push(proof.clone());

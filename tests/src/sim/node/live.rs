@@ -8,8 +8,8 @@ use falconet_epochs::{Handover, Reporter, Timeline};
 use falconet_hotstuff::HotStuff;
 use falconet_ledger::{BlockResult, Ledger};
 use falconet_mempool::{Mempool, Offered, Payload};
-use falconet_sync::Catchup;
 use falconet_sync::catchup::{Effect, Input};
+use falconet_sync::{Catchup, keeping};
 use falconet_types::batch::Batch;
 use falconet_types::block::{self, Cut, SignedHeader};
 use falconet_types::epoch::{EpochInfo, EpochProof};
@@ -260,8 +260,8 @@ impl Live {
         let past_end = self.timeline.is_past_end(params, header);
         let registry_root =
             past_end.then(|| falconet_ledger::Application::registry_root(&self.ledger));
-        self.state
-            .apply(&result, registry_root, params.history_heights());
+        let forget = keeping::forget_below(header, params.history_heights());
+        self.state.apply(&result, registry_root, forget);
         if self.timeline.is_over(params, header) {
             let log = Log {
                 disk,

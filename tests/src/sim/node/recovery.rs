@@ -7,7 +7,7 @@ use falconet_epochs::{Handover, Reporter, Timeline, cut_after, parent_cut, paylo
 use falconet_hotstuff::HotStuff;
 use falconet_ledger::{Application, BlockResult, Ledger};
 use falconet_mempool::Mempool;
-use falconet_sync::Catchup;
+use falconet_sync::{Catchup, keeping};
 use falconet_types::block::Cut;
 use falconet_types::genesis::HISTORY_HEIGHTS_FLOOR;
 use falconet_types::time::Now;
@@ -220,9 +220,8 @@ impl Node {
             let past_end = timeline.is_past_end(params, header);
             let registry_root = past_end.then(|| replayed.ledger.registry_root());
             replayed.roots.insert(result.height, result.roots);
-            replayed
-                .state
-                .apply(&result, registry_root, params.history_heights());
+            let forget = keeping::forget_below(header, params.history_heights());
+            replayed.state.apply(&result, registry_root, forget);
             replayed.results.push(result);
         }
         Ok(replayed)

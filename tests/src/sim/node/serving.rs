@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use falconet_epochs::Chronicle;
-use falconet_sync::{Archive, serving};
+use falconet_sync::{Archive, keeping, serving};
 use falconet_types::batch::Batch;
 use falconet_types::block::SignedHeader;
 use falconet_types::certificate::Qc;
@@ -14,6 +15,7 @@ use falconet_types::snapshot::{GetChunk, GetSnapshot, SnapshotOffer};
 use falconet_types::{BlockId, Digest, Epoch, Height, Seq, ValidatorIndex};
 
 use super::super::disk::Disk;
+use super::super::disk::state::Snapshot;
 use super::Node;
 
 /// What a peer wants from the disk.
@@ -143,6 +145,33 @@ impl Node {
                 batches
             }
         }
+    }
+
+    /// The newest snapshot that it can prove.
+    #[must_use]
+    pub fn newest_proven(&self) -> Option<Height> {
+        let log = Log {
+            disk: &self.disk,
+            roots: &BTreeMap::new(),
+            registry_roots: &BTreeMap::new(),
+        };
+        let heights = self.disk.files.snapshots().map(|s| s.height);
+        let is_proven = |height: &Height| serving::is_proven(&log, *height);
+        sure(keeping::newest_proven(heights, is_proven))
+    }
+
+    /// Lets go of what lies below a height, as far as nobody may need it: how far that is.
+    pub fn prune(&mut self, wanted: Height) -> Height {
+        let height = keeping::prune_below(wanted, self.newest_proven());
+        self.disk.prune(height);
+        height
+    }
+
+    /// A snapshot is durable; of the older ones go those that need not stay.
+    pub fn keep_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        self.disk.files.keep_snapshot(snapshot);
+        let proven = self.newest_proven();
+        self.disk.files.delete_old(proven);
     }
 
     /// What this node has to offer, with the manifest of `wanted`.

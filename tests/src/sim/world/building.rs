@@ -108,6 +108,9 @@ impl Builder {
             set: Arc::new(genesis.validator_set().expect("a valid set")),
             genesis: Arc::new(genesis),
         };
+        let faulty: Vec<usize> = (0..scenario.own_keys())
+            .filter(|i| scenario.faulty(*i))
+            .collect();
         let mut rng = Rng::new(!scenario.seed);
         let workload = if scenario.clients {
             Workload::random(&mut rng, chain.id, n, scenario.calm_us)
@@ -141,7 +144,12 @@ impl Builder {
             log: Hasher::new("simulation/log"),
             telling: self.telling,
             setup: self.setup,
-            eras: Eras::new(&chain),
+            faulty_stake: faulty
+                .iter()
+                .filter_map(|i| scenario.weights.get(*i))
+                .map(|weight| weight * keys::STAKE_UNIT)
+                .sum(),
+            eras: Eras::new(&chain).with_faulty(faulty),
             agreement: Agreement::default(),
             consistency: SelfConsistency::default(),
             justification: Justification::default(),

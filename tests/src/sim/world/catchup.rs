@@ -67,7 +67,7 @@ impl World {
             return Ok(());
         }
         self.note(|| format!("{i} took a snapshot of {}", snapshot.height));
-        self.nodes[i].disk.files.keep_snapshot(snapshot);
+        self.nodes[i].keep_snapshot(snapshot);
         if self.effect(i) {
             return self.crash(i, 0);
         }
@@ -81,8 +81,12 @@ impl World {
             let history = self.chain.genesis.params.history_heights();
             snapshots::pruned(i, height, executed, history)?;
         }
-        self.note(|| format!("{i} prunes below {height}"));
-        self.nodes[i].disk.prune(height);
+        let before = self.nodes[i].disk.first_of_last_run();
+        let below = self.nodes[i].prune(height);
+        if self.scenario.correct(i) && self.nodes[i].disk.first_of_last_run() > before {
+            snapshots::left(i, &self.nodes[i].disk)?;
+        }
+        self.note(|| format!("{i} wants to prune below {height}, and does below {below}"));
         if self.effect(i) {
             return self.crash(i, 0);
         }

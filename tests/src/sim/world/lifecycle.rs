@@ -5,7 +5,7 @@ use falconet_types::{Epoch, Height};
 
 use super::super::checkers::Check;
 use super::super::node::Started;
-use super::super::scenario::{CrashPoint, Fault};
+use super::super::scenario::{CrashPoint, Fault, Scenario};
 use super::{BLOCKS_AFTER_CALM, Calm, Event, World};
 
 impl World {
@@ -145,6 +145,7 @@ impl World {
             self.sync_us[i] = self.scenario.sync_us;
             self.crash_points[i] = None;
         }
+        self.hurry_syncs();
         (0..self.nodes.len()).try_for_each(|i| self.start(i))?;
         let height = self.agreement.highest();
         let (epoch, round) = self.highest_place();
@@ -161,11 +162,32 @@ impl World {
         Ok(())
     }
 
+    /// A disk that was slow is so no more, and what it was about to sync takes no longer than anything
+    /// on a disk in order: or its node would lose rounds for a fault that is over.
+    fn hurry_syncs(&mut self) {
+        let latest = self.now_us + self.scenario.sync_us.1;
+        let late = self.queue.extract_if((latest + 1, 0).., |_, event| {
+            matches!(event, Event::Synced { .. })
+        });
+        let late: Vec<_> = late.map(|(_, event)| event).collect();
+        for event in late {
+            self.schedule(latest, event);
+        }
+    }
+
+    /// True for a validator that must not die yet: it would begin with a snapshot and sign nothing in
+    /// the epochs that it finds (rule Z8), while another is faulty, or was and has lost its place.
+    /// Together they must be less than a third.
+    fn needs_a_block(&self, i: usize) -> bool {
+        let Scenario { byzantine, n, .. } = &self.scenario;
+        !byzantine.is_empty() && i < *n && 3 * (byzantine.len() + 1) >= *n && self.may_forfeit(i)
+    }
+
     pub(super) fn fault(&mut self, fault: Fault) -> Check {
         self.note(|| format!("{fault:?}"));
         match fault {
             Fault::Crash(i, point) => {
-                if self.nodes[i].live.is_some() {
+                if self.nodes[i].live.is_some() && !self.needs_a_block(i) {
                     let point = match point {
                         CrashPoint::Soon(more) => CrashPoint::Effect(self.effects[i] + 1 + more),
                         other => other,
@@ -175,7 +197,7 @@ impl World {
             }
             Fault::CrashAll => {
                 for i in 0..self.nodes.len() {
-                    if self.nodes[i].live.is_some() {
+                    if self.nodes[i].live.is_some() && !self.needs_a_block(i) {
                         let survive = self.rng.index(self.nodes[i].disk.pending() + 1);
                         self.crash(i, survive)?;
                     }

@@ -45,11 +45,12 @@ impl World {
 pub(super) fn brief(message: &PeerMessage) -> String {
     match message {
         PeerMessage::Header(h) => format!(
-            "header {} round {} {:?} on {} {}",
+            "header {} round {} {:?} on {} names {} {}",
             h.height,
             h.round,
             h.kind,
             h.parent_round,
+            h.executed.height,
             h.id().short()
         ),
         PeerMessage::Vote(v) => format!("vote round {} {}", v.round, v.block_id.short()),

@@ -1,7 +1,7 @@
 //! Validators come, go and change their keys: what the owners of stake send, whom it is sent to.
 
 use falconet_types::stake::Stake;
-use falconet_types::{AccountId, ValidatorId};
+use falconet_types::{AccountId, Height, ValidatorId};
 
 use super::super::keys;
 use super::super::workload::Submission;
@@ -34,6 +34,16 @@ impl World {
         let Some(known) = self.validator(node) else {
             return;
         };
+        if node < self.scenario.n && self.may_forfeit(node) {
+            self.note(|| format!("nobody bonds to {node}, which has no block of the chain yet"));
+            return;
+        }
+        if !self.bears(node, amount) {
+            self.note(|| {
+                format!("nobody bonds {amount} to {node}: faulty ones stay below a third")
+            });
+            return;
+        }
         let (owner, name) = match known {
             Some(validator) => (validator.owner, validator.name),
             None => (keys::validator(node).id(), format!("validator-{node}")),
@@ -60,6 +70,28 @@ impl World {
             let rotate = keys::rotate(self.chain.id, validator.id, from, to);
             self.send_stake(from, validator.owner, rotate);
         }
+    }
+
+    /// True for a validator that may yet begin with a snapshot, and sign nothing in the epochs that
+    /// it finds (rule Z8). A chain that depended on its weight would wait for ever.
+    pub(super) fn may_forfeit(&self, node: usize) -> bool {
+        self.scenario.prunes() && self.nodes[node].disk.last_committed() == Height::ZERO
+    }
+
+    /// True when the faulty validators weigh less than a third in every epoch to come, with so much
+    /// more stake on a node. All that was ever bonded to them counts, and of the correct ones what
+    /// counts in the newest epoch: where some are faulty, owners take no stake away.
+    fn bears(&mut self, node: usize, amount: u64) -> bool {
+        if !self.scenario.faulty(self.scenario.validator_of(node)) {
+            return true;
+        }
+        let faulty = self.faulty_stake + amount;
+        let correct = self.eras.correct_weight() * keys::STAKE_UNIT;
+        let bears = faulty * 3 < faulty + correct;
+        if bears {
+            self.faulty_stake = faulty;
+        }
+        bears
     }
 
     fn send_stake(&mut self, node: usize, owner: AccountId, what: Stake) {

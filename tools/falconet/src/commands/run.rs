@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Break the protocol on purpose: equivocator, withholder, lane-forker, timeout-liar,
-    /// selective-sender, replayer, flooder or slow-loris. For test networks only
+    /// selective-sender, replayer, flooder, slow-loris or hoarder. For test networks only
     #[cfg(feature = "danger-byzantine")]
     #[arg(long, value_name = "KIND")]
     danger_byzantine: Option<falconet_adversary::Kind>,

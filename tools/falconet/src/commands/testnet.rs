@@ -112,7 +112,7 @@ pub struct Args {
     #[arg(long, value_name = "KIND", default_value = "mixed", requires = "flood")]
     flood_kind: FloodKind,
     /// The last validator breaks the protocol on purpose: equivocator, withholder, lane-forker,
-    /// timeout-liar, selective-sender, replayer, flooder or slow-loris
+    /// timeout-liar, selective-sender, replayer, flooder, slow-loris or hoarder
     #[cfg(feature = "danger-byzantine")]
     #[arg(long, value_name = "KIND")]
     byzantine: Option<falconet_adversary::Kind>,

@@ -338,6 +338,39 @@ fn a_fresh_node_joins_by_snapshot_although_it_is_killed_on_the_way() {
     network.stop();
 }
 
+/// A fresh node joins under load, by a snapshot; the time that it takes.
+#[cfg(feature = "danger-byzantine")]
+fn joins_by_snapshot(network: &mut Network, seed: u8) -> Duration {
+    let mut took = Duration::ZERO;
+    under_load(network, |network| {
+        until_forgotten(network, 20);
+        let mut follower = Follower::new(network, seed);
+        follower.start();
+        let start = std::time::Instant::now();
+        same_state(network, &follower.url);
+        took = start.elapsed();
+        let first = ureq::get(format!("{}/v1/blocks/1", follower.url)).call();
+        assert!(first.is_err(), "it began with a snapshot");
+        follower.running.take().expect("it runs").stop();
+    });
+    took
+}
+
+/// One of the four that serve it says what it has, and gives away neither manifest nor part, no batch
+/// and a header at a time.
+#[cfg(feature = "danger-byzantine")]
+#[test]
+fn a_fresh_node_joins_a_loaded_network_beside_a_byzantine_server() {
+    let mut network = short_history(4);
+    let without = joins_by_snapshot(&mut network, 81);
+    network.kill(0);
+    network.start_with(0, &["--danger-byzantine", "hoarder"]);
+    let with = joins_by_snapshot(&mut network, 82);
+    // How long a second takes here is the machine's business.
+    println!("synced after {without:.2?}, beside a hoarder after {with:.2?}");
+    network.stop();
+}
+
 /// Rule Z9: who knows genesis and nothing else, and who slept through epochs, follow the proofs of
 /// the epochs to a snapshot.
 #[test]
