@@ -227,10 +227,13 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     const FIRST: u16 = 12_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % u32::from(COUNT)).expect("below COUNT");
+    // Tests are processes of their own, numbered one after the other: what runs beside this one looks
+    // for its ports elsewhere, as a port that is free now is taken only when a validator starts.
+    const APART: u64 = 197;
+    let start = u64::from(std::process::id()) * APART;
     let mut candidates = (0..COUNT).map(|_| {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(7);
-        FIRST + start.wrapping_add(step) % COUNT
+        let port = start + u64::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        FIRST + u16::try_from(port % u64::from(COUNT)).expect("below COUNT")
     });
     std::array::from_fn(|_| {
         let free = |port: &u16| {

@@ -318,9 +318,14 @@ impl Network {
         self.nodes[i].running.as_ref().expect("it runs").hang_up();
     }
 
-    /// `POST /v1/transactions` with raw bytes: status and body.
+    /// `POST /v1/transactions` with raw bytes: status and body. As every client does, it asks again
+    /// while the validator is busy, which on a machine that has other work anybody may be.
     pub fn post(&self, i: usize, tx: &[u8]) -> (u16, Value) {
-        self.try_post(i, tx).expect("the validator answers")
+        const BUSY: u16 = 503;
+        wait_for("a validator that is not busy", || {
+            let (status, body) = self.try_post(i, tx).expect("the validator answers");
+            (status != BUSY).then_some((status, body))
+        })
     }
 
     /// The same, for requests after which the validator may break the connection.
