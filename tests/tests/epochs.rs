@@ -88,6 +88,14 @@ fn who_slept_while_only_commit_votes_committed_comes_back() {
     share::holds(&with_a(ActorKind::Named(Named::Equivocator)), 30_050_258);
 }
 
+/// One of four dies before its first block and comes back with a snapshot: it may not sign in the
+/// epochs that it finds. Meanwhile another took its stake away, and of the three that are left the
+/// chain needed each.
+#[test]
+fn nobody_leaves_a_third_to_who_may_not_sign() {
+    share::holds(&plan(), 65_000_899);
+}
+
 #[test]
 fn equal_seeds_give_equal_histories() {
     for seed in 1..=4 {

@@ -54,6 +54,11 @@ impl World {
 
     /// All of it for 0, or when less than the least stake would remain.
     pub(super) fn unbond(&mut self, node: usize, amount: u64) {
+        let mut others = (0..self.scenario.n).filter(|other| *other != node);
+        if let Some(other) = others.find(|other| self.may_forfeit(*other)) {
+            self.note(|| format!("nobody leaves {other} more of the weight than it has"));
+            return;
+        }
         if let Some(Some(validator)) = self.validator(node) {
             let left = validator.stake.saturating_sub(amount);
             let all = amount == 0 || left < keys::STAKE_UNIT;
