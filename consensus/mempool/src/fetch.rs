@@ -256,13 +256,6 @@ impl Fetch {
         Some(request.sent_us.saturating_add(after_us))
     }
 
-    /// When a request is given a second one beside it.
-    fn hedge_us(&self, request: &Request) -> u64 {
-        let silent_us = request.progress_us.saturating_add(REQUEST_HEDGE_US);
-        let slow_us = self.slow_us(request);
-        slow_us.map_or(silent_us, |slow_us| silent_us.min(slow_us))
-    }
-
     fn note_deadline(&mut self, at_us: u64) {
         self.deadline_us = Some(self.deadline_us.map_or(at_us, |other| other.min(at_us)));
     }
@@ -409,17 +402,14 @@ impl Mempool {
         let due_us = match (open.next().copied(), open.count()) {
             (None, _) => next_us,
             (Some(first), others) if 1 + others < REQUESTS_PER_LANE_MAX => {
-                let due_us = self.fetch.hedge_us(&first);
-                if self
-                    .fetch
-                    .slow_us(&first)
-                    .is_some_and(|at| at <= now.mono_us)
-                {
+                let slow_us = self.fetch.slow_us(&first).unwrap_or(u64::MAX);
+                if slow_us <= now.mono_us {
                     // Asked last for a while. One that is silent until now may answer still.
                     let until_us = now.mono_us.saturating_add(PEER_DEMOTED_US);
                     self.fetch.demoted_until_us[first.peer.at()] = until_us;
                 }
-                due_us.max(next_us)
+                let silent_us = first.progress_us.saturating_add(REQUEST_HEDGE_US);
+                silent_us.min(slow_us).max(next_us)
             }
             (Some(_), _) => return,
         };

@@ -82,9 +82,8 @@ impl Download {
             return;
         };
         let weak = self.config.set.weak_weight();
-        let doubted =
-            best != height && self.offered_by(height) < weak && self.offered_by(best) >= weak;
-        let nobody = self.offered_by(height) == 0;
+        let weight = self.offered_by(height);
+        let doubted = best != height && weight < weak && self.offered_by(best) >= weak;
         let target = self.target.as_mut().expect("looked at above");
         if !doubted {
             target.doubted_since_us = None;
@@ -96,7 +95,7 @@ impl Download {
             }
             self.note_deadline(until_us);
         }
-        if nobody {
+        if weight == 0 {
             self.abandon(out);
         }
     }
